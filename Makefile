@@ -1,0 +1,61 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help setup setup-test demo up down status env test test-slow check format bench generate lock clean
+
+# Fresh environments never cache bytecode where this is set, and every start is slow.
+unexport PYTHONDONTWRITEBYTECODE
+
+PRESET ?= tiny
+OVERRIDES ?=
+
+help: ## what can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## the environments (.venv, .venv-orchestrator, .venv-mlflow) and the demo's text, from the lock files
+	@bash scripts/setup.sh
+
+setup-test: setup ## Debian packages that only tests need (a browser); where that is not possible it says so
+	@bash scripts/setup-test.sh
+
+demo: setup ## everything: set up, start the local stack, run the whole DAG, print results and links
+	@.venv-orchestrator/bin/python -m infra.local demo --preset "$(PRESET)" $(foreach item,$(OVERRIDES),--set $(item))
+
+up: setup ## start S3, MLflow and Airflow on this machine; print links and login
+	@.venv-orchestrator/bin/python -m infra.local up
+
+down: ## stop the local stack; no process is left
+	@.venv-orchestrator/bin/python -m infra.local down
+
+status: ## what of the local stack is running
+	@.venv-orchestrator/bin/python -m infra.local status
+
+env: ## shell exports to run single components against the local stack: eval "$$(make -s env)"
+	@.venv-orchestrator/bin/python -m infra.local env
+
+test: setup-test ## all tests but the slow ones; sets up first
+	@.venv/bin/python -m pytest -m "not slow"
+
+test-slow: setup-test ## tests that are too slow for every change
+	@.venv/bin/python -m pytest -m slow
+
+check: setup ## formatting, lint, types, generated files
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/mypy
+	@.venv/bin/mmbert components generate --check
+
+format: ## format the code and write generated files anew
+	@.venv/bin/ruff format --quiet .
+	@.venv/bin/ruff check --quiet --fix .
+	@.venv/bin/mmbert components generate
+
+bench: setup ## benchmarks: each prints a table against a named peer in the same run
+	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script; done
+
+lock: ## resolve requirements/*.txt anew from pyproject.toml
+	@bash scripts/lock.sh
+
+clean: ## stop the stack and delete everything that can be made again
+	@-[ -x .venv-orchestrator/bin/python ] && .venv-orchestrator/bin/python -m infra.local down
+	@rm -rf .venv .venv-orchestrator .venv-mlflow .uv .local .cache build node_modules *.egg-info

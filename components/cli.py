@@ -1,0 +1,178 @@
+"""The command `mmbert`. It imports nothing heavy until a component's work begins."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.contract import Component, Parameter, component_names, get_component
+from mmbert import __version__
+from mmbert.errors import MmbertError
+
+
+class _ComponentGroup(click.Group):
+    """`mmbert run NAME`: its commands are made from the components' contracts, when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return component_names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in component_names():
+            return None
+        return _component_command(get_component(cmd_name))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Pretrain, extend, evaluate and keep re-evaluating a modern multilingual encoder.
+
+    Exit codes: 0 done, 2 wrong input (recipe, data, arguments), 3 infrastructure (worth a retry), 1 a bug.
+    """
+
+
+@cli.command(name="run", cls=_ComponentGroup)
+def run_group() -> None:
+    """Run one component alone, with the same arguments as in a workflow."""
+
+
+def _component_command(item: Component) -> click.Command:
+    options = [_option(parameter) for parameter in item.parameters]
+    options.append(click.Option(["--root"], default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts"))
+    options.append(click.Option(["--task"], default=item.name, show_default=True, help="name of its run in MLflow"))
+
+    options.append(click.Option(["--result-file"], default=None, help="a file to write the result to, as JSON"))
+
+    def callback(root: str | None, task: str, result_file: str | None, **arguments: Any) -> None:
+        from components.launchers import result_json
+        from components.runtime import root_uri, run_component
+        from mmbert import artifacts
+
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+        result = run_component(item, plain, root or root_uri(), task)
+        text = result_json(artifacts.open_artifact(result.uri), result.reused)
+        if result_file:
+            Path(result_file).parent.mkdir(parents=True, exist_ok=True)
+            Path(result_file).write_text(text, "utf-8")
+        click.echo(text)
+
+    text = f"{item.summary}\n\n{item.description}"
+    return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)
+
+
+def _option(parameter: Parameter) -> click.Option:
+    about = parameter.help if not parameter.kinds else f"{parameter.help} ({' or '.join(parameter.kinds)})"
+    kind: Any = click.Choice(parameter.choices) if parameter.choices else str
+    default = () if parameter.is_list else parameter.default
+    return click.Option(
+        [f"--{parameter.name.replace('_', '-')}", parameter.name],
+        required=parameter.default is None,
+        default=default if parameter.default is not None else None,
+        multiple=parameter.is_list,
+        type=kind,
+        help=f"{about}{'; may be given several times' if parameter.is_list else ''}",
+    )
+
+
+@cli.group(name="recipe")
+def recipe_group() -> None:
+    """Look at recipes and check them."""
+
+
+_overrides = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key, like phases.decay.tokens=1M")
+
+
+@recipe_group.command()
+@click.argument("source", metavar="NAME|FILE")
+@_overrides
+def show(source: str, overrides: tuple[str, ...]) -> None:
+    """Print a preset or a recipe file whole, defaults written out."""
+    from mmbert.recipe import load_recipe, recipe_to_yaml
+
+    click.echo(recipe_to_yaml(load_recipe(source, overrides)), nl=False)
+
+
+@recipe_group.command()
+@click.argument("source", metavar="NAME|FILE")
+@_overrides
+def validate(source: str, overrides: tuple[str, ...]) -> None:
+    """Check a preset or a recipe file; says what is wrong with it, or that nothing is."""
+    from mmbert.recipe import load_recipe
+
+    recipe = load_recipe(source, overrides)
+    phases = recipe.phases
+    tokens = phases.pretrain.tokens + phases.extend.tokens + phases.decay.tokens
+    click.echo(f"{source}: a valid recipe ({recipe.name}, {tokens:,} tokens in three phases, {len(phases.decay.variants)} decay variants)")
+
+
+@cli.command()
+@click.argument("name", default="pretrain")
+@click.option("--preset", default="tiny", show_default=True, help="a preset's name or a recipe file")
+@_overrides
+@click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
+@click.option("--run-name", default="local", show_default=True, help="names the run in MLflow, where there is one")
+def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str) -> None:
+    """Run a whole workflow in this process, one component after the other, without an orchestrator."""
+    from components.local import run_workflow
+    from components.runtime import root_uri
+
+    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name)
+    for task, step in runner.steps:
+        click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
+
+
+@cli.group(name="components")
+def components_group() -> None:
+    """The components' contracts."""
+
+
+@components_group.command()
+@click.option("--check", is_flag=True, help="change nothing; fail where a file differs from its contract")
+def generate(check: bool) -> None:
+    """Write each component's component.yaml and README.md from its entry function."""
+    from components.documents import generate_all
+
+    for path in generate_all(check):
+        click.echo(path)
+
+
+def main() -> None:
+    """Run the command line; turn errors into one message and the exit code that says whose fault it was."""
+    sys.exit(_exit_code(functools.partial(cli, standalone_mode=False)))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except MmbertError as error:
+        if os.environ.get("MMBERT_DEBUG"):
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        return 3
+    except Exception:
+        traceback.print_exc()
+        click.echo(f"error: this is a bug in mmbert {__version__} ({Path(__file__).parent.parent}); please report it with the trace above", err=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

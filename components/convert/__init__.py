@@ -1,0 +1,1 @@
+"""The component `convert`: see README.md, which is made from its entry function."""

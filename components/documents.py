@@ -1,0 +1,104 @@
+"""component.yaml (Kubeflow's component format) and README.md of each component, made from its contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.contract import Component, Parameter, component_folder, component_names, get_component
+from mmbert.errors import UserError
+
+
+def generate_all(check: bool = False) -> list[Path]:
+    """Write both files of every component, or with `check` raise UserError naming those that differ."""
+    wanted: dict[Path, str] = {}
+    for name in component_names():
+        item = get_component(name)
+        wanted[component_folder(item) / "component.yaml"] = component_yaml(item)
+        wanted[component_folder(item) / "README.md"] = readme(item)
+    changed = [p for p, text in wanted.items() if not p.exists() or p.read_text("utf-8") != text]
+    if check and changed:
+        names = ", ".join(f"{p.parent.name}/{p.name}" for p in changed)
+        raise UserError(f"{names}: not what the entry function says; run 'mmbert components generate'")
+    for path in changed:
+        path.write_text(wanted[path], "utf-8")
+    return changed
+
+
+def component_yaml(item: Component) -> str:
+    inputs = [{"name": p.name, "type": "String", "description": _about(p), **_optional(p)} for p in item.parameters]
+    inputs.append({"name": "root", "type": "String", "description": "where artifacts are kept (s3:// prefix)"})
+    arguments: list[Any] = ["--root", {"inputValue": "root"}]
+    for parameter in item.parameters:
+        arguments += [f"--{parameter.name.replace('_', '-')}", {"inputValue": parameter.name}]
+    document = {
+        "name": item.name,
+        "description": f"{item.summary}\n\n{item.description}",
+        "inputs": inputs,
+        "outputs": [{"name": "result", "type": "String", "description": f"JSON with the {item.produces} artifact's uri"}],
+        "implementation": {
+            "container": {
+                "image": f"mmbert-{item.image}",
+                "command": ["mmbert", "run", item.name],
+                "args": [*arguments, "--result-file", {"outputPath": "result"}],
+            }
+        },
+    }
+    header = "# Made by 'mmbert components generate' from the entry function in component.py. Do not edit.\n"
+    return header + yaml.safe_dump(document, sort_keys=False, width=120)
+
+
+def readme(item: Component) -> str:
+    rows = [f"| `--{p.name.replace('_', '-')}` | {_takes(p)} | {_default(p)} | {p.help} |" for p in item.parameters]
+    reads = "\n".join(f"- `{key}`" for key in item.reads) or "- nothing"
+    flags = " ".join(f"--{p.name.replace('_', '-')} ..." for p in item.parameters if p.default is None)
+    return f"""<!-- Made by 'mmbert components generate' from the entry function in component.py. Do not edit. -->
+
+# {item.name}
+
+{item.summary}
+
+{item.description}
+
+    mmbert run {item.name} {flags}
+
+| argument | takes | default | meaning |
+|---|---|---|---|
+{chr(10).join(rows)}
+| `--root` | text | `MMBERT_ROOT` or `./artifacts` | where artifacts are kept |
+
+It makes one **{item.produces}** artifact, at `<root>/{item.produces}/<fingerprint>`. Version {item.version};
+image target `{item.image}`; resource class `{item.resources}`.
+
+Recipe keys that it may read, and that its fingerprint covers:
+
+{reads}
+"""
+
+
+def _about(parameter: Parameter) -> str:
+    kinds = f" ({' or '.join(parameter.kinds)} artifact)" if parameter.kinds else ""
+    return f"{parameter.help}{kinds}{'; a JSON list' if parameter.is_list else ''}"
+
+
+def _optional(parameter: Parameter) -> dict[str, Any]:
+    if parameter.default is None:
+        return {}
+    return {"optional": True, "default": "[]" if parameter.is_list else parameter.default}
+
+
+def _takes(parameter: Parameter) -> str:
+    if parameter.kinds:
+        kinds = " or ".join(parameter.kinds)
+        return f"URIs of {kinds} artifacts, several times" if parameter.is_list else f"URI of a {kinds} artifact"
+    if parameter.choices:
+        return ", ".join(f"`{c}`" for c in parameter.choices)
+    return "text, several times" if parameter.is_list else "text"
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.default is None:
+        return "required"
+    return "none" if parameter.is_list or not parameter.default else f"`{parameter.default}`"

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from components.contract import RECIPE_HELP, Input, component
+from components.runtime import Work
+
+
+@component(
+    produces="scores", version=1, image="eval", resources="eval", reads=("seed", "model", "phases.decay.rope_theta",
+    "phases.decay.max_seq_len", "evaluation")
+)  # fmt: skip
+def evaluate(
+    work: Work,
+    recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
+    tokenizer: Annotated[str, "URI of the tokenizer", Input("tokenizer")],
+    documents: Annotated[list[str], "URIs of curated documents; their held-out part is used", Input("documents")],
+    model: Annotated[str, "URI of a checkpoint or a released model; without, an untrained model of the same shape",
+                     Input("checkpoint", "model")] = "",
+) -> None:  # fmt: skip
+    """Score a model with the recipe's suite on held-out text.
+
+    The output is `scores.json`: a row a score with suite, task, language, metric, value and bootstrap interval.
+    """
+    from mmbert.evaluation.suites.demo import evaluate_demo
+    from mmbert.release.loading import load_encoder
+
+    held_out = work.fetch_folders(documents, "documents", "heldout/")
+    (folder,) = work.fetch_folders([tokenizer], "tokenizer")
+    artifact = work.open(model) if model else None
+    encoder = load_encoder(work.recipe, artifact, work.cache)
+    scores = evaluate_demo(
+        encoder,
+        folder / "tokenizer.json",
+        held_out,
+        work.recipe.evaluation,
+        seed=work.recipe.seed,
+        mask_token_id=work.recipe.model.mask_token_id,
+        max_seq_len=work.recipe.phases.decay.max_seq_len,
+    )
+    label = str(artifact.outputs["label"]) if artifact else "untrained"
+    work.output.add_json("scores.json", {"model": label, "scores": [asdict(s) for s in scores]})
+    work.output.outputs["label"] = label
+    work.run.log_metrics({f"{s.task}.{s.metric}": s.value for s in scores if s.language is None}, step=0)
+    work.log_json([asdict(s) for s in scores], "scores.json")

@@ -1,0 +1,39 @@
+"""The plain runner: a workflow as a loop in one process, one component after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.steps import Step, run_step
+from components.workflows import WORKFLOWS
+
+
+class LocalRunner:
+    def __init__(self, root: str, workflow_run: str) -> None:
+        self.root = root
+        self.workflow_run = workflow_run
+        self.steps: list[tuple[str, Step]] = []
+        self._outputs: dict[str, Step] = {}
+
+    def run(self, component: str, *, task: str = "", **arguments: Any) -> str:
+        step = run_step(
+            component, arguments, root=self.root, task=task or component, workflow_run=self.workflow_run
+        )
+        self.steps.append((task or component, step))
+        self._outputs[step.uri] = step
+        return step.uri
+
+    def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[str]:
+        ((name, items),) = over.items()
+        return [self.run(component, task=task, **{name: item}, **arguments) for item in items]
+
+    def output(self, handle: str, name: str) -> list[str]:
+        found: list[str] = self._outputs[handle].outputs[name]
+        return found
+
+
+def run_workflow(name: str, preset: str, overrides: list[str], root: str, workflow_run: str) -> LocalRunner:
+    """Run a whole workflow here. Raises what its first failing component raises."""
+    runner = LocalRunner(root, workflow_run)
+    WORKFLOWS[name](runner, preset, overrides)
+    return runner

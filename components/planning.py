@@ -1,0 +1,126 @@
+"""What a component call will make, and where: known without running it and without any ML library."""
+
+from __future__ import annotations
+
+import functools
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from components.contract import Component, check_arguments
+from mmbert import artifacts, storage
+from mmbert.errors import UserError
+from mmbert.recipe import Recipe, load_recipe, recipe_from_text
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One piece of work: its name (the fingerprint), its place, and all that decides its result."""
+
+    component: Component
+    arguments: dict[str, Any]
+    parameters: dict[str, Any]
+    inputs: dict[str, list[dict[str, str]]]
+    fingerprint: str
+    uri: str
+
+    def done(self) -> artifacts.Artifact | None:
+        """The finished artifact, if this work was done before by anyone."""
+        return None if self.component.idempotent_effect else artifacts.find(self.uri)
+
+
+def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
+    """Raises UserError for arguments that do not fit or inputs that are not there."""
+    checked = check_arguments(item, dict(arguments))
+    parameters: dict[str, Any] = {}
+    inputs: dict[str, list[dict[str, str]]] = {}
+    for parameter in item.parameters:
+        value = checked[parameter.name]
+        if parameter.name == "recipe" and parameter.kinds:
+            recipe = read_recipe(value)
+            parameters["recipe"] = {key: _at(recipe.model_dump(mode="json"), key) for key in _keys(item, recipe, checked)}
+        elif parameter.kinds:
+            uris = value if parameter.is_list else [value] if value else []
+            opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
+            inputs[parameter.name] = [{"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind} for a in opened]
+        else:
+            parameters[parameter.name] = value
+    digests = {name: [entry["digest"] for entry in entries] for name, entries in inputs.items()}
+    name = artifacts.fingerprint(item.name, item.version, parameters, digests)
+    return Plan(item, checked, parameters, inputs, name, storage.join(root, item.produces, name))
+
+
+@functools.lru_cache(maxsize=8)
+def read_recipe(source: str) -> Recipe:
+    """The recipe of a recipe artifact, a recipe file or a preset."""
+    if storage.is_s3(source) or storage.exists(storage.join(source, artifacts.MANIFEST)):
+        artifact = artifacts.open_artifact(source, "recipe")
+        return recipe_from_text(artifact.read(RECIPE_FILE).decode(), source)
+    return load_recipe(source)
+
+
+def recipe_of(arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe that a component call is about: its `recipe`, or the preset and overrides that it makes one of."""
+    if "recipe" in arguments:
+        return read_recipe(arguments["recipe"])
+    return load_recipe(arguments["preset"], arguments["overrides"])
+
+
+def declared_recipe(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe as the component may see it: reading a key that it does not declare is an error.
+
+    So that a result can never depend on something that its fingerprint does not cover.
+    """
+    return cast(Recipe, _View(recipe, "", _keys(item, recipe, arguments), item.name))
+
+
+class _View:
+    def __init__(self, node: Any, path: str, declared: list[str], component_name: str) -> None:
+        self._node, self._path, self._declared, self._component = node, path, declared, component_name
+
+    def __getattr__(self, name: str) -> Any:
+        path = f"{self._path}.{name}".lstrip(".")
+        value = getattr(self._node, name)
+        if callable(value) or any(path == key or path.startswith(f"{key}.") for key in self._declared):
+            return value
+        if any(key.startswith(f"{path}.") for key in self._declared):
+            return _View(value, path, self._declared, self._component)
+        raise AttributeError(f"component '{self._component}' reads recipe key '{path}' without declaring it")
+
+
+def _keys(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> list[str]:
+    """The declared keys that apply: placeholders filled, keys left out that this recipe or call does not have."""
+    data = recipe.model_dump(mode="json")
+    keys = []
+    for pattern in item.reads:
+        fields = [field for _, field, _, _ in string.Formatter().parse(pattern) if field]
+        if any(not arguments[field] for field in fields):
+            continue
+        key = pattern.format(**arguments)
+        if _at(data, key, _MISSING) is not _MISSING:
+            keys.append(key)
+    return sorted(keys)
+
+
+_MISSING = object()
+
+
+def _at(data: Any, key: str, default: Any = None) -> Any:
+    for part in key.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return default
+        data = data[part]
+    return data
+
+
+def _open_input(item: Component, name: str, kinds: tuple[str, ...], uri: str) -> artifacts.Artifact:
+    artifact = artifacts.open_artifact(uri)
+    if artifact.manifest.kind not in kinds:
+        raise UserError(
+            f"component '{item.name}', --{name.replace('_', '-')} {uri}: this is a {artifact.manifest.kind} artifact; "
+            f"it takes {' or '.join(kinds)}"
+        )
+    return artifact

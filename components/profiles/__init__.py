@@ -1,0 +1,36 @@
+"""Resource profiles: what each resource class gets, by phase. MMBERT_PROFILE names one; `laptop` is the default."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from components.contract import Component
+from mmbert.errors import UserError
+
+
+@functools.cache
+def _profile(name: str) -> dict[str, Any]:
+    path = resources.files(__package__).joinpath(f"{name}.yaml")
+    if not path.is_file():
+        raise UserError(f"MMBERT_PROFILE={name}: there is no such resource profile")
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return loaded
+
+
+def threads(item: Component, arguments: Mapping[str, Any]) -> int:
+    """CPU threads for a component; a class may say more by phase (`train.decay`)."""
+    classes = _profile(os.environ.get("MMBERT_PROFILE", "laptop"))["threads"]
+    phase = arguments.get("phase", "")
+    return int(classes.get(f"{item.resources}.{phase}", classes[item.resources]))
+
+
+def environment(item: Component, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Environment variables that give a process its share of the machine."""
+    count = str(threads(item, arguments))
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "RAYON_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}

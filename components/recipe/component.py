@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from components.contract import component
+from components.planning import RECIPE_FILE
+from components.runtime import Work
+from mmbert.errors import UserError
+from mmbert.recipe import load_recipe, recipe_to_yaml
+
+
+@component(
+    produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants")
+)
+def recipe(
+    work: Work,
+    preset: Annotated[str, "a preset's name, or a recipe file (local or s3://)"],
+    overrides: Annotated[list[str], "key.path=value, any key of the recipe"] = (),  # type: ignore[assignment]
+) -> None:
+    """Check a recipe with its overrides and write it out whole.
+
+    The output `recipe.yaml` holds every key, defaults included. The lists `groups` (of languages, for curation) and
+    `variants` (of the decay phase) are what the workflow fans out over.
+    """
+    checked = load_recipe(preset, overrides)
+    for name in checked.merge.variants:
+        if name not in checked.phases.decay.variants:
+            raise UserError(f"{preset}: merge.variants: no decay variant '{name}'")
+    work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(checked).encode())
+    work.output.outputs["groups"] = [str(group) for group in range(checked.curation.groups)]
+    work.output.outputs["variants"] = list(checked.phases.decay.variants)
+    work.run.log_text(recipe_to_yaml(checked), RECIPE_FILE)

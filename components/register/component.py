@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from components.contract import RECIPE_HELP, Input, component
+from components.runtime import Work
+
+
+@component(
+    produces="release", version=1, image="eval", resources="small", reads=("release",), idempotent_effect=True
+)
+def register(
+    work: Work,
+    recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
+    model: Annotated[str, "URI of the released model", Input("model")],
+    scores: Annotated[str, "URI of its scores", Input("scores")],
+    report: Annotated[str, "URI of the run's report", Input("report")],
+) -> None:
+    """Register the released model in MLflow and point the alias `candidate` at it.
+
+    The same model registered twice keeps its version. Without MLflow (no MLFLOW_TRACKING_URI) it only records the release.
+    """
+    artifact, scored = work.open(model), work.open(scores)
+    overall = {
+        f"{s['task']}.{s['metric']}": f"{s['value']:.4f}"
+        for s in scored.read_json("scores.json")["scores"]
+        if s["language"] is None
+    }
+    version = work.tracker.register_model(
+        name=work.recipe.release.model_name,
+        source_uri=artifact.remote_folder(""),
+        content_digest=artifact.digest,
+        run_id=str(artifact.manifest.producer["mlflow_run_id"] or "") or None,
+        tags={"mmbert.report": report, "mmbert.uri": artifact.uri, **overall},
+        description=f"Released by workflow run {artifact.manifest.producer['workflow_run'] or '(by hand)'}; report: {report}",
+        alias=work.recipe.release.alias,
+    )
+    work.output.add_json(
+        "release.json",
+        {"name": work.recipe.release.model_name, "version": version, "alias": work.recipe.release.alias,
+         "model": artifact.uri, "content_digest": artifact.digest},
+        digested=False,
+    )  # fmt: skip
+    work.output.outputs["label"] = f"{work.recipe.release.model_name} version {version or '-'}"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+from components.contract import RECIPE_HELP, Input, component
+from components.runtime import Work
+
+
+@component(
+    produces="report", version=1, image="eval", resources="small", reads=("name", "description", "phases", "model")
+)
+def report(
+    work: Work,
+    recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
+    documents: Annotated[list[str], "URIs of curated documents", Input("documents")],
+    mixtures: Annotated[list[str], "URIs of all mixtures", Input("mixture")],
+    checkpoints: Annotated[list[str], "URIs of the checkpoints of all phases, variants and the merge",
+                           Input("checkpoint")],
+    model: Annotated[str, "URI of the released model", Input("model")],
+    scores: Annotated[list[str], "URIs of the scores of all models", Input("scores")],
+) -> None:  # fmt: skip
+    """Write the run's report: one self-contained HTML page, from data mixtures to scores and lineage.
+
+    The output holds `report.html` and `summary.json` (tables and claims for a terminal).
+    """
+    from mmbert.evaluation.report import build_report
+    from mmbert.evaluation.run_data import collect, summary
+
+    data = collect(
+        work.recipe,
+        documents=[work.open(uri) for uri in documents],
+        mixtures=[work.open(uri) for uri in mixtures],
+        checkpoints=[work.open(uri) for uri in checkpoints],
+        model=work.open(model),
+        scores=[work.open(uri) for uri in scores],
+    )
+    page = build_report(data).encode()
+    work.output.add_bytes("report.html", page, digested=False)
+    work.output.add_json("summary.json", summary(data), digested=False)
+    local = work.scratch / "report.html"
+    local.write_bytes(page)
+    work.run.log_artifact(local, "report")

@@ -1,0 +1,200 @@
+"""Run one component: plan it, find it done or do it, commit its artifact, tell MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmbert
+from components import planning
+from components.contract import Component
+from mmbert import artifacts, storage, tracking
+from mmbert.errors import InfrastructureError
+from mmbert.recipe import Recipe
+
+DEFAULT_ROOT = "artifacts"
+_MINIMUM_FREE_BYTES = 200 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a component's entry function is given besides its arguments."""
+
+    recipe: Recipe
+    output: artifacts.ArtifactWriter
+    run: tracking.ComponentRun
+    tracker: tracking.Tracker
+    scratch: Path
+    """An empty folder that is gone afterwards."""
+    cache: Path
+    """A folder that is kept between runs; everything in it can be made again."""
+
+    def open(self, uri: str, kind: str | None = None) -> artifacts.Artifact:
+        return artifacts.open_artifact(uri, kind)
+
+    def log_json(self, value: Any, file: str) -> None:
+        """Keep a small value in MLflow as a file of the run."""
+        self.run.log_text(json.dumps(value, indent=1, ensure_ascii=False), file)
+
+    def fetch_folders(self, uris: list[str], kind: str, prefix: str = "") -> list[Path]:
+        """Bring the files of several artifacts below `prefix` into scratch folders of their own, names kept."""
+        return [
+            self.open(uri, kind).fetch_folder(self.scratch / kind / str(index), self.cache / "files", prefix)
+            for index, uri in enumerate(uris)
+        ]
+
+
+@dataclass(frozen=True)
+class Result:
+    uri: str
+    reused: bool
+    outputs: Mapping[str, Any]
+
+
+def root_uri() -> str:
+    """Where artifacts are kept: MMBERT_ROOT, a folder or an s3:// prefix."""
+    return os.environ.get("MMBERT_ROOT", DEFAULT_ROOT)
+
+
+def run_component(item: Component, arguments: Mapping[str, Any], root: str, task: str = "") -> Result:
+    """Do a piece of work unless it was done before.
+
+    Raises UserError, InfrastructureError, or whatever a bug raises; nothing is committed then.
+    """
+    work_plan = planning.plan(item, arguments, root)
+    task = task or item.name
+    tracker = tracking.connect(experiment(work_plan))
+    done = work_plan.done()
+    if done is not None:
+        link_reused(tracker, task, done)
+        return Result(done.uri, True, done.outputs)
+    _replay_spools(tracker, root)
+    with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch:
+        writer = artifacts.ArtifactWriter(
+            work_plan.uri, item.produces, work_plan.fingerprint, work_plan.parameters, work_plan.inputs
+        )
+        for name, entries in work_plan.inputs.items():
+            for entry in entries:
+                run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"][:36], entry["uri"], name)
+        started = time.monotonic()
+        item.function(_work(work_plan, writer, run, tracker, scratch), **work_plan.arguments)
+        seconds = time.monotonic() - started
+        artifact = writer.commit(_producer(item, run, task, seconds))
+        run.log_metrics({"component_seconds": seconds}, step=0)
+        run.set_tags({"mmbert.content_digest": artifact.digest, "mmbert.uri": artifact.uri})
+    return Result(artifact.uri, False, artifact.outputs)
+
+
+def link_reused(tracker: tracking.Tracker, task: str, done: artifacts.Artifact) -> None:
+    """Show in MLflow that a step was found done, and which run made it; MLflow being away is no reason to stop."""
+    with contextlib.suppress(InfrastructureError):
+        tracker.link_reused(task, done.manifest.fingerprint, str(done.manifest.producer.get("mlflow_run_id", "")), done.uri)
+
+
+def experiment(work_plan: planning.Plan) -> str:
+    """The MLflow experiment of a piece of work: one a recipe."""
+    return f"mmbert/{planning.recipe_of(work_plan.arguments).name}"
+
+
+def _work(
+    work_plan: planning.Plan,
+    writer: artifacts.ArtifactWriter,
+    run: tracking.ComponentRun,
+    tracker: tracking.Tracker,
+    scratch: Path,
+) -> Work:
+    cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
+    cache.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(cache).free < _MINIMUM_FREE_BYTES:
+        raise InfrastructureError(f"{cache}: less than 200 MB are free on this disk; free some space and run it again")
+    recipe: Any = None
+    if "recipe" in work_plan.arguments:
+        full = planning.recipe_of(work_plan.arguments)
+        recipe = planning.declared_recipe(work_plan.component, full, work_plan.arguments)
+    return Work(recipe, writer, run, tracker, scratch, cache)
+
+
+@contextlib.contextmanager
+def _child_run(
+    tracker: tracking.Tracker, work_plan: planning.Plan, task: str, root: str
+) -> Iterator[tracking.ComponentRun]:
+    run = tracker.component_run(
+        task=task,
+        component=work_plan.component.name,
+        fingerprint=work_plan.fingerprint,
+        tags={"mmbert.commit": commit(), "mmbert.image": os.environ.get("MMBERT_IMAGE", ""), "mmbert.place": work_plan.uri},
+    )
+    status = "FAILED"
+    try:
+        run.log_params(_flatten(work_plan.parameters))
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        unsent = run.finish(status)
+        if unsent is not None:
+            storage.upload(storage.join(root, "spool", f"{work_plan.fingerprint}-{uuid.uuid4().hex[:8]}.jsonl"), unsent)
+
+
+def _replay_spools(tracker: tracking.Tracker, root: str) -> None:
+    """Send what earlier components could not, MLflow having been away when they ended."""
+    if not tracker.active:
+        return
+    spools = storage.join(root, "spool")
+    for path in storage.list_files(spools):
+        uri = storage.join(spools, path)
+        with contextlib.suppress(storage.MissingFileError):  # another component took it first: sending twice is harmless
+            tracker.replay_spool(storage.read_bytes(uri))
+            storage.delete_file(uri)
+
+
+def _producer(item: Component, run: tracking.ComponentRun, task: str, seconds: float) -> dict[str, Any]:
+    return {
+        "component": item.name,
+        "component_version": item.version,
+        "task": task,
+        "package_version": mmbert.__version__,
+        "commit": commit(),
+        "image": os.environ.get("MMBERT_IMAGE", ""),
+        "mlflow_run_id": run.run_id,
+        "workflow_run": os.environ.get("MMBERT_WORKFLOW_RUN", ""),
+        "seconds": round(seconds, 3),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+    }
+
+
+def commit() -> str:
+    """The commit that this code is at: MMBERT_COMMIT in an image, git's in a checkout, else empty."""
+    if "MMBERT_COMMIT" in os.environ:
+        return os.environ["MMBERT_COMMIT"]
+    folder = Path(__file__).resolve().parent.parent
+    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as folder:
+        yield Path(folder)
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item if isinstance(item, str) else json.dumps(item)
+    return flat

@@ -1,0 +1,58 @@
+"""One step of a workflow, as every orchestrator takes it: plan, find done or launch, return URI, label and outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components import launchers, planning
+from components.contract import get_component
+from components.runtime import experiment, link_reused
+from mmbert import tracking
+from mmbert.errors import InfrastructureError
+
+
+@dataclass(frozen=True)
+class Step:
+    uri: str
+    label: str
+    reused: bool
+    outputs: Mapping[str, Any]
+
+
+def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: str, workflow_run: str) -> Step:
+    """Find this piece of work done, or do it with the configured launcher.
+
+    Raises UserError, InfrastructureError or ComponentFailedError.
+    """
+    with _workflow_run(workflow_run):
+        plan = planning.plan(get_component(component), arguments, root)
+        done = plan.done()
+        if done is None:
+            artifact = launchers.launch(plan, root, task)
+            return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs)
+        with contextlib.suppress(InfrastructureError):
+            link_reused(tracking.connect(experiment(plan)), task, done)
+        print(f"found done: {done.uri}", flush=True)  # noqa: T201
+        return Step(done.uri, label(done.outputs, task), True, done.outputs)
+
+
+def label(outputs: Mapping[str, Any], task: str) -> str:
+    """What a person calls this instance of a mapped task (`decay-all`); the task's name where it has no other."""
+    return str(outputs.get("label", task))
+
+
+@contextlib.contextmanager
+def _workflow_run(workflow_run: str) -> Iterator[None]:
+    before = os.environ.get("MMBERT_WORKFLOW_RUN")
+    os.environ["MMBERT_WORKFLOW_RUN"] = workflow_run
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MMBERT_WORKFLOW_RUN"]
+        else:
+            os.environ["MMBERT_WORKFLOW_RUN"] = before

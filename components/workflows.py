@@ -1,0 +1,65 @@
+"""The workflows: each graph stands once, as a function over a runner. Airflow, KFP and a plain loop are such runners."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Runner(Protocol):
+    """What a workflow is written against. Handles stand for artifact URIs and are only ever passed on."""
+
+    def run(self, component: str, *, task: str = "", **arguments: Any) -> Any:
+        """Run one component; arguments are plain values, handles, or (nested) lists of handles."""
+
+    def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
+        """Run a component once for each item of the handle in `over` (one parameter); a handle for the list."""
+
+    def output(self, handle: Any, name: str) -> Any:
+        """A list that a component left as an output, to map over."""
+
+
+def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
+    """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, register."""
+    recipe = runner.run("recipe", preset=preset, overrides=overrides)
+    groups, variants = runner.output(recipe, "groups"), runner.output(recipe, "variants")
+
+    documents = runner.map("curate", over={"group": groups}, recipe=recipe)
+    tokenizer = runner.run("tokenizer", recipe=recipe, documents=documents)
+    shards = runner.map("tokenize", over={"documents": documents}, recipe=recipe, tokenizer=tokenizer)
+
+    data = {"recipe": recipe, "shards": shards, "tokenizer": tokenizer, "documents": documents}
+    pretrain_mixture = runner.run("mixture", task="mixture_pretrain", recipe=recipe, shards=shards, phase="pretrain")
+    extend_mixture = runner.run("mixture", task="mixture_extend", recipe=recipe, shards=shards, phase="extend")
+    decay_mixtures = runner.map(
+        "mixture", task="mixture_decay", over={"variant": variants}, recipe=recipe, shards=shards, phase="decay"
+    )
+    pretrained = runner.run("train", task="train_pretrain", phase="pretrain", mixture=pretrain_mixture, **data)
+    extended = runner.run(
+        "train", task="train_extend", phase="extend", mixture=extend_mixture, checkpoint=pretrained, **data
+    )
+    decayed = runner.map(
+        "train", task="train_decay", over={"mixture": decay_mixtures}, phase="decay", checkpoint=extended, **data
+    )
+    merged = runner.run("merge", recipe=recipe, checkpoints=decayed, base=extended)
+    model = runner.run(
+        "convert", recipe=recipe, checkpoint=merged, tokenizer=tokenizer, documents=documents
+    )
+
+    held_out = {"recipe": recipe, "tokenizer": tokenizer, "documents": documents}
+    untrained_scores = runner.run("evaluate", task="evaluate_untrained", **held_out)
+    variant_scores = runner.map("evaluate", task="evaluate_variants", over={"model": decayed}, **held_out)
+    model_scores = runner.run("evaluate", task="evaluate_model", model=model, **held_out)
+    scores = [model_scores, variant_scores, untrained_scores]
+    report = runner.run(
+        "report",
+        recipe=recipe,
+        documents=documents,
+        mixtures=[pretrain_mixture, extend_mixture, decay_mixtures],
+        checkpoints=[pretrained, extended, decayed, merged],
+        model=model,
+        scores=scores,
+    )
+    return runner.run("register", recipe=recipe, model=model, scores=model_scores, report=report)
+
+
+WORKFLOWS = {"pretrain": pretrain}

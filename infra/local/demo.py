@@ -1,0 +1,201 @@
+"""The demo's terminal driver: trigger the DAG, show it live, print the results or what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from infra.local.airflow_api import OPENER, AirflowApi
+from infra.local.credentials import ADMIN, load
+from infra.local.dag_run import DagRun, TaskState, trigger
+from infra.local.settings import Settings, task_environment
+from mmbert import artifacts
+from mmbert.errors import InfrastructureError
+
+DAG_ID = "mmbert_pretrain"
+_POLL_SECONDS = 0.5
+_LOG_LINES = 25
+_GLYPHS = {
+    "success": ("✓", "green"),
+    "running": ("▶", "cyan"),
+    "failed": ("✗", "bold red"),
+    "upstream_failed": ("-", "red"),
+    "up_for_retry": ("↻", "yellow"),
+    "queued": ("·", "yellow"),
+    "scheduled": ("·", "yellow"),
+}
+
+Show = Callable[[Sequence[TaskState], float], None]
+
+
+def demo(settings: Settings, preset: str, overrides: Sequence[str], run_name: str) -> int:
+    """Run the DAG and follow it to its end. Returns the exit code of what failed, 0 if all of it worked."""
+    began = time.monotonic()
+    console = Console(highlight=False)
+    api = AirflowApi(settings.airflow_url, ADMIN, load(settings.home).airflow_password)
+    run = trigger(api, DAG_ID, {"preset": preset, "overrides": list(overrides), "run_name": run_name or None})
+    console.print(f"{DAG_ID} {run.run_id} · preset {preset}" + "".join(f" · {o}" for o in overrides), markup=False)
+    try:
+        tasks = _follow(run, console)
+    except KeyboardInterrupt:
+        console.print(f"\nThe run goes on; see {run.page} or stop everything with `make down`.")
+        return 130
+    failed = sorted((t for t in tasks if t.state == "failed"), key=lambda t: t.ended)
+    if failed or run.state() != "success":
+        _print_failure(run, failed, console)
+        return _exit_code(run, failed)
+    # components.airflow names the workflow's run in MLflow so.
+    _print_results(settings, run, f"{run_name} {run.run_id}".strip(), console)
+    console.print(f"\nDone in {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+def _follow(run: DagRun, console: Console) -> list[TaskState]:
+    """Show the tasks until the run has ended."""
+    if not console.is_terminal or os.environ.get("CI"):
+        return _poll(run, _PlainView(console))
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        return _poll(run, lambda tasks, seconds: live.update(_table(tasks, seconds, console.size.height)))
+
+
+def _poll(run: DagRun, show: Show) -> list[TaskState]:
+    began = time.monotonic()
+    while True:
+        ended = run.state() in {"success", "failed"}
+        tasks = run.tasks()
+        show(tasks, time.monotonic() - began)
+        if ended:
+            return tasks
+        time.sleep(_POLL_SECONDS)
+
+
+class _PlainView:
+    """A line whenever a task begins, ends or is tried again: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._seen: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def __call__(self, tasks: Sequence[TaskState], seconds: float) -> None:
+        for task in tasks:
+            key, now = (task.task_id, task.map_index), (task.state, task.try_number)
+            if task.state in {"none", "scheduled", "queued"} or self._seen.get(key) == now:
+                continue
+            self._seen[key] = now
+            took = f" ({task.seconds:.1f} s)" if task.seconds is not None and task.state != "running" else ""
+            attempt = f", attempt {task.try_number}" if task.try_number > 1 else ""
+            line = f"{seconds:6.0f} s  {task.name}: {task.state}{took}{attempt}"
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(tasks: Sequence[TaskState], seconds: float, height: int) -> Table:
+    done = [t for t in tasks if t.state == "success"]
+    table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
+    table.title = f"{len(done)} of {len(tasks)} tasks done · {seconds:.0f} s"
+    for name, justify in (("", "left"), ("task", "left"), ("state", "left"), ("seconds", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    room = max(5, height - 6)
+    shown = list(tasks)
+    if len(shown) > room:
+        # Where the terminal is low: what is still to come, and the last that were done.
+        hidden = min(len(shown) - room, len(done))
+        dropped = {id(t) for t in done[:hidden]}
+        shown = [t for t in shown if id(t) not in dropped][:room]
+    for task in shown:
+        glyph, style = _GLYPHS.get(task.state, (" ", "dim"))
+        state = "" if task.state == "none" else task.state.replace("_", " ")
+        attempt = f" (attempt {task.try_number})" if task.try_number > 1 else ""
+        took = "" if task.seconds is None else f"{task.seconds:.1f}"
+        table.add_row(Text(glyph, style), Text(task.name), Text(state + attempt, style), took)
+    return table
+
+
+def _print_failure(run: DagRun, failed: Sequence[TaskState], console: Console) -> None:
+    for task in failed:
+        console.rule(f"{task.name} failed", style="red")
+        lines = run.log(task)
+        console.print("\n".join(lines[-_LOG_LINES:]), markup=False, soft_wrap=True)
+        console.print(f"Its whole log: {run.task_page(task)}", soft_wrap=True)
+    if not failed:
+        console.print("The run failed without a failed task; Airflow's own logs are in .local/logs.")
+    console.print(f"The run: {run.page}   (log in with `make login`)", soft_wrap=True)
+
+
+def _exit_code(run: DagRun, failed: Sequence[TaskState]) -> int:
+    """The exit code that the first failed component ended with, 1 where it left none."""
+    for task in failed:
+        code = run.xcom(task.task_id, "mmbert_exit_code", task.map_index)
+        if code is not None:
+            return int(code)
+    return 1
+
+
+def _print_results(settings: Settings, run: DagRun, workflow_run: str, console: Console) -> None:
+    os.environ.update(task_environment(settings, load(settings.home)))
+    summary = artifacts.open_artifact(run.xcom("report"), "report").read_json("summary.json")
+    for described in summary["tables"]:
+        table = Table(title=described["title"], title_justify="left", title_style="bold", header_style="dim")
+        for index, column in enumerate(described["columns"]):
+            table.add_column(str(column), justify="left" if index == 0 else "right")
+        for row in described["rows"]:
+            table.add_row(*(Text(_cell(value)) for value in row))
+        console.print()
+        console.print(table)
+    console.print()
+    for claim in summary["claims"]:
+        mark = Text("✓ ", "green") if claim["holds"] else Text("✗ ", "bold red")
+        console.print(mark + Text(f"{claim['text']} ({claim['figures']})"), soft_wrap=True)
+    console.print("\nOpen", style="bold")
+    links = {"Airflow run": run.page, **_mlflow_links(settings, workflow_run), **summary.get("links", {})}
+    for name, url in links.items():
+        console.print(f"  {name:12} {url}", soft_wrap=True, markup=False)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mlflow_links(settings: Settings, workflow_run: str) -> dict[str, str]:
+    """Pages of the workflow's own run in MLflow and of its report."""
+    ours = f"tags.`mmbert.workflow_run` = '{workflow_run}'"
+    parents = _search_runs(settings, f"{ours} and tags.`mmbert.role` = 'workflow'")
+    reports = _search_runs(settings, f"{ours} and tags.`mmbert.task` = 'report'")
+    links = {
+        name: _run_page(settings, found[0]) for name, found in (("MLflow run", parents), ("Report", reports)) if found
+    }
+    if "Report" in links:
+        links["Report"] += "/artifacts/report/report.html"
+    return links
+
+
+def _run_page(settings: Settings, run: dict[str, Any]) -> str:
+    # A step that was found done links the run that made it, which holds the files.
+    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    run_id = tags.get("mmbert.reused_from", run["info"]["run_id"])
+    return f"{settings.mlflow_url}/#/experiments/{run['info']['experiment_id']}/runs/{run_id}"
+
+
+def _search_runs(settings: Settings, wanted: str) -> list[dict[str, Any]]:
+    base = f"{settings.mlflow_url}/api/2.0/mlflow"
+    try:
+        with OPENER.open(
+            f"{base}/experiments/search?{urllib.parse.urlencode({'max_results': 1000})}", timeout=20
+        ) as answer:
+            ids = [e["experiment_id"] for e in json.load(answer).get("experiments", [])]
+        body = json.dumps({"experiment_ids": ids, "filter": wanted, "max_results": 10}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{base}/runs/search", data=body, headers=headers)  # noqa: S310
+        with OPENER.open(request, timeout=20) as answer:
+            return list(json.load(answer).get("runs", []))
+    except (OSError, ValueError) as error:
+        raise InfrastructureError(f"MLflow at {settings.mlflow_url} does not answer ({error})") from error

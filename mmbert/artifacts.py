@@ -1,0 +1,274 @@
+"""Artifacts: a prefix in object storage that is complete if and only if it holds `manifest.json`, written last.
+
+Layout of one artifact, at `<root>/<kind>/<fingerprint>`:
+
+    manifest.json              what it is, what is in it, who made it from what
+    attempts/<attempt>/<path>  the files; each attempt has its own prefix, so two at once are harmless
+
+The content digest covers kind, schema version and the sorted (path, sha256) of the digested files, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbert import storage
+from mmbert.errors import UserError
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an artifact. `path` is its name inside the artifact, `key` its place below the artifact's URI."""
+
+    path: str
+    key: str
+    sha256: str
+    size: int
+    digested: bool = True
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is. `outputs` are small plain values for the workflow (names to fan out over, labels)."""
+
+    kind: str
+    fingerprint: str
+    content_digest: str
+    files: tuple[File, ...]
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, list[dict[str, str]]]
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    producer: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = MANIFEST_SCHEMA
+
+
+def content_digest(kind: str, files: Iterable[File]) -> str:
+    listed = sorted((f.path, f.sha256) for f in files if f.digested)
+    return digest_json([kind, MANIFEST_SCHEMA, listed])
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a plain value's canonical JSON, 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(component: str, version: int, parameters: Mapping[str, Any], inputs: Mapping[str, list[str]]) -> str:
+    """The name of a piece of work: 32 hex digits of component, version, parameters and its inputs' content digests."""
+    return digest_json([component, version, parameters, inputs])[:32]
+
+
+class Artifact:
+    """A complete artifact, opened for reading."""
+
+    def __init__(self, uri: str, manifest: Manifest) -> None:
+        self.uri = uri.rstrip("/")
+        self.manifest = manifest
+        self._files = {f.path: f for f in manifest.files}
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.content_digest
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        return self.manifest.outputs
+
+    def paths(self, prefix: str = "") -> list[str]:
+        return sorted(p for p in self._files if p.startswith(prefix))
+
+    def file(self, path: str) -> File:
+        if path not in self._files:
+            raise UserError(f"{self.uri}: the {self.manifest.kind} artifact has no file '{path}'; it holds {', '.join(self.paths()[:10])}")
+        return self._files[path]
+
+    def remote(self, path: str) -> str:
+        """The URI of one of its files."""
+        return storage.join(self.uri, self.file(path).key)
+
+    def remote_folder(self, folder: str) -> str:
+        """The URI of a folder whose files were written by one attempt, as the streaming library wants it."""
+        first = next((p for p in self.paths(f"{folder.strip('/')}/" if folder else "")), None)
+        if first is None:
+            raise UserError(f"{self.uri}: the {self.manifest.kind} artifact has no folder '{folder}'")
+        key = self.file(first).key
+        return storage.join(self.uri, key[: len(key) - len(first)], folder)
+
+    def read(self, path: str) -> bytes:
+        """A file's bytes, checked against its digest. Raises UserError if it is missing, truncated or altered."""
+        entry = self.file(path)
+        try:
+            data = storage.read_bytes(self.remote(path))
+        except storage.MissingFileError as error:
+            raise self._spoilt(path, "is missing") from error
+        if len(data) != entry.size:
+            raise self._spoilt(path, f"has {len(data)} bytes instead of {entry.size}")
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
+        return data
+
+    def read_json(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def fetch(self, path: str, cache: Path) -> Path:
+        """Bring a file into `cache` (shared by processes, keyed by content) and return its local path."""
+        entry = self.file(path)
+        target = cache / entry.sha256[:2] / entry.sha256 / Path(path).name
+        if target.exists() and target.stat().st_size == entry.size:
+            return target
+        incoming = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            try:
+                storage.download(self.remote(path), incoming)
+            except storage.MissingFileError as error:
+                raise self._spoilt(path, "is missing") from error
+            if incoming.stat().st_size != entry.size:
+                raise self._spoilt(path, f"has {incoming.stat().st_size} bytes instead of {entry.size}")
+            if digest_file(incoming) != entry.sha256:
+                raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
+            os.replace(incoming, target)
+        finally:
+            incoming.unlink(missing_ok=True)
+        return target
+
+    def fetch_folder(self, target: Path, cache: Path, prefix: str = "") -> Path:
+        """Bring all files below `prefix` into `target` under their own names, linked from `cache`."""
+
+        def bring(path: str) -> None:
+            local = target / path
+            local.parent.mkdir(parents=True, exist_ok=True)
+            source = self.fetch(path, cache)
+            try:
+                os.link(source, local)
+            except OSError:  # another file system
+                shutil.copyfile(source, local)
+
+        target.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(bring, self.paths(prefix)))
+        return target
+
+    def _spoilt(self, path: str, how: str) -> UserError:
+        return UserError(
+            f"{self.uri}: '{path}' of the {self.manifest.kind} artifact {how}. "
+            f"Delete {storage.join(self.uri, MANIFEST)} and run the step again to rebuild it."
+        )
+
+
+def find(uri: str) -> Artifact | None:
+    """The artifact at `uri` if it is complete, else None."""
+    try:
+        data = storage.read_bytes(storage.join(uri, MANIFEST))
+    except storage.MissingFileError:
+        return None
+    return Artifact(uri, _parse(uri, data))
+
+
+def open_artifact(uri: str, kind: str | None = None) -> Artifact:
+    """The artifact at `uri`. Raises UserError if it is not there, unreadable, or of another kind."""
+    artifact = find(uri)
+    if artifact is None:
+        raise UserError(f"{uri}: no complete artifact here ({MANIFEST} is missing); run the step that makes it first")
+    if kind is not None and artifact.manifest.kind != kind:
+        raise UserError(f"{uri}: this is a {artifact.manifest.kind} artifact, and a {kind} artifact is needed here")
+    return artifact
+
+
+def _parse(uri: str, data: bytes) -> Manifest:
+    try:
+        raw = json.loads(data)
+        if raw["schema"] != MANIFEST_SCHEMA:
+            raise UserError(f"{uri}: manifest schema {raw['schema']} is not {MANIFEST_SCHEMA}; it was written by another version")
+        files = tuple(File(**f) for f in raw["files"])
+        manifest = Manifest(**{**raw, "files": files})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{uri}: {MANIFEST} cannot be read ({error}); delete it and run the step again") from error
+    if content_digest(manifest.kind, manifest.files) != manifest.content_digest:
+        raise UserError(f"{uri}: {MANIFEST} was altered: its content digest does not fit its files; delete it and run the step again")
+    return manifest
+
+
+class ArtifactWriter:
+    """One attempt at an artifact. Nothing of it can be read as the artifact before `commit`."""
+
+    def __init__(
+        self,
+        uri: str,
+        kind: str,
+        fingerprint: str,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, list[dict[str, str]]],
+    ) -> None:
+        self.uri = uri.rstrip("/")
+        self.kind = kind
+        self.fingerprint = fingerprint
+        self.parameters = parameters
+        self.inputs = inputs
+        self.attempt = uuid.uuid4().hex[:12]
+        self.outputs: dict[str, Any] = {}
+        self._files: dict[str, File] = {}
+        self._started = time.time()
+
+    def add_file(self, path: str, source: Path, digested: bool = True) -> None:
+        """Upload a file into this attempt. `digested=False` for logs, reports and anything with a clock in it."""
+        self._files[path] = entry = self._entry(path, digest_file(source), source.stat().st_size, digested)
+        storage.upload(storage.join(self.uri, entry.key), source)
+
+    def add_folder(self, folder: str, source: Path, digested: bool = True) -> None:
+        """Upload every file below `source`, in parallel, as `folder/...`."""
+        files = sorted(p for p in source.rglob("*") if p.is_file())
+        names = [f"{folder}/{p.relative_to(source)}".lstrip("/") for p in files]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda pair: self.add_file(pair[0], pair[1], digested), zip(names, files, strict=True)))
+
+    def add_bytes(self, path: str, data: bytes, digested: bool = True) -> None:
+        self._files[path] = entry = self._entry(path, hashlib.sha256(data).hexdigest(), len(data), digested)
+        storage.write_bytes(storage.join(self.uri, entry.key), data)
+
+    def add_json(self, path: str, value: Any, digested: bool = True) -> None:
+        self.add_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), digested)
+
+    def commit(self, producer: Mapping[str, Any]) -> Artifact:
+        """Write the manifest, which makes the artifact complete."""
+        files = tuple(self._files[p] for p in sorted(self._files))
+        manifest = Manifest(
+            kind=self.kind,
+            fingerprint=self.fingerprint,
+            content_digest=content_digest(self.kind, files),
+            files=files,
+            parameters=self.parameters,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            producer={
+                **producer,
+                "attempt": self.attempt,
+                "started": self._started,
+                "finished": time.time(),
+                "host": platform.node(),
+            },
+        )
+        text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+        storage.write_bytes(storage.join(self.uri, MANIFEST), text.encode())
+        return Artifact(self.uri, manifest)
+
+    def _entry(self, path: str, sha256: str, size: int, digested: bool) -> File:
+        return File(path=path, key=f"attempts/{self.attempt}/{path}", sha256=sha256, size=size, digested=digested)

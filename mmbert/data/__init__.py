@@ -1,0 +1,1 @@
+"""Text: sources, curation, tokenizers, shards of tokens, mixtures."""

@@ -1,0 +1,94 @@
+"""Documents on disk: JSON Lines under zstd, one file a split, source and language (`train/udhr/deu_Latn.jsonl.zst`)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from mmbert.errors import UserError
+
+TRAIN = "train"
+HELD_OUT = "heldout"
+SPLITS = (HELD_OUT, TRAIN)
+SUFFIX = ".jsonl.zst"
+_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of text in one language. `metadata` holds what the source knows of it (article number, date, url)."""
+
+    id: str
+    text: str
+    language: str
+    source: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class DocumentCounts:
+    """What curation kept and dropped of one source, language and split. `bytes` are of UTF-8 text."""
+
+    documents: int = 0
+    bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"documents": self.documents, "bytes": self.bytes, "dropped": dict(sorted(self.dropped.items()))}
+
+
+@dataclass(frozen=True)
+class DocumentFile:
+    """One file of a folder of documents."""
+
+    source: str
+    language: str
+    path: Path
+
+
+def document_files(folders: Iterable[Path], split: str) -> list[DocumentFile]:
+    """The files of one split in several folders, sorted by source, language and folder."""
+    paths = [path for folder in folders for path in Path(folder).glob(f"{split}/*/*{SUFFIX}")]
+    found = [DocumentFile(path.parent.name, path.name.removesuffix(SUFFIX), path) for path in paths]
+    return sorted(found, key=lambda f: (f.source, f.language, str(f.path)))
+
+
+def to_line(document: Document) -> bytes:
+    fields = {"id": document.id, "text": document.text, "language": document.language, "source": document.source}
+    line = json.dumps(fields | {"metadata": document.metadata}, ensure_ascii=False, separators=(",", ":"))
+    return line.encode() + b"\n"
+
+
+def from_line(line: str | bytes) -> Document:
+    return Document(**json.loads(line))
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of one file, in order. Raises UserError for a file that is not what `write_documents` writes."""
+    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
+        number = 0
+        try:
+            for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+                yield from_line(line)
+                number += 1
+        except (ValueError, TypeError, zstandard.ZstdError) as error:
+            raise UserError(f"{path}, after line {number}: not a file of documents: {error}") from error
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """Write documents as one zstd frame; the same documents give the same bytes."""
+    write_lines(path, (to_line(document) for document in documents))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as raw, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(raw, closefd=False) as stream:
+        for line in lines:
+            stream.write(line)

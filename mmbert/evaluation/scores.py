@@ -1,0 +1,58 @@
+"""A score with its interval, and the bootstrap that the intervals come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured value. `low` and `high` bound the 95% bootstrap interval; `n` counts what was resampled.
+
+    `language` is None for a score over all languages. `chance` is the value of guessing, where that is defined.
+    `settings` holds the plain values that the score depends on, so that two scores can be told comparable.
+    """
+
+    suite: str
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    language: str | None = None
+    chance: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "settings": dict(self.settings)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Score:
+        return cls(**data)
+
+
+def resampling_counts(n: int, samples: int, seed: int) -> FloatArray:
+    """How often each of `n` units is drawn in each bootstrap sample: [samples, n], rows add up to n."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, n, size=(samples, n)) + np.arange(samples)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=samples * n).reshape(samples, n).astype(np.float64)
+
+
+def interval(values: FloatArray) -> tuple[float, float]:
+    """The 2.5% and 97.5% quantiles of bootstrap values; samples in which the value is undefined (nan) are left out."""
+    low, high = np.nanquantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def ratio_interval(parts: FloatArray, wholes: FloatArray, samples: int, seed: int) -> tuple[float, float]:
+    """Interval of sum(parts) / sum(wholes), both [n], resampling the n units they belong to."""
+    counts = resampling_counts(len(parts), samples, seed)
+    return interval((counts @ parts) / (counts @ wholes))

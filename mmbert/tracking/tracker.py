@@ -1,0 +1,229 @@
+"""Finding the runs to write: experiment, workflow run, component; and the registry."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbert.errors import UserError
+from mmbert.tracking import delivery
+from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.component_run import ComponentRun, Status
+from mmbert.tracking.election import Run, find_or_create
+from mmbert.tracking.spool import parse
+
+_DEFAULT_EXPERIMENT = "mmbert/components"
+_PARENT = "mlflow.parentRunId"
+_DIGEST = "mmbert.content_digest"
+_REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
+
+
+def connect(experiment: str | None = None) -> Tracker:
+    """The tracker that MLFLOW_TRACKING_URI names; one that does nothing where it is unset.
+
+    `experiment` (or MMBERT_EXPERIMENT) is `mmbert/<recipe>`; MMBERT_WORKFLOW_RUN is the id of the workflow's run.
+    Raises UserError for an address that is none, InfrastructureError where no healthy server answers within 13 seconds.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    experiment = experiment or os.environ.get("MMBERT_EXPERIMENT") or _DEFAULT_EXPERIMENT
+    if not uri:
+        return Tracker(None, experiment, None)
+    api = Api(uri)
+    api.check()
+    return Tracker(api, experiment, os.environ.get("MMBERT_WORKFLOW_RUN") or None)
+
+
+class Tracker:
+    """The runs of one workflow run. Without a server (`active` is false) its methods do nothing.
+
+    Without a workflow run (a component run by hand) a component's run stands by itself. All methods raise
+    InfrastructureError where MLflow stays away for some seconds. `folder` is where runs keep what is not sent yet; its
+    default is in MMBERT_CACHE, where a retry on the same machine finds it.
+    """
+
+    def __init__(self, api: Api | None, experiment: str, workflow_run: str | None) -> None:
+        self._api = api
+        self.experiment = experiment
+        self.workflow_run = workflow_run
+
+    @property
+    def active(self) -> bool:
+        return self._api is not None
+
+    def component_run(
+        self, *, task: str, component: str, fingerprint: str, tags: Mapping[str, str], folder: Path | None = None
+    ) -> ComponentRun:
+        """The child run of this task and fingerprint, found or made, and running. A retry gets the same one.
+
+        `tags`: `mmbert.commit`, `mmbert.image` and what else is known of it.
+        """
+        if self._api is None:
+            return ComponentRun()
+        tags = {**tags, "mmbert.component": component, "mlflow.source.name": component}
+        if commit := tags.get("mmbert.commit"):
+            tags["mlflow.source.git.commit"] = commit
+        return self._open(self._api, self._child(self._api, task, fingerprint, tags), tags, folder)
+
+    def open_workflow(self, folder: Path | None = None) -> ComponentRun:
+        """The workflow's own run, to log its recipe and report; `close` leaves it running, `finish` ends it.
+
+        Raises UserError where MMBERT_WORKFLOW_RUN is not set.
+        """
+        if self._api is None:
+            return ComponentRun()
+        return self._open(self._api, self._workflow(self._api), {}, folder)
+
+    def finish_workflow(self, status: Status) -> None:
+        """End the workflow's own run. Raises UserError where MMBERT_WORKFLOW_RUN is not set."""
+        if self._api is not None:
+            _update(self._api, self._workflow(self._api), status)
+
+    def link_reused(self, task: str, fingerprint: str, producer_run_id: str, uri: str) -> str | None:
+        """Show a task whose artifact was found done: a finished child run that points to the run that made it.
+
+        Returns the run's id. Calling it again changes nothing; where this workflow's own run made it, it only ends it.
+        `producer_run_id` is empty where it was made without MLflow.
+        """
+        if self._api is None:
+            return None
+        api = self._api
+        made_by = (
+            f"[the run that made it](#/runs/{producer_run_id})" if producer_run_id else "no run: MLflow was not used"
+        )
+        tags = {
+            _REUSED_FROM: producer_run_id or "unknown",
+            _REUSED_URI: uri,
+            _NOTE: f"Nothing to do: `{uri}` was there already. Its metrics are in {made_by}.",
+        }
+        run = self._child(api, task, fingerprint, tags)
+        if run.run_id != producer_run_id and _REUSED_FROM not in run.tags:
+            patiently(lambda: delivery.deliver(api, [{"run": run.run_id, "tags": tags}]))
+        if run.status != "FINISHED":
+            _update(api, run, "FINISHED")
+        return run.run_id
+
+    def replay_spool(self, source: Path | bytes) -> int:
+        """Send what a finished run left unsent (its `mlflow-spool.jsonl`) and return the number of operations.
+
+        Sending it twice is harmless.
+        """
+        if self._api is None:
+            return 0
+        api = self._api
+        operations = parse(source if isinstance(source, bytes) else source.read_bytes())
+        return patiently(lambda: delivery.replay(api, operations))
+
+    def register_model(
+        self,
+        *,
+        name: str,
+        source_uri: str,
+        content_digest: str,
+        run_id: str | None,
+        tags: Mapping[str, str],
+        description: str,
+        alias: str | None,
+    ) -> str | None:
+        """Register the model at `source_uri` and return its version; the same content keeps its version.
+
+        `alias` (`candidate`, `champion`) moves to that version. Two calls at the same moment can make two versions.
+        Raises UserError where MLflow does not take the source: it refuses paths on a local disk.
+        """
+        if self._api is None:
+            return None
+        api = self._api
+        _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("registered-models/create", {"name": name}))
+        new = {
+            "name": name,
+            "source": source_uri,
+            "tags": [{"key": key, "value": value} for key, value in {**tags, _DIGEST: content_digest}.items()],
+            "description": description,
+            **({"run_id": run_id} if run_id else {}),
+        }
+        # Looked for again before each attempt: an attempt whose answer was lost has made it.
+        version = patiently(lambda: _version_of(api, name, content_digest) or _new_version(api, new))
+        if alias:
+            body = {"name": name, "alias": alias, "version": version}
+            patiently(lambda: api.call("registered-models/alias", body))
+        return version
+
+    def _experiment_id(self, api: Api) -> str:
+        """The experiment, made if it is missing. Its name is unique on the server, so racers meet in one."""
+        query = {"experiment_name": self.experiment}
+        found = _ignoring("RESOURCE_DOES_NOT_EXIST", lambda: api.get("experiments/get-by-name", query))
+        if found is None:
+            _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("experiments/create", {"name": self.experiment}))
+            found = patiently(lambda: api.get("experiments/get-by-name", query))
+        experiment = found["experiment"]
+        if experiment["lifecycle_stage"] != "active":
+            raise UserError(
+                f"the MLflow experiment '{self.experiment}' was deleted; restore it "
+                f"(mlflow experiments restore --experiment-id {experiment['experiment_id']}) or rename the recipe"
+            )
+        return str(experiment["experiment_id"])
+
+    def _workflow(self, api: Api, experiment_id: str | None = None) -> Run:
+        if self.workflow_run is None:
+            raise UserError("MMBERT_WORKFLOW_RUN is not set, so there is no workflow run in MLflow")
+        identity = {"mmbert.workflow_run": self.workflow_run, "mmbert.role": "workflow"}
+        return find_or_create(api, experiment_id or self._experiment_id(api), self.workflow_run, identity, {})
+
+    def _child(self, api: Api, task: str, fingerprint: str, tags: Mapping[str, str]) -> Run:
+        experiment_id = self._experiment_id(api)
+        identity = {"mmbert.task": task, "mmbert.fingerprint": fingerprint}
+        if self.workflow_run is None:
+            return find_or_create(api, experiment_id, task, {**identity, "mmbert.role": "component alone"}, tags)
+        identity[_PARENT] = self._workflow(api, experiment_id).run_id
+        tags = {**tags, "mmbert.workflow_run": self.workflow_run, "mmbert.role": "component"}
+        return find_or_create(api, experiment_id, task, identity, tags)
+
+    def _open(self, api: Api, run: Run, tags: Mapping[str, str], folder: Path | None) -> ComponentRun:
+        if run.status != "RUNNING":
+            patiently(lambda: api.call("runs/update", {"run_id": run.run_id, "status": "RUNNING"}))
+        if _REUSED_FROM in run.tags:
+            # It was found done here before, and its artifact has been removed since.
+            for key in (_NOTE, _REUSED_URI, _REUSED_FROM):
+                _ignoring("RESOURCE_DOES_NOT_EXIST", functools.partial(_delete_tag, api, run.run_id, key))
+        cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
+        opened = ComponentRun(api, run, folder or cache / "mlflow")
+        if changed := {key: value for key, value in tags.items() if run.tags.get(key) != value}:
+            opened.set_tags(changed)
+        return opened
+
+
+def _update(api: Api, run: Run, status: Status) -> None:
+    end = {"run_id": run.run_id, "status": status, "end_time": int(time.time() * 1000)}
+    patiently(lambda: api.call("runs/update", end))
+
+
+def _delete_tag(api: Api, run_id: str, key: str) -> Any:
+    return api.call("runs/delete-tag", {"run_id": run_id, "key": key})
+
+
+def _ignoring(code: str, action: Callable[[], Any]) -> Any:
+    """`action()`, or None where MLflow refuses it with this code."""
+    try:
+        return patiently(action)
+    except Refused as error:
+        if error.code != code:
+            raise
+        return None
+
+
+def _version_of(api: Api, name: str, content_digest: str) -> str | None:
+    wanted = f"name = '{name}' and tags.`{_DIGEST}` = '{content_digest}'"
+    found = api.get("model-versions/search", {"filter": wanted, "max_results": "100"}).get("model_versions", [])
+    return min((str(v["version"]) for v in found), key=int, default=None)
+
+
+def _new_version(api: Api, body: Mapping[str, Any]) -> str:
+    try:
+        return str(api.call("model-versions/create", body)["model_version"]["version"])
+    except Refused as error:
+        raise UserError(
+            f"MLflow does not register {body['source']} as a version of '{body['name']}': {error}"
+        ) from error

@@ -1,0 +1,71 @@
+"""The encoder as Composer sees it: a batch in, the sum of the masked tokens' losses out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from composer.core import DataSpec
+from composer.models import ComposerModel
+from torch import Tensor
+
+from mmbert.loader import Batch, split_microbatches
+from mmbert.model import MaskedLanguageModel
+
+TensorBatch = dict[str, Any]
+
+
+class ComposerEncoder(ComposerModel):
+    """Its `model` attribute gives checkpoints the original's key prefix, `model.`."""
+
+    def __init__(self, model: MaskedLanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: TensorBatch) -> Tensor:
+        loss_sum: Tensor = self.model(
+            batch["input_ids"], batch["cu_seqlens"], batch["max_seqlen"], batch["masked_indices"], batch["targets"]
+        )
+        return loss_sum
+
+    def loss(self, outputs: Tensor, batch: TensorBatch, *args: Any, **kwargs: Any) -> Tensor:
+        """Mean over the microbatch's masked tokens; Composer weighs microbatches by their masked tokens.
+
+        So the batch's loss is the mean over its masked tokens however it is split.
+        """
+        return outputs / max(1, batch["targets"].numel())
+
+
+def tensors_of(batch: Batch) -> TensorBatch:
+    """The part of a loader's batch that goes to the device, and the counts that Composer asks for."""
+    return {
+        "input_ids": batch.input_ids,
+        "cu_seqlens": batch.cu_seqlens,
+        "max_seqlen": batch.max_seqlen,
+        "masked_indices": batch.masked_indices,
+        "targets": batch.targets,
+        "whole": batch,
+    }
+
+
+def data_spec(loader: Any) -> DataSpec:
+    """Rows are Composer's samples, real tokens its tokens, masked tokens what microbatches are weighted by."""
+    return DataSpec(
+        loader,
+        split_batch=_split,
+        get_num_samples_in_batch=lambda batch: batch["whole"].rows,
+        get_num_tokens_in_batch=_token_counts,
+    )
+
+
+def _token_counts(batch: TensorBatch) -> dict[str, int]:
+    return {"total": batch["whole"].tokens, "loss_generating": batch["targets"].numel()}
+
+
+def _split(batch: TensorBatch, microbatch_size: int | float) -> list[TensorBatch]:
+    return [tensors_of(part) for part in split_microbatches(batch["whole"], int(microbatch_size))]
+
+
+def seed_everything_for(batch_number: int, seed: int, rank: int) -> None:
+    """Random state of a batch as a function of its number, so that resuming needs no saved generator."""
+    torch.manual_seed((seed * 1_000_003 + batch_number) * 4096 + rank)

@@ -1,0 +1,56 @@
+"""A phase's loader settings and streams, from the recipe, the mixture and the shards."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbert.artifacts import Artifact
+from mmbert.errors import UserError
+from mmbert.loader import LoaderSettings, MaskingRule, MixtureStream
+from mmbert.recipe import Recipe
+from mmbert.recipe.schema import Model
+from mmbert.training.schedules import global_batch_size_at
+
+LANGUAGE_INDEX = "languages.json"
+
+
+def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact]) -> list[MixtureStream]:
+    """The streams of a mixture, in its order. Raises UserError where no shards hold one of them."""
+    places: dict[tuple[str, str], str] = {}
+    for artifact in shards:
+        for path in artifact.paths():
+            source, _, name = path.rpartition("/")
+            if name == LANGUAGE_INDEX:
+                for language in artifact.read_json(path):
+                    places[source, language] = artifact.remote_folder(source)
+    streams = []
+    for row in rows:
+        place = places.get((row["source"], row["language"]))
+        if place is None:
+            raise UserError(
+                f"the mixture draws from {row['source']}/{row['language']}, and no shards hold it; were shards left out?"
+            )
+        streams.append(MixtureStream(row["source"], row["language"], place, row["share"]))
+    return streams
+
+
+def special_token_ids(model: Model) -> tuple[int, ...]:
+    return (model.pad_token_id, model.eos_token_id, model.bos_token_id, model.unk_token_id, model.mask_token_id)
+
+
+def loader_settings(recipe: Recipe, phase: str, cache: Path) -> LoaderSettings:
+    settings = getattr(recipe.phases, phase)
+    model, lanes = recipe.model, recipe.training.lanes
+    return LoaderSettings(
+        seed=recipe.seed,
+        lanes=lanes,
+        max_seq_len=settings.max_seq_len,
+        batch_rows=functools.partial(global_batch_size_at, batch=settings.batch, lanes=lanes),
+        masking=MaskingRule(
+            settings.mask_probability, model.vocab_size, model.mask_token_id, special_token_ids(model)
+        ),
+        cache=cache,
+    )

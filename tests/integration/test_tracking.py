@@ -1,0 +1,404 @@
+"""Tracking against a real MLflow server, which is killed and started again on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.tracking import ComponentRun, Tracker, connect
+from mmbert.tracking.delivery import groups
+from mmbert.tracking.spool import Spool, parse
+from tests.fixtures_stack import MlflowServer, free_port
+
+POINTS = 5000
+
+
+@pytest.fixture
+def client(mlflow_server: MlflowServer) -> MlflowClient:
+    """MLflow's own client, without S3 credentials: what a user sees."""
+    return MlflowClient(mlflow_server.uri)
+
+
+@pytest.fixture
+def at_server(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Point the environment at the server, with a workflow run of the test's own, and return its id."""
+    workflow_run = f"manual__{request.node.name}"
+    for name in [n for n in os.environ if n.startswith(("AWS_", "S3_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("MMBERT_WORKFLOW_RUN", workflow_run)
+    return workflow_run
+
+
+def start(tracker: Tracker, folder: Path, task: str = "train", **tags: str) -> ComponentRun:
+    return tracker.component_run(task=task, component="train", fingerprint="f" * 32, tags=tags, folder=folder)
+
+
+def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    """Every stored point of a metric, with repeats, in the order of steps."""
+    return sorted((m.step, m.value) for m in client.get_metric_history(run_id, key))
+
+
+def runs_of(client: MlflowClient, experiment: str, workflow_run: str) -> list[Any]:
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    return list(client.search_runs([experiment_id], f"tags.`mmbert.workflow_run` = '{workflow_run}'"))
+
+
+@dataclass
+class Outage:
+    """Three runs that met MLflow's death: one lived through it, one ended in it, one was killed in it."""
+
+    lived: str
+    lived_unsent: Path | None
+    ended: str
+    ended_unsent: Path | None
+    killed: str
+    killed_folder: Path
+
+
+KILLED_PROCESS = """
+import os, sys
+from pathlib import Path
+from mmbert.tracking import connect
+run = connect("mmbert/outage").component_run(
+    task="killed", component="train", fingerprint="f" * 32, tags={}, folder=Path(sys.argv[1]))
+print(run.run_id, flush=True)
+sys.stdin.readline()
+for step in range(1, 101):
+    run.log_metrics({"loss": step / 8}, step=step)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def outage(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    folder = tmp_path_factory.mktemp("outage")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+        patch.setenv("MMBERT_WORKFLOW_RUN", "outage")
+        tracker = connect("mmbert/outage")
+        lived = start(tracker, folder, "lived")
+        ended = start(tracker, folder, "ended")
+        command = [sys.executable, "-c", KILLED_PROCESS, str(folder)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            killed = process.stdout.readline().strip()
+            lived.log_metrics({"loss": 0.0}, step=0)
+
+            mlflow_server.kill()
+            for step in range(1, POINTS + 1):
+                lived.log_metrics({"loss": step / 8}, step=step)
+            lived.log_text("written in the dark", "notes/dark.txt")
+            ended.log_metrics({f"bits/{i}": float(i) for i in range(1833)}, step=7)
+            ended.log_text("ended in the dark", "dark.txt")
+            ended_unsent = ended.finish("FINISHED", wait_seconds=0.2)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait() == -9
+
+        mlflow_server.start()
+        lived_unsent = lived.finish("FINISHED", wait_seconds=60)
+        assert lived.run_id
+        assert ended.run_id
+        yield Outage(lived.run_id, lived_unsent, ended.run_id, ended_unsent, killed, folder)
+
+
+def test_a_run_that_lives_through_an_outage_has_every_point_once(outage: Outage, client: MlflowClient) -> None:
+    assert outage.lived_unsent is None
+    assert points(client, outage.lived, "loss") == [(step, step / 8) for step in range(POINTS + 1)]
+    assert client.get_run(outage.lived).info.status == "FINISHED"
+    assert [f.path for f in client.list_artifacts(outage.lived, "notes")] == ["notes/dark.txt"]
+
+
+def test_a_run_that_ends_in_an_outage_is_complete_after_its_spool_is_replayed_even_twice(
+    outage: Outage, client: MlflowClient, at_server: str
+) -> None:
+    assert outage.ended_unsent is not None
+    assert client.get_run(outage.ended).info.status == "RUNNING"
+    for _ in range(2):
+        assert connect().replay_spool(outage.ended_unsent.read_bytes()) == 4
+    run = client.get_run(outage.ended)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {f"bits/{i}": float(i) for i in range(1833)}
+    assert points(client, outage.ended, "bits/1832") == [(7, 1832.0)]
+    assert [f.path for f in client.list_artifacts(outage.ended)] == ["dark.txt"]
+
+
+def test_what_a_killed_process_recorded_in_an_outage_is_sent_by_the_next_attempt(
+    outage: Outage, client: MlflowClient, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("MMBERT_WORKFLOW_RUN", "outage")
+    retry = start(connect("mmbert/outage"), outage.killed_folder, "killed")
+    assert retry.run_id == outage.killed
+    for step in range(51, 201):  # from its checkpoint on
+        retry.log_metrics({"loss": step / 8}, step=step)
+    assert retry.finish("FINISHED") is None
+    assert points(client, outage.killed, "loss") == [(step, step / 8) for step in range(1, 201)]
+    assert not list(outage.killed_folder.glob(f"*{outage.killed}*"))
+
+
+def test_an_old_spool_does_not_take_back_the_end_of_a_later_attempt(
+    at_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    tracker = connect()
+    run = start(tracker, tmp_path)
+    assert run.finish("FINISHED") is None
+    old = {"run": run.run_id, "finish": "FAILED", "time": 1}
+    tracker.replay_spool(json.dumps(old).encode() + b"\n" + b'{"torn off by a ki')
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_workflow_run_is_a_parent_with_one_child_a_component_and_a_retry_resumes_it(
+    at_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    first = start(connect("mmbert/tiny"), tmp_path, **{"mmbert.commit": "abc", "mmbert.image": "train@sha256:1"})
+    first.log_metrics({"loss": 2.0}, step=1)
+    assert first.finish("FAILED") is None
+    assert client.get_run(first.run_id).info.status == "FAILED"
+
+    retry = start(connect("mmbert/tiny"), tmp_path, **{"mmbert.commit": "def", "mmbert.image": "train@sha256:2"})
+    assert retry.run_id == first.run_id
+    assert client.get_run(retry.run_id).info.status == "RUNNING"
+    retry.log_metrics({"loss": 2.0}, step=1)
+    retry.log_metrics({"loss": 1.5}, step=2)
+    assert retry.finish("FINISHED") is None
+
+    connect("mmbert/tiny").finish_workflow("FINISHED")
+    runs = {r.data.tags["mmbert.role"]: r for r in runs_of(client, "mmbert/tiny", at_server)}
+    child, parent = runs["component"], runs["workflow"]
+    assert len(runs) == 2
+    assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.info.run_name == "train"
+    wanted = {
+        "component": "train",
+        "fingerprint": "f" * 32,
+        "task": "train",
+        "commit": "def",
+        "image": "train@sha256:2",
+    }
+    assert {key: child.data.tags[f"mmbert.{key}"] for key in wanted} == wanted
+    assert points(client, child.info.run_id, "loss") == [(1, 2.0), (2, 1.5)]
+
+
+def test_racers_end_with_one_parent_and_one_child(at_server: str, client: MlflowClient, tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+
+    def race(_: int) -> str | None:
+        tracker = connect("mmbert/race")
+        barrier.wait()
+        run = start(tracker, tmp_path)
+        run.close()
+        return run.run_id
+
+    with ThreadPoolExecutor(4) as pool:
+        winners = set(pool.map(race, range(4)))
+    found = runs_of(client, "mmbert/race", at_server)
+    assert sorted(r.data.tags["mmbert.role"] for r in found) == ["component", "workflow"]
+    assert {r.info.run_id for r in found if r.data.tags["mmbert.role"] == "component"} == winners
+
+
+def test_a_component_run_by_hand_stands_alone(
+    at_server: str, monkeypatch: pytest.MonkeyPatch, client: MlflowClient, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MMBERT_WORKFLOW_RUN")
+    run = start(connect(), tmp_path, task="by hand")
+    run.close()
+    assert "mlflow.parentRunId" not in client.get_run(run.run_id).data.tags
+    with pytest.raises(UserError, match="MMBERT_WORKFLOW_RUN"):
+        connect().finish_workflow("FINISHED")
+
+
+def test_params_artifacts_and_inputs_are_there_for_a_client_without_s3_credentials(
+    at_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    (tmp_path / "plot.html").write_bytes(b"<p>\x00plot" * 300_000)
+    digest = "0123456789abcdef" * 4
+    with start(connect(), tmp_path / "spool") as run:
+        run.log_params({"lr": 8e-4, "languages": "x" * 7000, **{f"p{i}": i for i in range(150)}})
+        run.log_artifact(tmp_path / "plot.html", "plots")
+        run.log_text("phase: extend\n", "recipe.yaml")
+        run.log_input("shards eld", digest, "s3://bucket/shards/1", "training")
+        run.log_input("shards eld", digest, "s3://bucket/shards/1", "training")
+
+    seen = client.get_run(run.run_id)
+    assert seen.info.status == "FINISHED"
+    assert len(seen.data.params) == 152
+    assert seen.data.params["lr"] == "0.0008"
+    assert len(seen.data.params["languages"]) == 6000
+    assert seen.data.params["languages"].endswith("[cut: 7000 characters in all]")
+    there = tmp_path / "there"
+    there.mkdir()
+    assert (
+        Path(client.download_artifacts(run.run_id, "plots/plot.html", str(there))).read_bytes()
+        == (tmp_path / "plot.html").read_bytes()
+    )
+    assert Path(client.download_artifacts(run.run_id, "recipe.yaml", str(there))).read_text() == "phase: extend\n"
+    (data,) = seen.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("shards eld", digest[:36])
+    assert json.loads(data.dataset.source) == {"uri": "s3://bucket/shards/1"}
+    assert json.loads(data.dataset.profile) == {"content_digest": digest}
+    assert [(t.key, t.value) for t in data.tags] == [("mlflow.data.context", "training")]
+
+
+def test_one_refused_item_is_dropped_alone(at_server: str, client: MlflowClient, tmp_path: Path) -> None:
+    run = start(connect(), tmp_path)
+    run.log_params({"seed": 1})
+    run.close()
+    run = start(connect(), tmp_path)
+    run.log_params({"seed": 2, "after": 3})
+    run.log_metrics({"k" * 300: 1.0, "loss": math.nan, "top": math.inf, "share of [x]": 0.5}, step=1)
+    assert run.finish("FINISHED") is None
+    data = client.get_run(run.run_id).data
+    assert data.params == {"seed": "1", "after": "3"}
+    assert sorted(data.metrics) == ["loss", "share of _x_", "top"]
+    assert math.isnan(data.metrics["loss"])
+
+
+def test_an_exception_ends_the_run_as_failed_and_an_interrupt_as_killed(
+    at_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):
+        run = start(connect(), tmp_path, task=status)
+        with pytest.raises(error), run:
+            raise error
+        assert client.get_run(run.run_id).info.status == status
+
+
+def test_a_step_found_done_links_the_run_that_made_it(
+    at_server: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = start(connect("mmbert/reuse"), tmp_path)
+    maker.finish("FINISHED")
+    assert maker.run_id
+    again = connect("mmbert/reuse").link_reused("train", "f" * 32, maker.run_id, "s3://b/model/f")
+    assert again == maker.run_id
+    assert "mmbert.reused_from" not in client.get_run(maker.run_id).data.tags
+
+    monkeypatch.setenv("MMBERT_WORKFLOW_RUN", "the second")
+    links = {
+        connect("mmbert/reuse").link_reused("train", "f" * 32, maker.run_id, "s3://b/model/f"),
+        connect("mmbert/reuse").link_reused("train", "f" * 32, maker.run_id, "s3://b/model/f"),
+    }
+    link, parent = sorted(runs_of(client, "mmbert/reuse", "the second"), key=lambda r: str(r.data.tags["mmbert.role"]))
+    assert links == {link.info.run_id}
+    assert link.info.status == "FINISHED"
+    assert link.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert link.data.tags["mmbert.reused_from"] == maker.run_id
+    assert f"#/runs/{maker.run_id}" in link.data.tags["mlflow.note.content"]
+
+    redone = start(connect("mmbert/reuse"), tmp_path)
+    redone.finish("FINISHED")
+    assert redone.run_id == link.info.run_id
+    assert "mmbert.reused_from" not in client.get_run(redone.run_id).data.tags
+
+
+def test_the_same_model_registers_once_and_its_alias_moves(
+    at_server: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = start(connect(), tmp_path)
+    run.finish("FINISHED")
+
+    def register(digest: str, source: str = "s3://models/m") -> str | None:
+        return connect().register_model(
+            name="mmbert-tiny",
+            source_uri=source,
+            content_digest=digest,
+            run_id=run.run_id,
+            tags={"mmbert.recipe": "tiny"},
+            description="a model",
+            alias="candidate",
+        )
+
+    assert [register("d1"), register("d1"), register("d2")] == ["1", "1", "2"]
+    assert client.get_model_version_by_alias("mmbert-tiny", "candidate").version == "2"
+    assert register("d1") == "1"
+    version = client.get_model_version_by_alias("mmbert-tiny", "candidate")
+    assert (version.version, version.source, version.run_id) == ("1", "s3://models/m", run.run_id)
+    assert version.tags == {"mmbert.recipe": "tiny", "mmbert.content_digest": "d1"}
+    with pytest.raises(UserError, match="local path"):
+        register("d3", "/tmp/model")  # noqa: S108 - refused, never used
+
+
+def test_a_server_that_is_away_at_the_start_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(InfrastructureError, match=f"no answer from MLflow at {uri}"):
+        connect()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is 'mlruns'"):
+        connect()
+
+
+def test_without_a_server_tracking_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = connect()
+    assert not tracker.active
+    with start(tracker, tmp_path) as run, tracker.open_workflow() as workflow:
+        run.log_metrics({"loss": 1.0}, step=1)
+        run.log_params({"a": 1})
+        run.log_input("a", "b", "c", "training")
+        workflow.log_artifact(tmp_path / "there is no such file")
+    assert tracker.link_reused("train", "f", "r", "s3://b/m") is None
+    tracker.finish_workflow("FINISHED")
+    assert run.run_id is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_importing_tracking_brings_neither_mlflow_nor_numpy() -> None:
+    code = "import mmbert.tracking, sys; print(sorted({'mlflow', 'numpy', 'pandas', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+operation = st.one_of(
+    st.builds(lambda n: {"run": "a", "metrics": [["k", 1.0, 0, i] for i in range(n)]}, st.integers(1, 1000)),
+    st.builds(lambda n: {"run": "a", "params": {f"p{i}": "v" for i in range(n)}}, st.integers(1, 100)),
+    st.builds(lambda n: {"run": "a", "tags": {f"t{i}": "v" for i in range(n)}}, st.integers(1, 100)),
+    st.just({"run": "a", "artifact": "a/b", "base64": "AAAA" * 400_000}),
+    st.just({"run": "a", "finish": "FINISHED", "time": 1}),
+)
+
+
+@given(st.lists(operation, max_size=12), st.lists(st.booleans(), min_size=40, max_size=40))
+def test_the_spool_gives_back_all_operations_in_order_in_groups_that_the_server_takes(
+    tmp_path_factory: pytest.TempPathFactory, operations: list[dict[str, Any]], writes_first: list[bool]
+) -> None:
+    spool = Spool(tmp_path_factory.mktemp("spool") / "spool.jsonl")
+    waiting, write_now = list(operations), list(writes_first)
+    sent: list[dict[str, Any]] = []
+    while waiting or spool.read():
+        if waiting and (not write_now or write_now.pop()):
+            spool.append([waiting.pop(0)])
+            continue
+        entries = spool.read()
+        for group, mark in groups(entries):
+            sizes = [sum(len(o.get(kind, ())) for o in group) for kind in ("metrics", "params", "tags")]
+            assert sizes[0] <= 1000
+            assert max(sizes[1:]) <= 100
+            assert sum(sizes) <= 1000
+            assert len(group) == 1 or all(o.keys() & {"metrics", "params", "tags"} for o in group)
+            sent += group
+            spool.mark_sent(mark)
+            break
+    assert sent == operations
+    spool.append([{"run": "a", "tags": {"left": "1"}}])
+    left = spool.close()
+    assert left is not None
+    assert parse(left.read_bytes()) == [{"run": "a", "tags": {"left": "1"}}]

@@ -1,0 +1,125 @@
+"""Components: everything made from the entry function agrees with it; fingerprints cover what decides a result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components import planning
+from components.contract import check_arguments, component_names, get_component
+from components.documents import component_yaml, generate_all
+from components.launchers import command_line
+from components.workflows import WORKFLOWS
+from mmbert import artifacts
+from mmbert.errors import UserError
+from mmbert.recipe import load_recipe
+
+GOLDEN = Path(__file__).parent / "component_versions.json"
+
+
+def test_there_are_all_the_components() -> None:
+    wanted = {"recipe", "curate", "tokenizer", "tokenize", "mixture", "train", "merge", "convert", "evaluate", "report", "register"}
+    assert set(component_names()) == wanted
+
+
+def test_generated_files_are_what_the_contracts_say() -> None:
+    assert generate_all(check=True) == []
+
+
+@pytest.mark.parametrize("name", component_names())
+def test_every_parameter_stands_in_component_yaml(name: str) -> None:
+    item = get_component(name)
+    document = yaml.safe_load(component_yaml(item))
+    assert {i["name"] for i in document["inputs"]} == {p.name for p in item.parameters} | {"root"}
+    assert document["implementation"]["container"]["command"] == ["mmbert", "run", name]
+
+
+def test_contracts_are_read_without_heavy_libraries() -> None:
+    code = (
+        "import sys; from components.contract import *; [get_component(n) for n in component_names()];"
+        "import components.steps, components.workflows;"
+        "print([m for m in ('torch','composer','streaming','transformers','datatrove','sklearn','plotly','pandas','mlflow') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_graph_uses_parameters_that_exist() -> None:
+    """Every call of the workflow fits its component's signature."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Recorder:
+        def run(self, component: str, *, task: str = "", **arguments: Any) -> str:
+            calls.append((component, arguments))
+            return f"uri-of-{task or component}"
+
+        def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[str]:
+            ((name, items),) = over.items()
+            return [self.run(component, task=task, **{name: item}, **arguments) for item in items]
+
+        def output(self, handle: str, name: str) -> list[str]:
+            return ["first", "second"]
+
+    WORKFLOWS["pretrain"](Recorder(), "tiny", [])
+    assert {name for name, _ in calls} == set(component_names())
+    for name, arguments in calls:
+        check_arguments(get_component(name), arguments)
+
+
+def plan_of(tmp_path: Path, *overrides: str, component: str = "curate", **arguments: Any) -> planning.Plan:
+    path = tmp_path / f"{abs(hash(overrides))}.yaml"
+    from mmbert.recipe import recipe_to_yaml
+
+    path.write_text(recipe_to_yaml(load_recipe("tiny", overrides)), "utf-8")
+    return planning.plan(get_component(component), {"recipe": str(path), **arguments}, str(tmp_path))
+
+
+def test_the_same_work_has_one_fingerprint(tmp_path: Path) -> None:
+    one = plan_of(tmp_path, group="0")
+    assert one.fingerprint == plan_of(tmp_path, group="0").fingerprint
+    assert one.fingerprint != plan_of(tmp_path, group="1").fingerprint
+    assert one.uri == f"{tmp_path}/documents/{one.fingerprint}"
+
+
+def test_only_declared_recipe_keys_change_a_fingerprint(tmp_path: Path) -> None:
+    one = plan_of(tmp_path, group="0")
+    assert plan_of(tmp_path, "phases.pretrain.learning_rate=1e-3", group="0").fingerprint == one.fingerprint
+    assert plan_of(tmp_path, "curation.min_characters=11", group="0").fingerprint != one.fingerprint
+
+
+def test_reading_an_undeclared_key_is_an_error() -> None:
+    item = get_component("train")
+    view = planning.declared_recipe(item, load_recipe("tiny"), {"phase": "extend"})
+    assert view.phases.extend.tokens == load_recipe("tiny").phases.extend.tokens
+    with pytest.raises(AttributeError, match=r"'train' reads recipe key 'phases\.decay' without declaring it"):
+        _ = view.phases.decay.tokens
+    with pytest.raises(AttributeError, match="reads recipe key 'curation'"):
+        _ = view.curation
+
+
+def test_inputs_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
+    writer = artifacts.ArtifactWriter(str(tmp_path / "x"), "shards", "x", {}, {})
+    writer.commit({})
+    with pytest.raises(UserError, match="--documents .*this is a shards artifact; it takes documents"):
+        plan_of(tmp_path, component="tokenize", documents=writer.uri, tokenizer=writer.uri)
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(UserError, match="needs --documents"):
+        check_arguments(get_component("tokenize"), {"recipe": "tiny"})
+    with pytest.raises(UserError, match="it must be one of pretrain, extend, decay"):
+        check_arguments(get_component("mixture"), {"recipe": "tiny", "shards": ["x"], "phase": "warmup"})
+
+
+def test_lists_pass_through_the_command_line(tmp_path: Path) -> None:
+    item = get_component("merge")
+    checked = check_arguments(item, {"recipe": "r", "checkpoints": ["a", ["b", "c"]], "base": "d"})
+    line = command_line(item, checked, "s3://b/r", "merge")
+    assert [line[i + 1] for i, word in enumerate(line) if word == "--checkpoints"] == ["a", "b", "c"]
+    assert check_arguments(item, {"recipe": "r", "checkpoints": json.dumps(["a", "b"]), "base": "d"})["checkpoints"] == ["a", "b"]
