@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from components import profiles
+from components import planning, profiles
 from components.contract import get_component
 from components.runtime import root_uri
 from components.steps import run_step
-from mmbert import artifacts
+from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError
 
 EXIT_CODE_KEY = "mmbert_exit_code"
@@ -66,15 +67,13 @@ class ComponentOperator(BaseOperator):  # type: ignore[misc]
         arguments = {name: _plain(value, params) for name, value in self.arguments.items()}
         if self.over:
             arguments[self.over] = _plain(self.item, params)
-        run_name = params.get("run_name")
-        run_id = context["dag_run"].run_id
         try:
             step = run_step(
                 self.component,
                 arguments,
                 root=root_uri(),
                 task=self.task_id,
-                workflow_run=f"{run_name} {run_id}" if run_name else run_id,
+                workflow_run=_workflow_run(context),
             )
         except MmbertError as error:
             context["ti"].xcom_push(key=EXIT_CODE_KEY, value=error.exit_code)
@@ -100,6 +99,24 @@ class OutputOperator(BaseOperator):  # type: ignore[misc]
 
     def execute(self, context: Any) -> list[str]:  # noqa: ARG002
         return [str(item) for item in artifacts.open_artifact(self.uri).outputs[self.output_name]]
+
+
+class EndOperator(BaseOperator):  # type: ignore[misc]
+    """Ends the workflow's own run in MLflow, by whether its last task left a result."""
+
+    def __init__(self, *, recipe: dict[str, Any], last: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.recipe = recipe
+        self.last = last
+
+    def execute(self, context: Any) -> None:
+        worked = context["ti"].xcom_pull(task_ids=self.last) is not None
+        arguments = {name: _plain(value, context["params"]) for name, value in self.recipe.items()}
+        os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
+        # A recipe that is wrong has no run to end, and MLflow being away is no reason to fail now.
+        with contextlib.suppress(MmbertError):
+            experiment = f"mmbert/{planning.recipe_of(arguments).name}"
+            tracking.connect(experiment).finish_workflow("FINISHED" if worked else "FAILED")
 
 
 class AirflowRunner:
@@ -128,6 +145,11 @@ class AirflowRunner:
     def output(self, handle: Any, name: str) -> Any:
         return OutputOperator(task_id=f"{handle.operator.task_id}_{name}", uri=handle, output=name).output
 
+    def end(self, last: Any, **recipe: Any) -> None:
+        """After the workflow's last task, whatever became of it; it has no say in whether the DAG run succeeded."""
+        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES).as_teardown()
+        last.operator >> ending
+
 
 def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
     item = get_component(component)
@@ -137,6 +159,11 @@ def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "doc_md": f"{item.summary}\n\n{item.description}",
         **RETRIES,
     }
+
+
+def _workflow_run(context: Any) -> str:
+    """The name of the workflow's run in MLflow; the demo's driver looks for it."""
+    return f"{context['params'].get('run_name') or ''} {context['dag_run'].run_id}".strip()
 
 
 def _plain(value: Any, params: Any) -> Any:

@@ -45,7 +45,9 @@ def run_group() -> None:
 
 def _component_command(item: Component) -> click.Command:
     options = [_option(parameter) for parameter in item.parameters]
-    options.append(click.Option(["--root"], default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts"))
+    options.append(
+        click.Option(["--root"], default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
+    )
     options.append(click.Option(["--task"], default=item.name, show_default=True, help="name of its run in MLflow"))
 
     options.append(click.Option(["--result-file"], default=None, help="a file to write the result to, as JSON"))
@@ -86,7 +88,9 @@ def recipe_group() -> None:
     """Look at recipes and check them."""
 
 
-_overrides = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key, like phases.decay.tokens=1M")
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="override a key, like phases.decay.tokens=1M"
+)
 
 
 @recipe_group.command()
@@ -109,7 +113,10 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
     recipe = load_recipe(source, overrides)
     phases = recipe.phases
     tokens = phases.pretrain.tokens + phases.extend.tokens + phases.decay.tokens
-    click.echo(f"{source}: a valid recipe ({recipe.name}, {tokens:,} tokens in three phases, {len(phases.decay.variants)} decay variants)")
+    click.echo(
+        f"{source}: a valid recipe ({recipe.name}, {tokens:,} tokens in three phases, "
+        f"{len(phases.decay.variants)} decay variants)"
+    )
 
 
 @cli.command()
@@ -169,7 +176,10 @@ def _exit_code(command: Callable[[], Any]) -> int:
         return 3
     except Exception:
         traceback.print_exc()
-        click.echo(f"error: this is a bug in mmbert {__version__} ({Path(__file__).parent.parent}); please report it with the trace above", err=True)
+        click.echo(
+            f"error: this is a bug in mmbert {__version__}; please report it with the trace above",
+            err=True,
+        )
         return 1
     return 0
 

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mmbert.errors import UserError
 
@@ -121,8 +121,7 @@ def get_component(name: str) -> Component:
     if name not in component_names():
         raise UserError(f"no component '{name}'; there are {', '.join(component_names())}")
     found = getattr(importlib.import_module(f"components.{name}.component"), name)
-    assert isinstance(found, Component)
-    return found
+    return cast(Component, found)
 
 
 def component_folder(item: Component) -> Path:

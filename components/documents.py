@@ -37,7 +37,9 @@ def component_yaml(item: Component) -> str:
         "name": item.name,
         "description": f"{item.summary}\n\n{item.description}",
         "inputs": inputs,
-        "outputs": [{"name": "result", "type": "String", "description": f"JSON with the {item.produces} artifact's uri"}],
+        "outputs": [
+            {"name": "result", "type": "String", "description": f"JSON with the {item.produces} artifact's uri"}
+        ],
         "implementation": {
             "container": {
                 "image": f"mmbert-{item.image}",

@@ -46,7 +46,9 @@ def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
         raise error(f"component '{plan.component.name}' ended with exit code {code}{killed}: {last_line}")
     artifact = artifacts.find(plan.uri)
     if artifact is None:
-        raise ComponentFailedError(f"component '{plan.component.name}' said it was done, but {plan.uri} is not complete")
+        raise ComponentFailedError(
+            f"component '{plan.component.name}' said it was done, but {plan.uri} is not complete"
+        )
     return artifact
 
 
@@ -64,20 +66,21 @@ def command_line(item: Component, arguments: Mapping[str, Any], root: str, task:
 def _process(plan: Plan, root: str, task: str) -> tuple[int, str]:
     program = os.environ.get("MMBERT_COMMAND", str(_PROJECT / ".venv" / "bin" / "mmbert"))
     if not Path(program).exists():
-        raise InfrastructureError(f"{program} is not there; run 'make setup', or set MMBERT_COMMAND to the mmbert command")
+        raise InfrastructureError(
+            f"{program} is not there; run 'make setup', or set MMBERT_COMMAND to the mmbert command"
+        )
     environment = {**os.environ, **profiles.environment(plan.component, plan.arguments)}
     command = [program, *command_line(plan.component, plan.arguments, root, task)]
     last_line = ""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509
-    ) as process:  # fmt: skip
-        with _ended_with_us(process):
-            for line in process.stdout or ():
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                last_line = line.strip() or last_line
-            code = process.wait()
+    ) as process, _ended_with_us(process):  # fmt: skip
+        for line in process.stdout or ():
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            last_line = line.strip() or last_line
+        code = process.wait()
     return code, last_line
 
 

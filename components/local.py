@@ -16,9 +16,7 @@ class LocalRunner:
         self._outputs: dict[str, Step] = {}
 
     def run(self, component: str, *, task: str = "", **arguments: Any) -> str:
-        step = run_step(
-            component, arguments, root=self.root, task=task or component, workflow_run=self.workflow_run
-        )
+        step = run_step(component, arguments, root=self.root, task=task or component, workflow_run=self.workflow_run)
         self.steps.append((task or component, step))
         self._outputs[step.uri] = step
         return step.uri

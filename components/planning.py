@@ -41,7 +41,9 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
         value = checked[parameter.name]
         if parameter.name == "recipe" and parameter.kinds:
             recipe = read_recipe(value)
-            parameters["recipe"] = {key: _at(recipe.model_dump(mode="json"), key) for key in _keys(item, recipe, checked)}
+            parameters["recipe"] = {
+                key: _at(recipe.model_dump(mode="json"), key) for key in _keys(item, recipe, checked)
+            }
         elif parameter.kinds:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]

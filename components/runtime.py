@@ -98,7 +98,9 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
 def link_reused(tracker: tracking.Tracker, task: str, done: artifacts.Artifact) -> None:
     """Show in MLflow that a step was found done, and which run made it; MLflow being away is no reason to stop."""
     with contextlib.suppress(InfrastructureError):
-        tracker.link_reused(task, done.manifest.fingerprint, str(done.manifest.producer.get("mlflow_run_id", "")), done.uri)
+        tracker.link_reused(
+            task, done.manifest.fingerprint, str(done.manifest.producer.get("mlflow_run_id", "")), done.uri
+        )
 
 
 def experiment(work_plan: planning.Plan) -> str:
@@ -132,9 +134,13 @@ def _child_run(
         task=task,
         component=work_plan.component.name,
         fingerprint=work_plan.fingerprint,
-        tags={"mmbert.commit": commit(), "mmbert.image": os.environ.get("MMBERT_IMAGE", ""), "mmbert.place": work_plan.uri},
+        tags={
+            "mmbert.commit": commit(),
+            "mmbert.image": os.environ.get("MMBERT_IMAGE", ""),
+            "mmbert.place": work_plan.uri,
+        },
     )
-    status = "FAILED"
+    status: tracking.Status = "FAILED"
     try:
         run.log_params(_flatten(work_plan.parameters))
         yield run
@@ -155,7 +161,9 @@ def _replay_spools(tracker: tracking.Tracker, root: str) -> None:
     spools = storage.join(root, "spool")
     for path in storage.list_files(spools):
         uri = storage.join(spools, path)
-        with contextlib.suppress(storage.MissingFileError):  # another component took it first: sending twice is harmless
+        with contextlib.suppress(
+            storage.MissingFileError
+        ):  # another component took it first: sending twice is harmless
             tracker.replay_spool(storage.read_bytes(uri))
             storage.delete_file(uri)
 

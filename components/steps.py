@@ -36,7 +36,7 @@ def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: s
             return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs)
         with contextlib.suppress(InfrastructureError):
             link_reused(tracking.connect(experiment(plan)), task, done)
-        print(f"found done: {done.uri}", flush=True)  # noqa: T201
+        print(f"found done: {done.uri}", flush=True)
         return Step(done.uri, label(done.outputs, task), True, done.outputs)
 
 

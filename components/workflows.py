@@ -1,4 +1,4 @@
-"""The workflows: each graph stands once, as a function over a runner. Airflow, KFP and a plain loop are such runners."""
+"""The workflows: each graph stands once, as a function over a runner; Airflow, KFP and a plain loop are runners."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
         "train", task="train_decay", over={"mixture": decay_mixtures}, phase="decay", checkpoint=extended, **data
     )
     merged = runner.run("merge", recipe=recipe, checkpoints=decayed, base=extended)
-    model = runner.run(
-        "convert", recipe=recipe, checkpoint=merged, tokenizer=tokenizer, documents=documents
-    )
+    model = runner.run("convert", recipe=recipe, checkpoint=merged, tokenizer=tokenizer, documents=documents)
 
     held_out = {"recipe": recipe, "tokenizer": tokenizer, "documents": documents}
     untrained_scores = runner.run("evaluate", task="evaluate_untrained", **held_out)

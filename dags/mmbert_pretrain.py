@@ -41,4 +41,6 @@ with DAG(
         ),
     },
 ) as dag:
-    pretrain(AirflowRunner(), TriggerParameter("preset"), TriggerParameter("overrides"))
+    runner = AirflowRunner()
+    preset, overrides = TriggerParameter("preset"), TriggerParameter("overrides")
+    runner.end(pretrain(runner, preset, overrides), preset=preset, overrides=overrides)

@@ -98,7 +98,10 @@ class Artifact:
 
     def file(self, path: str) -> File:
         if path not in self._files:
-            raise UserError(f"{self.uri}: the {self.manifest.kind} artifact has no file '{path}'; it holds {', '.join(self.paths()[:10])}")
+            raise UserError(
+                f"{self.uri}: the {self.manifest.kind} artifact has no file '{path}'; "
+                f"it holds {', '.join(self.paths()[:10])}"
+            )
         return self._files[path]
 
     def remote(self, path: str) -> str:
@@ -145,7 +148,7 @@ class Artifact:
                 raise self._spoilt(path, f"has {incoming.stat().st_size} bytes instead of {entry.size}")
             if digest_file(incoming) != entry.sha256:
                 raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
-            os.replace(incoming, target)
+            incoming.replace(target)
         finally:
             incoming.unlink(missing_ok=True)
         return target
@@ -197,13 +200,18 @@ def _parse(uri: str, data: bytes) -> Manifest:
     try:
         raw = json.loads(data)
         if raw["schema"] != MANIFEST_SCHEMA:
-            raise UserError(f"{uri}: manifest schema {raw['schema']} is not {MANIFEST_SCHEMA}; it was written by another version")
+            raise UserError(
+                f"{uri}: manifest schema {raw['schema']} is not {MANIFEST_SCHEMA}; it was written by another version"
+            )
         files = tuple(File(**f) for f in raw["files"])
         manifest = Manifest(**{**raw, "files": files})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{uri}: {MANIFEST} cannot be read ({error}); delete it and run the step again") from error
     if content_digest(manifest.kind, manifest.files) != manifest.content_digest:
-        raise UserError(f"{uri}: {MANIFEST} was altered: its content digest does not fit its files; delete it and run the step again")
+        raise UserError(
+            f"{uri}: {MANIFEST} was altered: its content digest does not fit its files; "
+            "delete it and run the step again"
+        )
     return manifest
 
 
@@ -245,7 +253,9 @@ class ArtifactWriter:
         storage.write_bytes(storage.join(self.uri, entry.key), data)
 
     def add_json(self, path: str, value: Any, digested: bool = True) -> None:
-        self.add_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), digested)
+        self.add_bytes(
+            path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), digested
+        )
 
     def commit(self, producer: Mapping[str, Any]) -> Artifact:
         """Write the manifest, which makes the artifact complete."""

@@ -59,7 +59,9 @@ def s3_client() -> Any:
         read_timeout=60,
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    return boto3.client("s3", endpoint_url=endpoint, config=config, region_name=os.environ.get("AWS_REGION", "us-east-1"))
+    return boto3.client(
+        "s3", endpoint_url=endpoint, config=config, region_name=os.environ.get("AWS_REGION", "us-east-1")
+    )
 
 
 os.register_at_fork(after_in_child=s3_client.cache_clear)
@@ -97,7 +99,9 @@ def _s3_error(uri: str, error: Exception) -> Exception:
     # upload_file and download_file wrap the client's error in one of their own, with the code in the text.
     text = str(error)
     if code == "NoSuchBucket" or "NoSuchBucket" in text:
-        return InfrastructureError(f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root")
+        return InfrastructureError(
+            f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root"
+        )
     if code in _ACCESS_CODES or any(f"({c})" in text for c in _ACCESS_CODES):
         return InfrastructureError(
             f"{uri}: {endpoint} refused the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -105,7 +109,9 @@ def _s3_error(uri: str, error: Exception) -> Exception:
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
     if isinstance(error, EndpointConnectionError):
-        return InfrastructureError(f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?")
+        return InfrastructureError(
+            f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
+        )
     return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {text}")
 
 
@@ -204,6 +210,6 @@ def _replacing(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

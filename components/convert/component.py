@@ -11,7 +11,7 @@ from components.runtime import Work
     version=1,
     image="train",
     resources="eval",
-    reads=("name", "description", "model", "phases", "release", "merge"),
+    reads=("seed", "description", "model", "phases", "language_sets", "release"),
 )
 def convert(
     work: Work,
@@ -31,7 +31,7 @@ def convert(
     held_out = work.fetch_folders(documents, "documents", "heldout/")
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
     artifact = work.open(checkpoint, "checkpoint")
-    report = convert_checkpoint(work.recipe, artifact, folder, held_out, work.cache, out)
+    report = convert_checkpoint(work.recipe, artifact, folder, held_out, work.cache / "files", out)
     work.output.add_folder("", out)
     work.output.outputs["label"] = "released model"
     work.run.log_metrics(report, step=0)

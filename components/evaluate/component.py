@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from components.contract import RECIPE_HELP, Input, component
@@ -9,7 +9,7 @@ from components.runtime import Work
 
 @component(
     produces="scores", version=1, image="eval", resources="eval", reads=("seed", "model", "phases.decay.rope_theta",
-    "phases.decay.max_seq_len", "evaluation")
+    "phases.decay.max_seq_len", "phases.extend.languages", "language_sets", "evaluation")
 )  # fmt: skip
 def evaluate(
     work: Work,
@@ -23,24 +23,29 @@ def evaluate(
 
     The output is `scores.json`: a row a score with suite, task, language, metric, value and bootstrap interval.
     """
+    from mmbert.data.mixture import resolve_languages
+    from mmbert.data.tokenizer import read_tokenizer
     from mmbert.evaluation.suites.demo import evaluate_demo
     from mmbert.release.loading import load_encoder
 
     held_out = work.fetch_folders(documents, "documents", "heldout/")
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
     artifact = work.open(model) if model else None
-    encoder = load_encoder(work.recipe, artifact, work.cache)
+    encoder = load_encoder(work.recipe, artifact, work.cache / "files")
+    languages = {Path(path).name.partition(".")[0] for uri in documents for path in work.open(uri).paths("heldout/")}
+    before = resolve_languages(work.recipe.phases.extend.languages, work.recipe.language_sets, languages)
     scores = evaluate_demo(
         encoder,
-        folder / "tokenizer.json",
+        read_tokenizer(folder),
         held_out,
         work.recipe.evaluation,
         seed=work.recipe.seed,
         mask_token_id=work.recipe.model.mask_token_id,
         max_seq_len=work.recipe.phases.decay.max_seq_len,
+        new_languages=languages - set(before),
     )
     label = str(artifact.outputs["label"]) if artifact else "untrained"
-    work.output.add_json("scores.json", {"model": label, "scores": [asdict(s) for s in scores]})
+    work.output.add_json("scores.json", {"model": label, "scores": [s.to_json() for s in scores]})
     work.output.outputs["label"] = label
     work.run.log_metrics({f"{s.task}.{s.metric}": s.value for s in scores if s.language is None}, step=0)
-    work.log_json([asdict(s) for s in scores], "scores.json")
+    work.log_json([s.to_json() for s in scores], "scores.json")

@@ -15,10 +15,12 @@ def merge(
 ) -> None:
     """Merge the decay variants into one set of weights, by the recipe's method (TIES, linear or a running average).
 
-    The output holds `weights.safetensors`, and `merge.json` with sign conflicts and kept shares by tensor.
+    The output holds `weights.safetensors`, and for TIES `merge.json` with sign conflicts and kept shares by tensor.
     """
     from mmbert.release.merging import merge_checkpoints
 
     chosen = [work.open(uri, "checkpoint") for uri in checkpoints]
-    merge_checkpoints(work.recipe.merge, chosen, work.open(base, "checkpoint"), work.cache, work.output)
+    merge_checkpoints(
+        work.recipe.merge, chosen, work.open(base, "checkpoint"), work.cache / "files", work.scratch, work.output
+    )
     work.output.outputs["label"] = "merged"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from components.contract import RECIPE_HELP, Input, component
@@ -44,8 +43,8 @@ def mixture(
     available = sorted({language for _, language in sizes})
     languages = resolve_languages(settings.languages, work.recipe.language_sets, available)
     plan = plan_mixture(sizes, settings, languages, getattr(work.recipe.phases, phase).tokens)
-    work.output.add_json(MIXTURE_FILE, {"phase": phase, "variant": variant, **asdict(plan)})
+    work.output.add_json(MIXTURE_FILE, {"phase": phase, "variant": variant, **plan.to_json()})
     work.output.outputs["label"] = variant or phase
-    work.log_json(asdict(plan), MIXTURE_FILE)
+    work.log_json(plan.to_json(), MIXTURE_FILE)
     for warning in plan.warnings:
-        print(f"warning: {warning}")  # noqa: T201
+        print(f"warning: {warning}")

@@ -9,9 +9,7 @@ from mmbert.errors import UserError
 from mmbert.recipe import load_recipe, recipe_to_yaml
 
 
-@component(
-    produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants")
-)
+@component(produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants"))
 def recipe(
     work: Work,
     preset: Annotated[str, "a preset's name, or a recipe file (local or s3://)"],

@@ -6,9 +6,7 @@ from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 
 
-@component(
-    produces="release", version=1, image="eval", resources="small", reads=("release",), idempotent_effect=True
-)
+@component(produces="release", version=1, image="eval", resources="small", reads=("release",), idempotent_effect=True)
 def register(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
@@ -18,7 +16,7 @@ def register(
 ) -> None:
     """Register the released model in MLflow and point the alias `candidate` at it.
 
-    The same model registered twice keeps its version. Without MLflow (no MLFLOW_TRACKING_URI) it only records the release.
+    The same model registered twice keeps its version. Without MLFLOW_TRACKING_URI the release is only recorded.
     """
     artifact, scored = work.open(model), work.open(scores)
     overall = {
@@ -32,7 +30,7 @@ def register(
         content_digest=artifact.digest,
         run_id=str(artifact.manifest.producer["mlflow_run_id"] or "") or None,
         tags={"mmbert.report": report, "mmbert.uri": artifact.uri, **overall},
-        description=f"Released by workflow run {artifact.manifest.producer['workflow_run'] or '(by hand)'}; report: {report}",
+        description=f"Workflow run: {artifact.manifest.producer['workflow_run'] or 'none'}; report: {report}",
         alias=work.recipe.release.alias,
     )
     work.output.add_json(

@@ -42,6 +42,4 @@ def train(
         held_out=work.fetch_folders(documents, "documents", "heldout/"),
         start=work.open(checkpoint, "checkpoint") if checkpoint else None,
     )
-    train_phase(
-        work.recipe, phase, inputs, output=work.output, run=work.run, cache=work.cache, scratch=work.scratch
-    )
+    train_phase(work.recipe, phase, inputs, output=work.output, run=work.run, cache=work.cache, scratch=work.scratch)

@@ -34,7 +34,7 @@ def main() -> int:
         default=[],
         dest="overrides",
         metavar="KEY=VALUE",
-        help="override a key of the recipe; more of them come from OVERRIDES, separated by spaces",
+        help="override a key of the recipe, several times if need be (OVERRIDES, separated by spaces)",
     )
     demo.add_argument(
         "--run-name", default=os.environ.get("RUN_NAME", ""), help="stands before the run's id in MLflow (RUN_NAME)"
@@ -67,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
             from infra.local.demo import demo
 
             _up(settings)
-            overrides = [*shlex.split(os.environ.get("OVERRIDES", "")), *arguments.overrides]
+            overrides = arguments.overrides or shlex.split(os.environ.get("OVERRIDES", ""))
             return demo(settings, arguments.preset, overrides, arguments.run_name)
         case "env":
             for name, value in task_environment(settings, load(settings.home)).items():

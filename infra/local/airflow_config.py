@@ -54,7 +54,7 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
         "api_auth": {"jwt_secret": credentials.airflow_jwt_secret},
         "logging": {"base_log_folder": home / "logs"},
         "scheduler": {
-            "scheduler_idle_sleep_time": 0.1,
+            "scheduler_idle_sleep_time": 0.25,
             # A laptop sleeps or is killed: notice lost schedulers and tasks within seconds, not minutes.
             "orphaned_tasks_check_interval": 15,
             "scheduler_health_check_threshold": 15,

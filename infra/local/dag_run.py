@@ -11,9 +11,16 @@ from typing import Any
 from infra.local.airflow_api import AirflowApi, NotFoundError, quote
 from mmbert.errors import InfrastructureError, MmbertError
 
-ACTIVE = {"running", "queued", "scheduled", "restarting", "deferred"}
-FINISHED = {"success", "failed", "upstream_failed", "skipped", "removed"}
 _PARSE_SECONDS = 90.0
+# What Airflow writes around a task's own lines.
+_NOISE = (
+    "::group::",
+    "::endgroup::",
+    "DAG bundles loaded",
+    "Filling up the DagBag",
+    "Worker startup parse",
+    "Found credentials",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class DagRun:
         path = f"{self._path}/taskInstances/{task.task_id}/logs/{max(1, task.try_number)}"
         content = self.api.get(path, map_index=task.map_index, full_content="true").get("content") or []
         lines = [entry["event"] if isinstance(entry, dict) else str(entry) for entry in content]
-        return [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
+        return [line for line in lines if not line.startswith(_NOISE)]
 
     def task_page(self, task: TaskState) -> str:
         mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""

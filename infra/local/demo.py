@@ -35,6 +35,8 @@ _GLYPHS = {
     "scheduled": ("·", "yellow"),
 }
 
+_TOLD = {"running", "success", "failed", "up_for_retry", "skipped"}
+
 Show = Callable[[Sequence[TaskState], float], None]
 
 
@@ -89,7 +91,7 @@ class _PlainView:
     def __call__(self, tasks: Sequence[TaskState], seconds: float) -> None:
         for task in tasks:
             key, now = (task.task_id, task.map_index), (task.state, task.try_number)
-            if task.state in {"none", "scheduled", "queued"} or self._seen.get(key) == now:
+            if task.state not in _TOLD or self._seen.get(key) == now:
                 continue
             self._seen[key] = now
             took = f" ({task.seconds:.1f} s)" if task.seconds is not None and task.state != "running" else ""
@@ -122,10 +124,9 @@ def _table(tasks: Sequence[TaskState], seconds: float, height: int) -> Table:
 
 def _print_failure(run: DagRun, failed: Sequence[TaskState], console: Console) -> None:
     for task in failed:
-        console.rule(f"{task.name} failed", style="red")
-        lines = run.log(task)
-        console.print("\n".join(lines[-_LOG_LINES:]), markup=False, soft_wrap=True)
-        console.print(f"Its whole log: {run.task_page(task)}", soft_wrap=True)
+        console.rule(Text(f"{task.name} failed"), style="red")
+        console.print("\n".join(run.log(task)[-_LOG_LINES:]), markup=False, soft_wrap=True)
+        console.print(f"Its whole log: {run.task_page(task)}", soft_wrap=True, markup=False)
     if not failed:
         console.print("The run failed without a failed task; Airflow's own logs are in .local/logs.")
     console.print(f"The run: {run.page}   (log in with `make login`)", soft_wrap=True)

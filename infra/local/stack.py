@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,7 +30,9 @@ POOL = "cores"
 _MINIMUM_SLOTS = 2
 _START_SECONDS = 180.0
 _STOP_SECONDS = 12.0
+_STOP_SERVERS_SECONDS = 3.0
 _LOG_LINES = 20
+_POLL_SECONDS = 0.2
 
 
 def up(settings: Settings, say: Say) -> None:
@@ -59,16 +61,20 @@ def down(settings: Settings, say: Say) -> None:
         say("nothing runs")
         return
     with _locked(settings.home):
-        leaders = [p for p in (processes.find(name, settings.run) for name in reversed(NAMES)) if p]
-        # S3 and MLflow end last, so that what Airflow's tasks write on their way out finds a server.
-        servers = [p for p in (processes.find(name, settings.run) for name in ("s3", "mlflow")) if p]
-        kept = {p.pid for p in processes.with_descendants(servers, settings.home)}
-        everything = processes.with_descendants(leaders, settings.home, everywhere=True)
-        processes.stop([p for p in everything if p.pid not in kept], _STOP_SECONDS)
-        processes.stop(processes.with_descendants(servers, settings.home, everywhere=True), _STOP_SECONDS)
+        servers = _running(settings, ("airflow-api", "mlflow", "s3"))
+        serving = {p.pid for p in processes.with_descendants(servers, settings.home)}
+        everything = processes.with_descendants(_running(settings, NAMES), settings.home, everywhere=True)
+        # The servers end last, so that a task finds them for what it writes on its way out. They keep nothing in memory
+        # and need little patience (Airflow's API server takes 12 s to end by itself).
+        processes.stop([p for p in everything if p.pid not in serving], _STOP_SECONDS)
+        processes.stop(processes.with_descendants(servers, settings.home, everywhere=True), _STOP_SERVERS_SECONDS)
         for name in NAMES:
             processes.forget(name, settings.run)
         say(f"stopped {len(everything)} processes" if everything else "nothing runs")
+
+
+def _running(settings: Settings, names: Iterable[str]) -> list[psutil.Process]:
+    return [p for p in (processes.find(name, settings.run) for name in names) if p]
 
 
 def status(settings: Settings) -> tuple[str, bool]:
@@ -119,7 +125,7 @@ def _start(settings: Settings, credentials: Credentials, missing: list[Service],
             if service not in airflow:
                 start(service)
         if airflow:
-            _migrate(settings, deadline)
+            _migrate(settings, started, deadline)
         for service in airflow:
             start(service)
         _wait(settings, missing, started, deadline, say)
@@ -145,6 +151,7 @@ def _wait(
     began = time.monotonic()
     waiting = list(missing)
     while waiting:
+        _raise_if_ended(settings, started)
         for service in list(waiting):
             process = started[service.name]
             if processes.find(service.name, settings.run) is None:
@@ -158,10 +165,16 @@ def _wait(
             name = waiting[0].name
             raise InfrastructureError(f"{name} did not become healthy in time.\n{_last_lines(settings, name)}")
         if waiting:
-            time.sleep(0.2)
+            time.sleep(_POLL_SECONDS)
 
 
-def _migrate(settings: Settings, deadline: float) -> None:
+def _raise_if_ended(settings: Settings, started: Iterable[str]) -> None:
+    for name in started:
+        if processes.find(name, settings.run) is None:
+            raise InfrastructureError(f"{name} ended while starting.\n{_last_lines(settings, name)}")
+
+
+def _migrate(settings: Settings, started: Iterable[str], deadline: float) -> None:
     """Make Airflow's database, once for each version of Airflow."""
     stamp = settings.airflow_home / "database-version"
     wanted = version("apache-airflow")
@@ -170,20 +183,18 @@ def _migrate(settings: Settings, deadline: float) -> None:
     command, environment = airflow_migration(settings)
     name = "airflow-database"
     with _log(settings, name).open("wb") as log:
-        try:
-            result = subprocess.run(
-                command,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                timeout=max(1.0, deadline - time.monotonic()),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise InfrastructureError(
-                f"Airflow's database was not ready in time.\n{_last_lines(settings, name)}"
-            ) from error
-    if result.returncode:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None:
+            _raise_if_ended(settings, started)
+            if time.monotonic() > deadline:
+                raise InfrastructureError(f"Airflow's database was not ready in time.\n{_last_lines(settings, name)}")
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode:
         raise InfrastructureError(f"Airflow's database could not be made.\n{_last_lines(settings, name)}")
     stamp.write_text(wanted)
 

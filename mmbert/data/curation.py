@@ -8,7 +8,6 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from datatrove.data import Document as Record
@@ -17,8 +16,9 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmbert.data.documents import SUFFIX, TRAIN, Document, DocumentCounts, from_line, to_line, write_lines
-from mmbert.data.filters import ExactDeduplication, FewLetters, Repair, RepeatedLines, SplitLong, TooShort, text_digest
-from mmbert.data.sources import Selection, make_reader
+from mmbert.data.filters import ExactDeduplication, Quality, Repair, SplitLong, text_digest
+from mmbert.data.readers import Selection, to_document
+from mmbert.data.sources import make_reader
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, Source
 
@@ -35,15 +35,13 @@ def curate(
 ) -> dict[str, Any]:
     """Read, repair, filter, split and deduplicate the languages of one group.
 
-    Writes `train/<source>/<language>.jsonl.zst`, `heldout/...`, `dropped.jsonl.zst` (each with its reason) and `counts.json`
-    into `out`; the same input gives the same bytes. Returns the counts:
-    `{source: {language: {split: {documents, bytes, dropped: {reason: documents}}}}}`. Raises UserError for a source that is
-    missing, empty or undecodable, and for a group that is not one of `curation.groups`.
+    Writes `train/<source>/<language>.jsonl.zst`, `heldout/...`, `dropped.jsonl.zst` (each with its reason) and
+    `counts.json` into `out`; the same input gives the same bytes. Returns the counts:
+    `{source: {language: {split: {documents, bytes, dropped: {reason: documents}}}}}`. Raises UserError for a source
+    that is missing, empty or undecodable, and for a group that is not one of `curation.groups`.
     """
     if not 0 <= group < curation.groups:
-        raise UserError(
-            f"group {group} does not exist; curation.groups is {curation.groups}, so groups are 0 to {curation.groups - 1}"
-        )
+        raise UserError(f"group {group} does not exist; with {curation.groups} groups it is 0 to {curation.groups - 1}")
     selection = Selection(curation.groups, group, frozenset(reserved_languages))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".curation-") as temporary:
@@ -51,9 +49,7 @@ def curate(
         pipeline = [
             *(make_reader(name, source, selection) for name, source in sources.items()),
             Repair(),
-            TooShort(curation.min_characters, record),
-            FewLetters(curation.min_letter_share, record),
-            RepeatedLines(curation.max_repeated_line_share, record),
+            Quality(curation, record),
             SplitLong(curation.max_characters),
             ExactDeduplication(curation.exact_deduplication, record),
             Spool(Path(temporary, "spool")),
@@ -76,9 +72,7 @@ class Dropped:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     def write(self, record: Record, rank: int = 0) -> None:  # noqa: ARG002
@@ -90,11 +84,6 @@ class Dropped:
         facts = document.metadata | {"split": split, "reason": reason}
         with self.path.open("ab") as stream:
             stream.write(to_line(Document(document.id, document.text, document.language, document.source, facts)))
-
-
-def to_document(record: Record) -> Document:
-    metadata = record.metadata
-    return Document(record.id, record.text, metadata["language"], metadata["source"], metadata["facts"])
 
 
 class Spool(PipelineStep):  # type: ignore[misc]

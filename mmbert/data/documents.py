@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import zstandard
 
@@ -19,6 +18,7 @@ HELD_OUT = "heldout"
 SPLITS = (HELD_OUT, TRAIN)
 SUFFIX = ".jsonl.zst"
 _LEVEL = 3
+_CHUNK_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,34 @@ def from_line(line: str | bytes) -> Document:
 
 def read_documents(path: Path) -> Iterator[Document]:
     """The documents of one file, in order. Raises UserError for a file that is not what `write_documents` writes."""
-    with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
-        number = 0
-        try:
-            for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+    number = 0
+    try:
+        with path.open("rb") as stream:
+            for line in zstd_lines(stream):
                 yield from_line(line)
                 number += 1
-        except (ValueError, TypeError, zstandard.ZstdError) as error:
-            raise UserError(f"{path}, after line {number}: not a file of documents: {error}") from error
+    except (ValueError, TypeError, zstandard.ZstdError) as error:
+        raise UserError(f"{path}, after line {number}: not a file of documents: {error}") from error
+
+
+def zstd_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines, without their ends, of a stream of zstd frames.
+
+    Raises ZstdError where it is broken or truncated; zstandard's own reader takes a truncated frame for a short one.
+    """
+    tail = b""
+    frame = None
+    while chunk := stream.read(_CHUNK_BYTES):
+        while chunk:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            *lines, tail = (tail + frame.decompress(chunk)).split(b"\n")
+            yield from lines
+            chunk = frame.unused_data if frame.eof else b""  # noqa: PLW2901
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise zstandard.ZstdError("the file is truncated")
+    if tail:
+        yield tail
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:

@@ -15,6 +15,7 @@ from datatrove.pipeline.formatters import FTFYFormatter
 
 from mmbert.data.documents import HELD_OUT
 from mmbert.recipe.languages import CODE
+from mmbert.recipe.schema import Curation
 
 _SPACES = regex.compile(r"[^\S\n]+")
 _LINE_ENDS = regex.compile(r"\r\n?|[\u0085\u2028\u2029\v\f]")
@@ -23,7 +24,6 @@ _MANY_NEWLINES = regex.compile(r"\n{3,}")
 _SURROGATES = regex.compile(r"[\ud800-\udfff]")
 # Vowel signs and other marks carry as much of a word as letters do.
 _LETTERS = regex.compile(r"[\p{L}\p{M}]")
-_VISIBLE = regex.compile(r"\S")
 
 Verdict = bool | tuple[bool, str]
 
@@ -44,7 +44,7 @@ class Repair(FTFYFormatter):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(normalization="NFC")
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Record]:
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Record]:  # noqa: ARG002
         for record in data:
             text = _SURROGATES.sub("\ufffd", _LINE_ENDS.sub("\n", record.text))
             record.text = text if record.metadata["language"] == CODE else self.format(text)
@@ -55,50 +55,37 @@ class Repair(FTFYFormatter):  # type: ignore[misc]
         return str(_MANY_NEWLINES.sub("\n\n", repaired).strip())
 
 
-class TooShort(BaseFilter):  # type: ignore[misc]
-    """Drops texts of fewer characters."""
+class Quality(BaseFilter):  # type: ignore[misc]
+    """Drops texts that are too short, have few letters, or repeat their lines; source code only has to be long enough.
 
-    name = "too short"
+    One step for the three, since a datatrove step costs more than these checks do. Repeated lines are Gopher's
+    duplicate line fraction (Rae et al. 2021, table A1).
+    """
 
-    def __init__(self, min_characters: int, exclusion_writer: Any) -> None:
+    name = "quality"
+
+    def __init__(self, curation: Curation, exclusion_writer: Any) -> None:
         super().__init__(exclusion_writer)
-        self.min_characters = min_characters
+        self.curation = curation
 
     def filter(self, doc: Record) -> Verdict:
-        return len(doc.text) >= max(self.min_characters, 1) or (False, "too_short")
-
-
-class FewLetters(BaseFilter):  # type: ignore[misc]
-    """Drops texts with too small a share of letters and marks among what is not white space; source code passes."""
-
-    name = "few letters"
-
-    def __init__(self, min_letter_share: float, exclusion_writer: Any) -> None:
-        super().__init__(exclusion_writer)
-        self.min_letter_share = min_letter_share
-
-    def filter(self, doc: Record) -> Verdict:
+        if len(doc.text) < max(self.curation.min_characters, 1):
+            return False, "too_short"
         if doc.metadata["language"] == CODE:
             return True
-        visible = len(_VISIBLE.findall(doc.text))
-        return len(_LETTERS.findall(doc.text)) >= self.min_letter_share * visible or (False, "few_letters")
-
-
-class RepeatedLines(BaseFilter):  # type: ignore[misc]
-    """Drops texts that repeat too many of their lines (Gopher's duplicate line fraction, Rae et al. 2021, table A1)."""
-
-    name = "repeated lines"
-
-    def __init__(self, max_share: float, exclusion_writer: Any) -> None:
-        super().__init__(exclusion_writer)
-        self.max_share = max_share
-
-    def filter(self, doc: Record) -> Verdict:
+        if letter_share(doc.text, self.curation.min_letter_share) < self.curation.min_letter_share:
+            return False, "few_letters"
         lines = [line for line in doc.text.split("\n") if line]
-        if doc.metadata["language"] == CODE or not lines:
-            return True
         repeated, _ = find_duplicates(lines)
-        return repeated <= self.max_share * len(lines) or (False, "repeated_lines")
+        return repeated <= self.curation.max_repeated_line_share * len(lines) or (False, "repeated_lines")
+
+
+def letter_share(text: str, enough: float = 1.0) -> float:
+    """Letters and marks among the characters that are not white space; a lower bound suffices once it is `enough`."""
+    visible = max(1, len("".join(text.split())))
+    # Counting letters alone is much faster and settles nearly all texts.
+    letters = sum(map(str.isalpha, text)) / visible
+    return letters if letters >= enough else len(_LETTERS.findall(text)) / visible
 
 
 class SplitLong(PipelineStep):  # type: ignore[misc]
@@ -111,7 +98,7 @@ class SplitLong(PipelineStep):  # type: ignore[misc]
         super().__init__()
         self.max_characters = max_characters
 
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Record]:
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Record]:  # noqa: ARG002
         for record in data:
             pieces = split_text(record.text, self.max_characters)
             if len(pieces) == 1:
@@ -129,7 +116,7 @@ def split_text(text: str, max_characters: int) -> list[str]:
         end = start + max_characters
         # A cut in the first half would make more pieces than needed.
         middle = start + max_characters // 2
-        cut = max(text.rfind("\n", middle, end + 1), -1)
+        cut = text.rfind("\n", middle, end + 1)
         cut = cut if cut > start else text.rfind(" ", middle, end + 1)
         if cut > start:
             pieces.append(text[start:cut])
@@ -145,8 +132,8 @@ def split_text(text: str, max_characters: int) -> list[str]:
 class ExactDeduplication(BaseFilter):  # type: ignore[misc]
     """Drops texts that their language has already, and training texts that equal a held-out one.
 
-    Where the training copy came first, its digest goes into `withdrawn` and the writer takes it out again. Holds 16 bytes
-    and a little more a document in memory.
+    Where the training copy came first, its digest goes into `withdrawn` and the writer takes it out again. Holds a
+    digest of 16 bytes a document in memory.
     """
 
     name = "exact deduplication"

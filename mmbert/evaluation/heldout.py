@@ -1,51 +1,27 @@
-"""Held-out documents: `heldout/<source>/<language>.jsonl.zst` below one or more folders."""
+"""Held-out documents by source and language, from the `heldout/<source>/<language>.jsonl.zst` of one or more folders."""
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import zstandard
-
+from mmbert.data.documents import HELD_OUT, SUFFIX, Document, document_files, read_documents
 from mmbert.errors import UserError
-
-SUFFIX = ".jsonl.zst"
-
-
-@dataclass(frozen=True)
-class Document:
-    """One held-out document. `metadata` holds `article` for the articles of a declaration."""
-
-    id: str
-    text: str
-    language: str
-    source: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
 
 HeldOut = dict[str, dict[str, list[Document]]]
 """Documents by source and language, both in sorted order."""
 
 
 def read_held_out(folders: Iterable[Path]) -> HeldOut:
-    """All held-out documents of several folders, each holding `heldout/<source>/<language>.jsonl.zst`.
-
-    Raises UserError where there are none, or where a file cannot be read.
-    """
+    """All held-out documents of several folders. Raises UserError where there are none or a file cannot be read."""
+    searched = [Path(folder) for folder in folders]
     found: HeldOut = {}
-    searched = list(folders)
-    for folder in searched:
-        for path in sorted(folder.glob(f"heldout/*/*{SUFFIX}")):
-            languages = found.setdefault(path.parent.name, {})
-            languages.setdefault(path.name.removesuffix(SUFFIX), []).extend(_read(path))
+    for file in document_files(searched, HELD_OUT):
+        found.setdefault(file.source, {}).setdefault(file.language, []).extend(read_documents(file.path))
     if not found:
-        where = ", ".join(map(str, searched)) or "no folder"
-        raise UserError(f"{where}: no heldout/<source>/<language>{SUFFIX}; curate the sources first")
-    return {source: dict(sorted(languages.items())) for source, languages in sorted(found.items())}
+        where = ", ".join(map(str, searched)) or "no folder given"
+        raise UserError(f"{where}: no held-out documents ({HELD_OUT}/<source>/<language>{SUFFIX}); curate the sources first")
+    return found
 
 
 def by_language(held_out: HeldOut) -> dict[str, list[Document]]:
@@ -55,15 +31,3 @@ def by_language(held_out: HeldOut) -> dict[str, list[Document]]:
         for language, documents in languages.items():
             merged.setdefault(language, []).extend(documents)
     return dict(sorted(merged.items()))
-
-
-def _read(path: Path) -> list[Document]:
-    try:
-        with path.open("rb") as stream:
-            text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(stream), "utf-8")
-            return [
-                Document(row["id"], row["text"], row["language"], row["source"], row.get("metadata") or {})
-                for row in map(json.loads, text)
-            ]
-    except (zstandard.ZstdError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable as held-out documents ({error}); curate the source again") from error

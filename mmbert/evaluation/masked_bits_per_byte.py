@@ -15,14 +15,15 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from mmbert.evaluation.heldout import Document
-from mmbert.evaluation.packing import BATCH_TOKENS, Encoder, batches, inference, packed
+from mmbert.data.documents import Document
+from mmbert.evaluation.packing import BATCH_TOKENS, batches, inference, packed
 from mmbert.evaluation.scores import ratio_interval
 from mmbert.evaluation.words import chosen_words
+from mmbert.model.head import MaskedLanguageModel
 
 MASKED_SHARE = 0.15
-_LOGIT_ROWS = 1024
-"""Rows of logits held at once; at a vocabulary of 256,000 in fp32 that is 1 GB."""
+_LOGITS = 2**24
+"""Logits held at once: 64 MB in fp32, whatever the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class _Window:
 
 
 def masked_bits_per_byte(
-    model: Encoder,
+    model: MaskedLanguageModel,
     tokenizer: Tokenizer,
     documents: Mapping[str, Sequence[Document]],
     *,
@@ -166,10 +167,11 @@ def _overlapping(offsets: npt.NDArray[np.int64], spans: npt.NDArray[np.int64]) -
 
 
 def _bits(
-    model: Encoder, windows: Sequence[_Window], documents: int, mask_token_id: int, batch_tokens: int
+    model: MaskedLanguageModel, windows: Sequence[_Window], documents: int, mask_token_id: int, batch_tokens: int
 ) -> npt.NDArray[np.float64]:
     """-log2 p of the true tokens at the hidden positions, summed by document: [documents]."""
     bits = np.zeros(documents)
+    rows = max(1, _LOGITS // model.config.vocab_size)
     with inference(model) as device:
         for batch in batches([len(w.ids) for w in windows], batch_tokens):
             ids, cu_seqlens, longest = packed([windows[i].ids for i in batch], device)
@@ -179,12 +181,11 @@ def _bits(
             indices = torch.from_numpy(positions).to(device)
             truth = ids[indices]
             ids[indices] = mask_token_id
-            hidden = model.encode(ids, cu_seqlens, longest)
+            hidden = model.bert(ids, cu_seqlens, longest, indices)
             losses = []
-            for rows in range(0, len(indices), _LOGIT_ROWS):
-                logits = model.masked_logits(hidden, indices[rows : rows + _LOGIT_ROWS]).float()
-                true_logits = logits.gather(1, truth[rows : rows + _LOGIT_ROWS, None])[:, 0]
-                losses.append(torch.logsumexp(logits, dim=1) - true_logits)
+            for chunk in torch.arange(len(indices), device=device).split(rows):
+                logits = model.masked_logits(hidden, chunk).float()
+                losses.append(torch.logsumexp(logits, dim=1) - logits.gather(1, truth[chunk, None])[:, 0])
             nats = torch.cat(losses).double().cpu().numpy()
             bits += np.bincount(owners, weights=nats, minlength=documents) / np.log(2)
     return bits

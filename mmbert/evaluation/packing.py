@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmbert.model.head import MaskedLanguageModel
+
 BATCH_TOKENS = 8192
 
 
-class Encoder(Protocol):
-    """What evaluation needs of a model. T tokens of S sequences stand one after the other, without padding."""
-
-    training: bool
-
-    def encode(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-        """Token ids [T] int64 and sequence bounds [S + 1] int32 to hidden states [T, H]."""
-
-    def masked_logits(self, hidden: Tensor, indices: Tensor) -> Tensor:
-        """Hidden states [T, H] and positions [M] to logits [M, V]."""
-
-    def parameters(self) -> Iterator[Any]: ...
-
-    def train(self, mode: bool = True) -> Any: ...
-
-
 @contextlib.contextmanager
-def inference(model: Encoder) -> Iterator[torch.device]:
+def inference(model: MaskedLanguageModel) -> Iterator[torch.device]:
     """Evaluation mode without gradients; the model's mode is put back afterwards. Gives the model's device."""
     before = model.training
     model.train(False)

@@ -29,13 +29,13 @@ def words(text: str) -> list[tuple[int, int]]:
     position = 0
     for segment in _BOUNDARIES.split(text):
         start, position = position, position + len(segment)
-        if _UNSPACED.match(segment):
+        if not segment.isascii() and _UNSPACED.match(segment):
             run = start if run is None else run
             continue
         if run is not None:
             found += _cut(text, run, start, PIECE)
             run = None
-        if _WORDLIKE.search(segment):
+        if segment.isalnum() or _WORDLIKE.search(segment):
             found += _cut(text, start, position, LONGEST)
     if run is not None:
         found += _cut(text, run, position, PIECE)

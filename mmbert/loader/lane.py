@@ -98,8 +98,11 @@ class Lane:
         seed, lanes = self._settings.seed, self._settings.lanes
         self._next_stream = Interleaver(schedule.shares, seed, number, lanes, self._consumed)
         self._rows: list[_DrawnRow] = []
-        # One line a waiting piece, sorted by turn: drawn row, number in it, first token, length (0 once gone), turn.
+        # One column a piece, sorted by turn: drawn row, number in it, first token, length, turn.
         self._pieces = np.zeros((5, 0), np.int64)
+        # The pieces that wait: those of `_front`, which the packer sees, and all from `_tail` on.
+        self._front = np.zeros(0, np.int64)
+        self._tail = 0
         self._waiting_tokens = 0
         if state is not None:
             self._restore(state)
@@ -107,33 +110,33 @@ class Lane:
     def next_row(self) -> PackedRow:
         """The next row: at most max_seq_len tokens. Raises what reading a row raises."""
         self._refill()
-        owners, _, begins, lengths, _ = self._pieces
+        front = self._front
         if self._settings.packing == "packed":
-            chosen = choose(lengths, self._settings.max_seq_len)
+            chosen = choose(self._pieces[3, front], self._settings.max_seq_len)
         else:
-            chosen = [int(np.flatnonzero(lengths)[0])]
-        owner, taken = owners[chosen], lengths[chosen]
-        rows = self._rows
-        parts = [
-            rows[r].tokens[b : b + n]
-            for r, b, n in zip(owner.tolist(), begins[chosen].tolist(), taken.tolist(), strict=True)
-        ]
-        streams = np.array([rows[r].stream for r in owner.tolist()], np.int64)
-        lengths[chosen] = 0
-        self._waiting_tokens -= int(taken.sum())
+            chosen = np.zeros(1, np.int64)
+        owners, _, begins, lengths, _ = self._pieces[:, front[chosen]]
+        left = np.ones(len(front), bool)
+        left[chosen] = False
+        self._advance(front[left])
+        self._waiting_tokens -= int(lengths.sum())
         self.emitted += 1
-        return PackedRow(np.concatenate(parts), taken, streams)
+        rows = [self._rows[r] for r in owners.tolist()]
+        parts = [
+            r.tokens[begin : begin + length]
+            for r, begin, length in zip(rows, begins.tolist(), lengths.tolist(), strict=True)
+        ]
+        return PackedRow(np.concatenate(parts), lengths, np.array([r.stream for r in rows], np.int64))
 
     def state(self) -> LaneState:
         """The same for every way to get here: uninterrupted, or resumed at any row."""
-        owners, numbers, _, lengths, _ = self._pieces
+        owners, numbers, _, _, _ = self._pieces[:, self._waiting()]
         counts = np.array([r.pieces for r in self._rows], np.int64)
         offsets = np.cumsum(counts) - counts
         waiting = np.zeros(int(counts.sum()), bool)
-        left = lengths > 0
-        waiting[offsets[owners[left]] + numbers[left]] = True
+        waiting[offsets[owners] + numbers] = True
         open_ = np.zeros(len(self._rows), bool)
-        open_[owners[left]] = True
+        open_[owners] = True
         rows = [(r.stream, r.position, r.clock) for r, keep in zip(self._rows, open_, strict=True) if keep]
         return LaneState(
             self._consumed.copy(),
@@ -143,13 +146,21 @@ class Lane:
             self.emitted,
         )
 
+    def _waiting(self) -> NDArray[np.int64]:
+        return np.concatenate([self._front, np.arange(self._tail, self._pieces.shape[1])])
+
+    def _advance(self, front: NDArray[np.int64]) -> None:
+        """Let the packer see as many pieces as a row has tokens: enough to fill it even with pieces of one token."""
+        tail = min(self._tail + self._settings.max_seq_len - len(front), self._pieces.shape[1])
+        self._front = np.concatenate([front, np.arange(self._tail, tail)])
+        self._tail = tail
+
     def _restore(self, state: LaneState) -> None:
         self._add([self._fetch(*(int(v) for v in line)) for line in state.open_rows])
         offsets = np.cumsum([0, *(r.pieces for r in self._rows)])
         waiting = np.unpackbits(state.waiting, count=int(offsets[-1])).astype(bool)
         owners, numbers, _, _, _ = self._pieces
-        self._pieces = self._pieces[:, waiting[offsets[owners] + numbers]]
-        self._waiting_tokens = int(self._pieces[3].sum())
+        self._set_pieces(self._pieces[:, waiting[offsets[owners] + numbers]])
 
     def _refill(self) -> None:
         """Draw rows until enough tokens wait."""
@@ -182,7 +193,7 @@ class Lane:
 
     def _add(self, drawn: list[_DrawnRow]) -> None:
         """Put the pieces of new rows among those that wait, and forget what is gone."""
-        pieces = self._pieces[:, self._pieces[3] > 0]
+        pieces = self._pieces[:, self._waiting()]
         used, pieces[0] = np.unique(pieces[0], return_inverse=True)
         self._rows = [self._rows[r] for r in used.tolist()]
         new = [
@@ -192,5 +203,9 @@ class Lane:
         self._rows += drawn
         pieces = np.concatenate([pieces, *new], axis=1)
         # Stable: equal turns keep the order of drawing, here as after a resume.
-        self._pieces = pieces[:, np.argsort(pieces[4], kind="stable")]
-        self._waiting_tokens = int(self._pieces[3].sum())
+        self._set_pieces(pieces[:, np.argsort(pieces[4], kind="stable")])
+
+    def _set_pieces(self, pieces: NDArray[np.int64]) -> None:
+        self._pieces, self._tail = pieces, 0
+        self._advance(np.zeros(0, np.int64))
+        self._waiting_tokens = int(pieces[3].sum())

@@ -146,23 +146,29 @@ class Loader:
             multiprocessing_context=self._start_method if self._workers else None,
         )
         parts = iter(loader)
-        while True:
-            part = merge_parts([self._take(parts) for _ in range(max(1, self._workers))])
-            batch = make_batch(part, self._settings.max_seq_len, self.fingerprint)
-            self.state = batch.state
-            yield batch
-
-    @staticmethod
-    def _take(parts: Iterator[Part | MmbertError]) -> Part:
         try:
-            part = next(parts)
-        except RuntimeError as error:
-            if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
-                raise InfrastructureError(f"a loader process was killed, by lack of memory perhaps: {error}") from error
-            raise
-        if isinstance(part, MmbertError):
-            raise part
-        return part
+            while True:
+                step: list[Part] = []
+                for _ in range(max(1, self._workers)):
+                    part = _next(parts)
+                    if isinstance(part, MmbertError):
+                        raise part
+                    step.append(part)
+                batch = make_batch(merge_parts(step), self._settings.max_seq_len, self.fingerprint)
+                self.state = batch.state
+                yield batch
+        finally:
+            # The traceback of an error keeps this frame: the workers would live as long as somebody holds the error.
+            del parts
+
+
+def _next(parts: Iterator[Part | MmbertError]) -> Part | MmbertError:
+    try:
+        return next(parts)
+    except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            return InfrastructureError(f"a loader process was killed, by lack of memory perhaps: {error}")
+        raise
 
 
 class _Rows(IterableDataset["Part | MmbertError"]):

@@ -20,22 +20,22 @@ def cut(lengths: NDArray[np.int64], longest: int) -> tuple[NDArray[np.int64], ND
     return begins, np.minimum(np.repeat(ends, pieces) - begins, longest)
 
 
-def choose(lengths: NDArray[np.int64], room: int) -> list[int]:
+def choose(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
     """The pieces that fill a row of `room` tokens, as indices into `lengths`.
 
-    `lengths`: int64 [pieces], in the order in which they wait, 0 for one that is gone. Pieces are taken in turn until
-    one does not fit; the rest of the row goes to the longest piece that fits, again and again. The first in the queue
-    is always taken, so a piece waits for at most as many rows as there were pieces before it.
+    `lengths`: int64 [pieces], all above 0, in the order in which the pieces wait.
+
+    Pieces are taken in turn until one does not fit; the rest of the row goes to the longest piece that fits, again and
+    again. The first in the queue is always taken, so a piece waits for at most as many rows as there were pieces before
+    it.
     """
-    taken_up_to = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
-    chosen = [int(i) for i in np.flatnonzero(lengths[:taken_up_to])]
-    room -= int(lengths[:taken_up_to].sum())
-    rest = lengths[taken_up_to:].copy()
-    while room > 0 and len(rest):
-        best = int(np.where(rest <= room, rest, 0).argmax())
-        if not rest[best] or rest[best] > room:
-            break
-        chosen.append(taken_up_to + best)
-        room -= int(rest[best])
-        rest[best] = 0
-    return chosen
+    in_turn = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+    room -= int(lengths[:in_turn].sum())
+    chosen = list(range(in_turn))
+    fitting = in_turn + np.flatnonzero(lengths[in_turn:] <= room)
+    while len(fitting):
+        best = int(fitting[lengths[fitting].argmax()])
+        chosen.append(best)
+        room -= int(lengths[best])
+        fitting = fitting[(lengths[fitting] <= room) & (fitting != best)]
+    return np.array(chosen, np.int64)

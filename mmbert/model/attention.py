@@ -1,8 +1,8 @@
-"""Attention over packed segments: tokens of all segments in one row, borders in `cu_seqlens`, no padding computed around it.
+"""Attention over packed segments: the tokens of all segments in one row, their borders in `cu_seqlens`.
 
-The back end for CPU (and any device without a variable-length kernel) groups segments of similar length, gathers each group
-into a small padded batch for torch's scaled_dot_product_attention, and puts the results back. Which rows go where depends on
-the segments alone, so it is worked out once a microbatch (`AttentionPlan`) and shared by all layers.
+The back end for CPU (and any device without a variable-length kernel) groups segments of similar length, gathers each
+group into a small padded batch for torch's scaled_dot_product_attention, and puts the results back. Which rows go where
+depends on the segments alone, so it is worked out once a microbatch (`AttentionPlan`) and shared by all layers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor
 
-# A group takes segments down to this share of its longest. Measured on segments of 45 tokens on average: narrower groups cost
-# more calls than they save padding, wider ones the reverse.
+# A group takes segments down to this share of its longest. Measured on segments of 45 tokens on average: narrower
+# groups cost more calls than they save padding, wider ones the reverse.
 _SHORTEST_IN_GROUP = 0.85
 # Segments that differ by no more than this many tokens share a group whatever their ratio.
 _SAME_LENGTH = 8
-
-
 
 
 class Entry(NamedTuple):
@@ -142,56 +140,70 @@ def _batch(entries: list[Entry], half: int | None, device: torch.device) -> tupl
     return group, query_rows.flatten(), (query < queries).flatten(), key_rows.flatten()
 
 
-def rotary_tables(positions: Tensor, theta: float, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of the rotary angles, fp32 [tokens, 1, 1, head_dim / 2] each: position x theta^(-2i / head_dim)."""
+def rotary_turns(positions: Tensor, theta: float, head_dim: int) -> Tensor:
+    """Turns by position x theta^(-2i / head_dim) as unit complex numbers, complex64 [tokens, 1, 1, head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions.float()[:, None] / theta**exponents
-    return angles.cos()[:, None, None], angles.sin()[:, None, None]
+    return torch.polar(torch.ones_like(angles), angles)[:, None, None]
+
+
+def pair_rotary_rows(weight: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of a fused qkv weight so that the two numbers which rotary positions turn together are
+    neighbours.
+
+    The original turns number i of a head with number i + head_dim / 2. Scores do not change when queries and keys are
+    reordered alike, and neighbours turn in one pass as complex numbers, four times faster on a CPU than half by half.
+    """
+    width = weight.shape[1]
+    by_half = weight.view(3, heads, 2, -1, width)
+    return torch.cat([by_half[:2].transpose(2, 3).flatten(0, 3), by_half[2:].flatten(0, 3)])
 
 
 class _Rotate(torch.autograd.Function):
-    """Turn queries and keys of qkv in place by their position; the backward turns the gradient back, in place too."""
+    """Turn queries and keys of qkv [tokens, 3 x heads x head_dim] in place; the backward turns their gradients back."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
+    def forward(ctx: Any, qkv: Tensor, turns: Tensor, heads: int) -> Tensor:
+        ctx.save_for_backward(turns)
+        ctx.heads = heads
         ctx.mark_dirty(qkv)
-        _turn(qkv, cos, sin)
+        _turn(qkv, turns, heads)
         return qkv
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
+        (turns,) = ctx.saved_tensors
         grad = grads[0].contiguous()
-        _turn(grad, cos, -sin)
+        _turn(grad, turns.conj(), ctx.heads)
         return grad, None, None
 
 
-def _turn(qkv: Tensor, cos: Tensor, sin: Tensor) -> None:
-    first, second = qkv[:, :2].chunk(2, dim=-1)
-    turned = (first * cos).addcmul_(second, sin, value=-1)
-    second.copy_((second * cos).addcmul_(first, sin))
-    first.copy_(turned)
+def _turn(qkv: Tensor, turns: Tensor, heads: int) -> None:
+    pairs = qkv.view(len(qkv), 3, heads, -1, 2)[:, :2]
+    if qkv.dtype == torch.float32:
+        torch.view_as_complex(pairs).mul_(turns)
+    else:
+        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()) * turns))
 
 
-def packed_attention(qkv: Tensor, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, window: int | None) -> Tensor:
+def packed_attention(qkv: Tensor, turns: Tensor, heads: int, plan: AttentionPlan, window: int | None) -> Tensor:
     """Softmax attention within each segment, with rotary positions.
 
-    `qkv` [tokens, 3, heads, head_dim] is overwritten; `rotary` comes from `rotary_tables`; `window` is None for full
-    attention. Returns [tokens, heads x head_dim].
+    `qkv` [tokens, 3 x heads x head_dim], from a weight reordered by `pair_rotary_rows`, is overwritten; `turns` comes
+    from `rotary_turns`; `window` is in tokens, half on each side, or None for full attention. Returns [tokens, heads x
+    head_dim].
     """
-    _, _, heads, dim = qkv.shape
-    qkv = _Rotate.apply(qkv, *rotary)
+    dim = qkv.shape[1] // (3 * heads)
+    rows: Tensor = _Rotate.apply(qkv, turns, heads)  # type: ignore[no-untyped-call]
     gather = plan.gather(window)
-    rows = qkv.flatten(1)
-    parts = rows.index_select(0, gather.key_rows).split([group.rows * group.keys for group in gather.groups])
+    parts = torch.split(rows.index_select(0, gather.key_rows), [group.rows * group.keys for group in gather.groups])
     batches = [
         part.view(group.rows, group.keys, 3, heads, dim).unbind(2)
         for group, part in zip(gather.groups, parts, strict=True)
     ]
     if gather.query_rows is not None:
         queries = rows[:, : heads * dim].index_select(0, gather.query_rows)
-        parts = queries.split([group.rows * group.queries for group in gather.groups])
+        parts = torch.split(queries, [group.rows * group.queries for group in gather.groups])
         batches = [
             (part.view(group.rows, group.queries, heads, dim), k, v)
             for group, part, (_, k, v) in zip(gather.groups, parts, batches, strict=True)

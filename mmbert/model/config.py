@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 from mmbert.errors import UserError
 
@@ -22,9 +22,9 @@ class RopeTheta(Protocol):
 class EncoderConfig:
     """Shape and constants of the encoder.
 
-    `intermediate_size` is the width of the GLU (its input projection is twice this); `sliding_window` is in tokens, half on
-    each side. Layers whose index is a multiple of `global_attn_every_n_layers` attend globally. Raises UserError where the
-    values contradict each other.
+    `intermediate_size` is the width of the GLU (its input projection is twice this); `sliding_window` is in tokens,
+    half on each side. Layers whose index is a multiple of `global_attn_every_n_layers` attend globally. Raises
+    UserError where the values contradict each other.
     """
 
     vocab_size: int
@@ -69,6 +69,6 @@ class EncoderConfig:
 
 def config_from_recipe(model: object, rope: RopeTheta) -> EncoderConfig:
     """The configuration of a phase: the recipe's `model` section (same names) with the phase's rotary bases."""
-    thetas = {"global_rope_theta": rope.global_attention, "local_rope_theta": rope.local_attention}
+    thetas: dict[str, Any] = {"global_rope_theta": rope.global_attention, "local_rope_theta": rope.local_attention}
     names = [field.name for field in dataclasses.fields(EncoderConfig) if field.name not in thetas]
     return EncoderConfig(**{name: getattr(model, name) for name in names}, **thetas)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor, nn
 
-from mmbert.model.attention import AttentionPlan, packed_attention, rotary_tables
+from mmbert.model.attention import AttentionPlan, packed_attention, pair_rotary_rows, rotary_turns
 from mmbert.model.config import EncoderConfig
 
 
@@ -55,16 +55,16 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     def __init__(self, config: EncoderConfig, layer: int) -> None:
         super().__init__()
-        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        self.heads = config.num_attention_heads
         self.window = None if config.is_global(layer) else config.sliding_window
         self.theta = config.global_rope_theta if config.is_global(layer) else config.local_rope_theta
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.attention_output_dropout)
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan, rotary: RotaryTables, rows: Tensor | None) -> Tensor:
-        qkv = self.Wqkv(hidden).view(-1, 3, self.heads, self.head_dim)
-        mixed = packed_attention(qkv, rotary[self.theta], plan, self.window)
+    def forward(self, hidden: Tensor, plan: AttentionPlan, rotary: dict[float, Tensor], rows: Tensor | None) -> Tensor:
+        qkv = F.linear(hidden, pair_rotary_rows(self.Wqkv.weight, self.heads))
+        mixed = packed_attention(qkv, rotary[self.theta], self.heads, plan, self.window)
         if rows is not None:
             mixed = mixed.index_select(0, rows)
         projected: Tensor = self.dropout(self.Wo(mixed))
@@ -79,7 +79,8 @@ class GatedMlp(nn.Module):
         self.dropout = nn.Dropout(config.mlp_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        projected: Tensor = self.Wo(self.dropout(_GatedGelu.apply(self.Wi(hidden))))
+        gated = _GatedGelu.apply(self.Wi(hidden))  # type: ignore[no-untyped-call]
+        projected: Tensor = self.Wo(self.dropout(gated))
         return projected
 
 
@@ -92,7 +93,7 @@ class Layer(nn.Module):
         self.mlp = GatedMlp(config)
 
     def forward(
-        self, hidden: Tensor, plan: AttentionPlan, rotary: RotaryTables, rows: Tensor | None = None
+        self, hidden: Tensor, plan: AttentionPlan, rotary: dict[float, Tensor], rows: Tensor | None = None
     ) -> Tensor:
         """[tokens, width] -> the same; with `rows`, only these rows are computed past the attention and returned."""
         attended: Tensor = self.attn(self.attn_norm(hidden), plan, rotary, rows)
@@ -118,18 +119,15 @@ class Encoder(nn.Module):
     def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, rows: Tensor | None = None) -> Tensor:
         """Hidden states [tokens, width] after the final norm; with `rows` [n], only [n, width] of these tokens.
 
-        `input_ids` [tokens] int64; `cu_seqlens` [segments + 1] int32, from 0 to the number of tokens; `max_seqlen` at least
-        the longest segment. Tokens see their own segment only, and positions restart in each.
+        `input_ids` [tokens] int64; `cu_seqlens` [segments + 1] int32, from 0 to the number of tokens; `max_seqlen` at
+        least the longest segment. Tokens see their own segment only, and positions restart in each.
         """
         plan = AttentionPlan(cu_seqlens, max_seqlen)
         thetas = {self.config.global_rope_theta, self.config.local_rope_theta}
-        rotary = {theta: rotary_tables(plan.positions, theta, self.config.head_dim) for theta in thetas}
+        rotary = {theta: rotary_turns(plan.positions, theta, self.config.head_dim) for theta in thetas}
         hidden = self.embeddings(input_ids)
         for layer in self.encoder.layers[:-1]:
             hidden = layer(hidden, plan, rotary)
         hidden = self.encoder.layers[-1](hidden, plan, rotary, rows)
         normed: Tensor = self.final_norm(hidden)
         return normed
-
-
-RotaryTables = dict[float, tuple[Tensor, Tensor]]

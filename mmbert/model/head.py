@@ -1,10 +1,9 @@
-"""The masked language model: encoder, prediction head and the tied decoder, whose logits exist at masked tokens only."""
+"""The masked language model: encoder, prediction head, and a tied decoder whose logits exist at masked tokens only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor, nn
 
@@ -30,8 +29,9 @@ class PredictionHead(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """The encoder with its masked-LM head; `initialization.new_model` makes one that is ready to train.
 
-    Everywhere: `input_ids` [tokens] int64, all segments in one row; `cu_seqlens` [segments + 1] int32, their borders, from 0 to
-    the number of tokens; `max_seqlen` at least the longest segment. Trailing padding is a segment of its own, or absent.
+    Everywhere: `input_ids` [tokens] int64, all segments in one row; `cu_seqlens` [segments + 1] int32, their borders,
+    from 0 to the number of tokens; `max_seqlen` at least the longest segment. Trailing padding is a segment of its own,
+    or absent.
     """
 
     def __init__(self, config: EncoderConfig) -> None:

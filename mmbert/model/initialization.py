@@ -23,7 +23,8 @@ def new_model(config: EncoderConfig, seed: int) -> MaskedLanguageModel:
 
 @torch.no_grad()
 def initialize(model: MaskedLanguageModel, generator: torch.Generator) -> None:
-    """Megatron's full initialisation, as the original uses it: a normal cut off at two sigma, sigma `initializer_range`, and for
+    """Megatron's full initialisation, as the original uses it: a normal cut off at two sigma, sigma
+    `initializer_range`, and for
     the projections that write to the residual stream (both Wo) over sqrt(2 x layers); norms 1, the decoder's bias 0.
     """
     sigma = model.config.initializer_range

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits alive at once. They should stay in a CPU's cache: with 8,192 words, 2 to 4 MiB (64 to 128 rows) was up to twice as
-# fast as 8 MiB and more.
+# Logits alive at once. They should stay in a CPU's cache: with 8,192 words, 2 to 4 MiB (64 to 128 rows) was up to twice
+# as fast as 8 MiB and more.
 _CHUNK_BYTES = 4 * 2**20
 _FEWEST_ROWS = 32
 
@@ -16,11 +16,13 @@ _FEWEST_ROWS = 32
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Sum over rows of -ln softmax(hidden @ weight.T + bias)[target], a scalar in fp32.
 
-    `hidden` [rows, width], `weight` [words, width], `bias` [words], `targets` [rows] int64. The forward pass works out the
-    gradients too, a chunk of rows at a time, so memory does not grow with rows and no logit is computed twice. Under
-    autocast the matrix products run in its type, the rest in fp32.
+    `hidden` [rows, width], `weight` [words, width], `bias` [words], `targets` [rows] int64. The forward pass works out
+    the gradients too, a chunk of rows at a time, so memory does not grow with rows and no logit is computed twice.
+    Under autocast the matrix products run in its type, the rest in fp32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets)
+    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets
+    )
     return loss
 
 

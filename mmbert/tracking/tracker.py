@@ -16,25 +16,23 @@ from mmbert.tracking.component_run import ComponentRun, Status
 from mmbert.tracking.election import Run, find_or_create
 from mmbert.tracking.spool import parse
 
-_DEFAULT_EXPERIMENT = "mmbert/components"
 _PARENT = "mlflow.parentRunId"
 _DIGEST = "mmbert.content_digest"
 _REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
 
 
-def connect(experiment: str | None = None) -> Tracker:
+def connect(experiment: str, workflow_run: str | None = None) -> Tracker:
     """The tracker that MLFLOW_TRACKING_URI names; one that does nothing where it is unset.
 
-    `experiment` (or MMBERT_EXPERIMENT) is `mmbert/<recipe>`; MMBERT_WORKFLOW_RUN is the id of the workflow's run.
+    `experiment` is `mmbert/<recipe>`; `workflow_run` (else MMBERT_WORKFLOW_RUN) is the id of the workflow's run.
     Raises UserError for an address that is none, InfrastructureError where no healthy server answers within 13 seconds.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    experiment = experiment or os.environ.get("MMBERT_EXPERIMENT") or _DEFAULT_EXPERIMENT
     if not uri:
         return Tracker(None, experiment, None)
     api = Api(uri)
     api.check()
-    return Tracker(api, experiment, os.environ.get("MMBERT_WORKFLOW_RUN") or None)
+    return Tracker(api, experiment, workflow_run or os.environ.get("MMBERT_WORKFLOW_RUN") or None)
 
 
 class Tracker:
@@ -81,6 +79,13 @@ class Tracker:
         """End the workflow's own run. Raises UserError where MMBERT_WORKFLOW_RUN is not set."""
         if self._api is not None:
             _update(self._api, self._workflow(self._api), status)
+
+    def runs_url(self) -> str | None:
+        """The page of the experiment's runs. (MLflow 3 opens an experiment on its page for traces otherwise.)"""
+        if self._api is None:
+            return None
+        page = f"experiments/{self._experiment_id(self._api)}/runs?workflowType=machine_learning"
+        return f"{self._api.uri}/#/{page}"
 
     def link_reused(self, task: str, fingerprint: str, producer_run_id: str, uri: str) -> str | None:
         """Show a task whose artifact was found done: a finished child run that points to the run that made it.

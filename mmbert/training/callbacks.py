@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 
 from mmbert.errors import UserError
-from mmbert.loader import Batch, LoaderState
+from mmbert.loader.batch import Batch
+from mmbert.loader.state import LoaderState
 from mmbert.tracking import ComponentRun
 from mmbert.training import canonical
 from mmbert.training.composer_model import seed_everything_for
@@ -64,8 +65,10 @@ class History(Callback):
         batch: Batch = state.batch["whole"]
         loss = float(state.total_loss_dict["loss/train/total"])
         number = int(state.timestamp.batch.value)
-        if loss != loss or loss == float("inf"):
-            raise UserError(f"batch {number}: the loss is {loss}; lower the phase's learning_rate or lengthen its warm-up")
+        if not math.isfinite(loss):
+            raise UserError(
+                f"batch {number}: the loss is {loss}; lower the phase's learning_rate or lengthen its warm-up"
+            )
         self._window.append((loss, batch.tokens, batch.padded_tokens, batch.rows))
         if number % self.every == 0:
             self._flush(state)
@@ -126,7 +129,7 @@ class Resume(Callback):
 
 
 class Snapshots(Callback):
-    """Keeps the weights at evenly spaced points of the phase, for an average of checkpoints; the last is the phase's end."""
+    """Keeps the weights at evenly spaced points of the phase, for an average of checkpoints; its end comes last."""
 
     def __init__(self, count: int, tokens: int, scratch: Path) -> None:
         self.marks = [tokens * (i + 1) // count for i in range(count - 1)]

@@ -14,33 +14,23 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mmbert.errors import UserError
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.release import checkpoints
 
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "training_state.json"
-_TIED = "decoder.weight"
 
 
-def save_weights(path: Path, model: torch.nn.Module) -> None:
-    """All parameters in fp32 under their own names; the tied decoder's weight once, as the embedding."""
-    tensors = {n: t.detach().float().contiguous().cpu() for n, t in model.state_dict().items() if n != _TIED}
-    save_file(tensors, path)
+def save_weights(path: Path, model: MaskedLanguageModel) -> None:
+    checkpoints.save_weights({name: value.float().cpu() for name, value in model.weights().items()}, path)
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Raises UserError naming the first key whose presence or shape differs."""
-    own = {n: t for n, t in model.state_dict().items() if n != _TIED}
-    with safe_open(path, "pt") as stored:
-        _check_names(path, set(own), set(stored.keys()))
-        with torch.no_grad():
-            for name, tensor in own.items():
-                loaded = stored.get_tensor(name)
-                if loaded.shape != tensor.shape:
-                    raise UserError(
-                        f"{path.name}: '{name}' has shape {tuple(loaded.shape)}, and the recipe's model needs "
-                        f"{tuple(tensor.shape)}; was the recipe's model section changed?"
-                    )
-                tensor.copy_(loaded)
+def load_weights(path: Path, model: MaskedLanguageModel) -> None:
+    """Raises UserError naming the first weight that does not fit the model."""
+    weights = checkpoints.load_weights(path)
+    checkpoints.check_weights(weights, model.config, path.name)
+    model.load_weights(weights)
 
 
 def save_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -57,7 +47,7 @@ def save_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 
 def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Restore moments and step counts, not the learning rate: a phase's rate is its recipe's."""
-    names = {n: p for n, p in model.named_parameters()}
+    names = dict(model.named_parameters())
     with safe_open(path, "pt") as stored:
         steps = json.loads(stored.metadata()["steps"])
         for key in stored.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -72,10 +62,3 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     path.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", "utf-8")
-
-
-def _check_names(path: Path, wanted: set[str], found: set[str]) -> None:
-    if missing := sorted(wanted - found):
-        raise UserError(f"{path.name}: '{missing[0]}' is missing ({len(missing)} in all); it is of another model shape")
-    if surplus := sorted(found - wanted):
-        raise UserError(f"{path.name}: '{surplus[0]}' is not in the recipe's model ({len(surplus)} in all)")

@@ -9,8 +9,8 @@ from composer.core import DataSpec
 from composer.models import ComposerModel
 from torch import Tensor
 
-from mmbert.loader import Batch, split_microbatches
-from mmbert.model import MaskedLanguageModel
+from mmbert.loader.batch import Batch, split_microbatches
+from mmbert.model.head import MaskedLanguageModel
 
 TensorBatch = dict[str, Any]
 
@@ -33,7 +33,7 @@ class ComposerEncoder(ComposerModel):
 
         So the batch's loss is the mean over its masked tokens however it is split.
         """
-        return outputs / max(1, batch["targets"].numel())
+        return torch.div(outputs, max(1, batch["targets"].numel()))
 
 
 def tensors_of(batch: Batch) -> TensorBatch:

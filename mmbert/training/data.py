@@ -9,7 +9,8 @@ from typing import Any
 
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
-from mmbert.loader import LoaderSettings, MaskingRule, MixtureStream
+from mmbert.loader.loader import LoaderSettings, MixtureStream
+from mmbert.loader.masking import MaskingRule
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import Model
 from mmbert.training.schedules import global_batch_size_at
@@ -31,7 +32,8 @@ def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact
         place = places.get((row["source"], row["language"]))
         if place is None:
             raise UserError(
-                f"the mixture draws from {row['source']}/{row['language']}, and no shards hold it; were shards left out?"
+                f"the mixture draws from {row['source']}/{row['language']}, and no shards hold it; "
+                "were some shards left out?"
             )
         streams.append(MixtureStream(row["source"], row["language"], place, row["share"]))
     return streams
@@ -49,8 +51,7 @@ def loader_settings(recipe: Recipe, phase: str, cache: Path) -> LoaderSettings:
         lanes=lanes,
         max_seq_len=settings.max_seq_len,
         batch_rows=functools.partial(global_batch_size_at, batch=settings.batch, lanes=lanes),
-        masking=MaskingRule(
-            settings.mask_probability, model.vocab_size, model.mask_token_id, special_token_ids(model)
-        ),
+        masking=MaskingRule(settings.mask_probability, model.vocab_size, model.mask_token_id, special_token_ids(model)),
         cache=cache,
+        buffer_tokens=recipe.training.shuffle_tokens,
     )

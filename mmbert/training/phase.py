@@ -17,8 +17,11 @@ from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.errors import UserError
 from mmbert.evaluation.heldout import by_language, read_held_out
 from mmbert.evaluation.masked_bits_per_byte import masked_bits_per_byte, total_bits_per_byte
-from mmbert.loader import LoaderState, build_loader
-from mmbert.model import MaskedLanguageModel, config_from_recipe
+from mmbert.loader.loader import build_loader
+from mmbert.loader.state import LoaderState
+from mmbert.model.config import config_from_recipe
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
@@ -65,7 +68,7 @@ def train_phase(
     plan = inputs.mixture.read_json("mixture.json")
     if plan["phase"] != phase:
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
-    model = MaskedLanguageModel(config_from_recipe(recipe.model, settings.rope_theta), seed=recipe.seed)
+    model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed)
     optimizer = _optimizer(recipe, settings, model)
     if inputs.start is not None:
         canonical.load_weights(inputs.start.fetch(canonical.WEIGHTS, cache / "files"), model)
@@ -103,7 +106,9 @@ def train_phase(
         precision=_PRECISION[recipe.training.precision],
         seed=recipe.seed,
         callbacks=[
-            LearningRate(settings.learning_rate, lambda t: lr_multiplier(t, settings.schedule, settings.tokens), recipe.seed),
+            LearningRate(
+                settings.learning_rate, lambda t: lr_multiplier(t, settings.schedule, settings.tokens), recipe.seed
+            ),
             history,
             Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch),
             keeper,
@@ -115,7 +120,7 @@ def train_phase(
     )
     keeper.trainer = trainer
     if found:
-        print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)  # noqa: T201
+        print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)
     try:
         trainer.fit()
     finally:
@@ -125,7 +130,7 @@ def train_phase(
 
 
 class _Converted:
-    """The loader's batches as Composer takes them. Its `dataset` stands for itself: its state travels with each batch."""
+    """The loader's batches as Composer takes them, without a `dataset`: its state travels with each batch."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -138,7 +143,7 @@ class _Converted:
 
 def _optimizer(recipe: Recipe, settings: PhaseTraining, model: MaskedLanguageModel) -> StableAdamW:
     return StableAdamW(
-        parameter_groups(model, settings.weight_decay),
+        parameter_groups(model.named_parameters(), settings.weight_decay),
         lr=settings.learning_rate,
         betas=recipe.optimizer.betas,
         eps=recipe.optimizer.eps,
@@ -208,10 +213,15 @@ def _bits_per_byte(
     )
     overall = total_bits_per_byte(languages.values())
     run.log_metrics(
-        {"masked_bits_per_byte": overall, **{f"masked_bits_per_byte.{n}": v.bits_per_byte for n, v in languages.items()}},
+        {
+            "masked_bits_per_byte": overall,
+            **{f"masked_bits_per_byte.{n}": v.bits_per_byte for n, v in languages.items()},
+        },
         step=settings.tokens,
     )
     return {
         "overall": overall,
-        "languages": {n: {"bits": v.bits, "bytes": v.bytes, "bits_per_byte": v.bits_per_byte} for n, v in languages.items()},
+        "languages": {
+            n: {"bits": v.bits, "bytes": v.bytes, "bits_per_byte": v.bits_per_byte} for n, v in languages.items()
+        },
     }

@@ -70,7 +70,7 @@ def fetch_newest(artifact_uri: str, folder: Path) -> tuple[ResumePoint, dict[str
         try:
             return point, point.fetch(folder)
         except (_SpoiltError, storage.MissingFileError):
-            print(f"warning: resume checkpoint {point.uri} is not whole; trying an older one")  # noqa: T201
+            print(f"warning: resume checkpoint {point.uri} is not whole; trying an older one")
     return None
 
 

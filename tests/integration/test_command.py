@@ -41,7 +41,10 @@ def test_a_recipe_is_shown_whole_and_validated(tmp_path: Path) -> None:
         (("recipe", "show", "nosuch"), "no preset 'nosuch'"),
         (("recipe", "validate", "absent.yaml"), "no such recipe file"),
         (("run", "curate", "--recipe", "tiny", "--group", "0", "--colour", "red"), "--colour"),
-        (("run", "tokenize", "--recipe", "tiny", "--documents", "absent", "--tokenizer", "absent"), "no complete artifact here"),
+        (
+            ("run", "tokenize", "--recipe", "tiny", "--documents", "absent", "--tokenizer", "absent"),
+            "no complete artifact here",
+        ),
     ],
 )
 def test_wrong_input_ends_with_2_and_one_message(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
@@ -62,7 +65,9 @@ def test_a_component_runs_alone_and_is_found_done(tmp_path: Path) -> None:
 
 
 def test_mlflow_down_at_the_start_is_infrastructure(tmp_path: Path) -> None:
-    found = mmbert("run", "recipe", "--preset", "tiny", "--root", str(tmp_path), MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    found = mmbert(
+        "run", "recipe", "--preset", "tiny", "--root", str(tmp_path), MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
     assert found.returncode == 3
     assert "http://127.0.0.1:9" in found.stderr
     assert not list(tmp_path.rglob("manifest.json"))

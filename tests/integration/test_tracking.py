@@ -132,7 +132,7 @@ def test_a_run_that_ends_in_an_outage_is_complete_after_its_spool_is_replayed_ev
     assert outage.ended_unsent is not None
     assert client.get_run(outage.ended).info.status == "RUNNING"
     for _ in range(2):
-        assert connect().replay_spool(outage.ended_unsent.read_bytes()) == 4
+        assert connect("mmbert/test").replay_spool(outage.ended_unsent.read_bytes()) == 4
     run = client.get_run(outage.ended)
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {f"bits/{i}": float(i) for i in range(1833)}
@@ -157,7 +157,7 @@ def test_what_a_killed_process_recorded_in_an_outage_is_sent_by_the_next_attempt
 def test_an_old_spool_does_not_take_back_the_end_of_a_later_attempt(
     at_server: str, client: MlflowClient, tmp_path: Path
 ) -> None:
-    tracker = connect()
+    tracker = connect("mmbert/test")
     run = start(tracker, tmp_path)
     assert run.finish("FINISHED") is None
     old = {"run": run.run_id, "finish": "FAILED", "time": 1}
@@ -166,7 +166,7 @@ def test_an_old_spool_does_not_take_back_the_end_of_a_later_attempt(
 
 
 def test_a_workflow_run_is_a_parent_with_one_child_a_component_and_a_retry_resumes_it(
-    at_server: str, client: MlflowClient, tmp_path: Path
+    at_server: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = start(connect("mmbert/tiny"), tmp_path, **{"mmbert.commit": "abc", "mmbert.image": "train@sha256:1"})
     first.log_metrics({"loss": 2.0}, step=1)
@@ -180,13 +180,16 @@ def test_a_workflow_run_is_a_parent_with_one_child_a_component_and_a_retry_resum
     retry.log_metrics({"loss": 1.5}, step=2)
     assert retry.finish("FINISHED") is None
 
-    connect("mmbert/tiny").finish_workflow("FINISHED")
+    monkeypatch.delenv("MMBERT_WORKFLOW_RUN")
+    connect("mmbert/tiny", at_server).finish_workflow("FINISHED")
     runs = {r.data.tags["mmbert.role"]: r for r in runs_of(client, "mmbert/tiny", at_server)}
     child, parent = runs["component"], runs["workflow"]
     assert len(runs) == 2
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.info.run_name == "train"
+    page = f"/#/experiments/{child.info.experiment_id}/runs?workflowType=machine_learning"
+    assert connect("mmbert/tiny").runs_url() == os.environ["MLFLOW_TRACKING_URI"] + page
     wanted = {
         "component": "train",
         "fingerprint": "f" * 32,
@@ -219,11 +222,11 @@ def test_a_component_run_by_hand_stands_alone(
     at_server: str, monkeypatch: pytest.MonkeyPatch, client: MlflowClient, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MMBERT_WORKFLOW_RUN")
-    run = start(connect(), tmp_path, task="by hand")
+    run = start(connect("mmbert/test"), tmp_path, task="by hand")
     run.close()
     assert "mlflow.parentRunId" not in client.get_run(run.run_id).data.tags
     with pytest.raises(UserError, match="MMBERT_WORKFLOW_RUN"):
-        connect().finish_workflow("FINISHED")
+        connect("mmbert/test").finish_workflow("FINISHED")
 
 
 def test_params_artifacts_and_inputs_are_there_for_a_client_without_s3_credentials(
@@ -231,7 +234,7 @@ def test_params_artifacts_and_inputs_are_there_for_a_client_without_s3_credentia
 ) -> None:
     (tmp_path / "plot.html").write_bytes(b"<p>\x00plot" * 300_000)
     digest = "0123456789abcdef" * 4
-    with start(connect(), tmp_path / "spool") as run:
+    with start(connect("mmbert/test"), tmp_path / "spool") as run:
         run.log_params({"lr": 8e-4, "languages": "x" * 7000, **{f"p{i}": i for i in range(150)}})
         run.log_artifact(tmp_path / "plot.html", "plots")
         run.log_text("phase: extend\n", "recipe.yaml")
@@ -259,10 +262,10 @@ def test_params_artifacts_and_inputs_are_there_for_a_client_without_s3_credentia
 
 
 def test_one_refused_item_is_dropped_alone(at_server: str, client: MlflowClient, tmp_path: Path) -> None:
-    run = start(connect(), tmp_path)
+    run = start(connect("mmbert/test"), tmp_path)
     run.log_params({"seed": 1})
     run.close()
-    run = start(connect(), tmp_path)
+    run = start(connect("mmbert/test"), tmp_path)
     run.log_params({"seed": 2, "after": 3})
     run.log_metrics({"k" * 300: 1.0, "loss": math.nan, "top": math.inf, "share of [x]": 0.5}, step=1)
     assert run.finish("FINISHED") is None
@@ -276,7 +279,7 @@ def test_an_exception_ends_the_run_as_failed_and_an_interrupt_as_killed(
     at_server: str, client: MlflowClient, tmp_path: Path
 ) -> None:
     for error, status in ((ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")):
-        run = start(connect(), tmp_path, task=status)
+        run = start(connect("mmbert/test"), tmp_path, task=status)
         with pytest.raises(error), run:
             raise error
         assert client.get_run(run.run_id).info.status == status
@@ -313,11 +316,11 @@ def test_a_step_found_done_links_the_run_that_made_it(
 def test_the_same_model_registers_once_and_its_alias_moves(
     at_server: str, client: MlflowClient, tmp_path: Path
 ) -> None:
-    run = start(connect(), tmp_path)
+    run = start(connect("mmbert/test"), tmp_path)
     run.finish("FINISHED")
 
     def register(digest: str, source: str = "s3://models/m") -> str | None:
-        return connect().register_model(
+        return connect("mmbert/test").register_model(
             name="mmbert-tiny",
             source_uri=source,
             content_digest=digest,
@@ -341,15 +344,15 @@ def test_a_server_that_is_away_at_the_start_is_said_plainly(monkeypatch: pytest.
     uri = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(InfrastructureError, match=f"no answer from MLflow at {uri}"):
-        connect()
+        connect("mmbert/test")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI is 'mlruns'"):
-        connect()
+        connect("mmbert/test")
 
 
 def test_without_a_server_tracking_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracker = connect()
+    tracker = connect("mmbert/test")
     assert not tracker.active
     with start(tracker, tmp_path) as run, tracker.open_workflow() as workflow:
         run.log_metrics({"loss": 1.0}, step=1)

@@ -12,7 +12,9 @@ from mmbert import artifacts, storage
 from mmbert.errors import UserError
 
 
-def write(root: Path, name: str = "f1", data: bytes = b"abc", log: bytes = b"log", **producer: Any) -> artifacts.Artifact:
+def write(
+    root: Path, name: str = "f1", data: bytes = b"abc", log: bytes = b"log", **producer: Any
+) -> artifacts.Artifact:
     writer = artifacts.ArtifactWriter(str(root / "documents" / name), "documents", name, {"group": "0"}, {})
     writer.add_bytes("train/a.txt", data)
     writer.add_bytes("log.txt", log, digested=False)

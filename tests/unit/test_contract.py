@@ -24,7 +24,19 @@ GOLDEN = Path(__file__).parent / "component_versions.json"
 
 
 def test_there_are_all_the_components() -> None:
-    wanted = {"recipe", "curate", "tokenizer", "tokenize", "mixture", "train", "merge", "convert", "evaluate", "report", "register"}
+    wanted = {
+        "recipe",
+        "curate",
+        "tokenizer",
+        "tokenize",
+        "mixture",
+        "train",
+        "merge",
+        "convert",
+        "evaluate",
+        "report",
+        "register",
+    }
     assert set(component_names()) == wanted
 
 
@@ -44,7 +56,8 @@ def test_contracts_are_read_without_heavy_libraries() -> None:
     code = (
         "import sys; from components.contract import *; [get_component(n) for n in component_names()];"
         "import components.steps, components.workflows;"
-        "print([m for m in ('torch','composer','streaming','transformers','datatrove','sklearn','plotly','pandas','mlflow') if m in sys.modules])"
+        "heavy = 'torch composer streaming transformers datatrove sklearn plotly pandas mlflow'.split();"
+        "print([m for m in heavy if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -106,7 +119,7 @@ def test_reading_an_undeclared_key_is_an_error() -> None:
 def test_inputs_of_the_wrong_kind_are_named(tmp_path: Path) -> None:
     writer = artifacts.ArtifactWriter(str(tmp_path / "x"), "shards", "x", {}, {})
     writer.commit({})
-    with pytest.raises(UserError, match="--documents .*this is a shards artifact; it takes documents"):
+    with pytest.raises(UserError, match=r"--documents .*this is a shards artifact; it takes documents"):
         plan_of(tmp_path, component="tokenize", documents=writer.uri, tokenizer=writer.uri)
 
 
@@ -122,4 +135,6 @@ def test_lists_pass_through_the_command_line(tmp_path: Path) -> None:
     checked = check_arguments(item, {"recipe": "r", "checkpoints": ["a", ["b", "c"]], "base": "d"})
     line = command_line(item, checked, "s3://b/r", "merge")
     assert [line[i + 1] for i, word in enumerate(line) if word == "--checkpoints"] == ["a", "b", "c"]
-    assert check_arguments(item, {"recipe": "r", "checkpoints": json.dumps(["a", "b"]), "base": "d"})["checkpoints"] == ["a", "b"]
+    assert check_arguments(item, {"recipe": "r", "checkpoints": json.dumps(["a", "b"]), "base": "d"})[
+        "checkpoints"
+    ] == ["a", "b"]

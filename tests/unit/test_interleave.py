@@ -27,7 +27,9 @@ def _draw(weight: list[float], row_lengths: list[list[int]], lane: int, lanes: i
 
 @settings(deadline=None, max_examples=50)
 @given(weight=weights, data=st.data(), lane=st.integers(0, 3))
-def test_each_stream_stays_within_a_row_or_two_of_its_share(weight: list[float], data: st.DataObject, lane: int) -> None:
+def test_each_stream_stays_within_a_row_or_two_of_its_share(
+    weight: list[float], data: st.DataObject, lane: int
+) -> None:
     rows = [data.draw(st.lists(st.integers(1, 200), min_size=1, max_size=4)) for _ in weight]
     consumed = _draw(weight, rows, lane, 4, 5_000)
     share = np.array(weight) / sum(weight)
@@ -45,7 +47,7 @@ def test_shares_are_exact_over_a_long_run() -> None:
 
 
 def test_a_stream_smaller_than_a_lane_s_turn_has_its_expectation_over_all_lanes() -> None:
-    """64 lanes draw 10,000 tokens each; a stream of share 0.001 in rows of 1,000 should come to 640 tokens: one lane."""
+    """64 lanes draw 10,000 tokens each; a stream of share 0.001 in rows of 1,000 comes to 640: one lane."""
     lanes = 64
     names, weight, lengths = ["s/big", "s/tiny"], [0.999, 0.001], [100, 1_000]
     for seed in range(20):
@@ -58,7 +60,7 @@ def test_a_stream_smaller_than_a_lane_s_turn_has_its_expectation_over_all_lanes(
                 consumed[i] += lengths[i]
                 interleaver.advance(int(consumed[i]))
             drawn += int(consumed[1])
-        assert drawn in (0, 1_000)
+        assert drawn in {0, 1_000}
 
 
 def test_lanes_do_not_all_start_with_the_same_stream() -> None:

@@ -1,5 +1,7 @@
 """The order of a stream's rows: every row exactly once an epoch, over all lanes."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,7 +78,7 @@ def test_lanes_together_see_every_row_exactly_once_an_epoch(
 def test_a_shard_is_used_up_before_the_next(stream: tuple[StreamOrder, int, int, np.ndarray]) -> None:
     order, _, rows, begins = stream
     shards = [int(np.searchsorted(begins, order.row(p), side="right")) for p in range(rows)]
-    changes = sum(a != b for a, b in zip(shards, shards[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(shards))
     assert changes == len(set(shards)) - 1
 
 
@@ -97,3 +99,10 @@ def test_epochs_and_streams_are_ordered_differently() -> None:
     assert first != list(range(100))
     assert first != second
     assert first != [other.row(p) for p in range(100)]
+
+
+def test_epochs_order_the_shards_differently() -> None:
+    """Shards of one row each, so that nothing but their order can differ."""
+    order = StreamOrder("s/l", 3, 0, 12, np.arange(13))
+    epochs = {tuple(order.row(p) for p in range(e * 12, e * 12 + 12)) for e in range(5)}
+    assert len(epochs) == 5

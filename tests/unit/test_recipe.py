@@ -53,7 +53,11 @@ def test_presets_carry_the_published_shapes() -> None:
 def test_presets_carry_the_published_optimisation() -> None:
     small, base = load_recipe("small"), load_recipe("base")
     for recipe in (small, base):
-        assert (recipe.optimizer.name, recipe.optimizer.betas, recipe.optimizer.eps) == ("stableadamw", (0.9, 0.95), 1e-8)
+        assert (recipe.optimizer.name, recipe.optimizer.betas, recipe.optimizer.eps) == (
+            "stableadamw",
+            (0.9, 0.95),
+            1e-8,
+        )
         assert (recipe.training.checkpoint_tokens, recipe.training.keep_checkpoints) == (10 * B, 10)
         assert recipe.training.precision == "bf16"
         first = recipe.phases.pretrain

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from mmbert.errors import UserError
 from mmbert.evaluation.embedding import embed
-from mmbert.evaluation.heldout import Document, HeldOut, by_language, read_held_out
+from mmbert.data.documents import Document
+from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.evaluation.masked_bits_per_byte import (
     MASKED_SHARE,
     LanguageBits,
@@ -24,11 +25,11 @@ from mmbert.evaluation.masked_bits_per_byte import (
     masked_bits_per_byte,
     total_bits_per_byte,
 )
-from mmbert.evaluation.packing import Encoder
 from mmbert.evaluation.probe import linear_probe
 from mmbert.evaluation.scores import Score, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import LANGUAGES, IntentSentence, intent_sentences
+from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe.schema import Evaluation
 
 SUITE = "demo"
@@ -43,7 +44,7 @@ INTENTS = "intent_classification"
 class _Run:
     """A model and all that its scores depend on besides it."""
 
-    model: Encoder
+    model: MaskedLanguageModel
     tokenizer: Tokenizer
     settings: Evaluation
     seed: int
@@ -59,7 +60,7 @@ class _Run:
 
 
 def evaluate_demo(
-    model: Encoder,
+    model: MaskedLanguageModel,
     tokenizer: Tokenizer,
     held_out: Iterable[Path],
     settings: Evaluation,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmbert.evaluation.heldout import Document
+from mmbert.data.documents import Document
 from mmbert.evaluation.scores import interval, resampling_counts
 
 FloatArray = npt.NDArray[np.float64]

@@ -1,0 +1,258 @@
+"""A model as a Hugging Face folder that plain transformers load as ModernBERT, and the gate that compares the two."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbert.errors import UserError
+from mmbert.model.config import EncoderConfig
+from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
+from mmbert.release.checkpoints import check_weights, save_weights
+
+_MASK_EVERY = 7  # the parity gate masks this share of each sample
+
+
+def to_hugging_face_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of transformers' ModernBertForMaskedLM; no value changes, and the tied decoder is left to transformers."""
+    names = {name: re.sub(r"^bert\.(encoder\.)?", "model.", name) for name in weights if name != TIED_DECODER}
+    return {new: weights[old] for old, new in names.items()}
+
+
+def from_hugging_face_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse of `to_hugging_face_names`."""
+    layers = {
+        name: re.sub(r"^model\.layers\.", "bert.encoder.layers.", name) for name in weights if name != TIED_DECODER
+    }
+    return {re.sub(r"^model\.", "bert.", new): weights[old] for old, new in layers.items()}
+
+
+def model_config(config: EncoderConfig, max_position_embeddings: int) -> dict[str, Any]:
+    """`config.json`, with the keys of transformers 5 (layer types, rotary parameters) and those of 4.48 to 4.57."""
+    kinds = ["full_attention" if config.is_global(n) else "sliding_attention" for n in range(config.num_hidden_layers)]
+    return {
+        "architectures": ["ModernBertForMaskedLM"],
+        "model_type": "modernbert",
+        "dtype": "float32",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "hidden_activation": "gelu",
+        "max_position_embeddings": max_position_embeddings,
+        "norm_eps": config.norm_eps,
+        "norm_bias": False,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "mlp_dropout": config.mlp_dropout,
+        "embedding_dropout": config.embedding_dropout,
+        "initializer_range": config.initializer_range,
+        "initializer_cutoff_factor": 2.0,
+        "decoder_bias": True,
+        "tie_word_embeddings": True,
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",
+        "deterministic_flash_attn": False,
+        "sparse_prediction": False,
+        "sparse_pred_ignore_index": -100,
+        "local_attention": config.sliding_window,
+        "global_attn_every_n_layers": config.global_attn_every_n_layers,
+        "layer_types": kinds,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": config.global_rope_theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": config.local_rope_theta},
+        },
+        "global_rope_theta": config.global_rope_theta,
+        "local_rope_theta": config.local_rope_theta,
+        "pad_token_id": config.pad_token_id,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "cls_token_id": config.bos_token_id,
+        "sep_token_id": config.eos_token_id,
+        "mask_token_id": config.mask_token_id,
+    }
+
+
+def export(
+    weights: Mapping[str, Tensor],
+    config: EncoderConfig,
+    tokenizer_dir: Path,
+    max_position_embeddings: int,
+    out_dir: Path,
+    *,
+    card: str,
+) -> None:
+    """Write `config.json`, `model.safetensors`, the tokenizer and the card (`README.md`); same input, same bytes.
+
+    `max_position_embeddings` is the longest context trained for, in tokens. Raises UserError where the weights do not
+    fit the configuration or are not finite, or where the folder has no `tokenizer.json` or one without the special
+    tokens.
+    """
+    check_weights(weights, config, "export")
+    tokenizer, tokenizer_config = _tokenizer_files(tokenizer_dir, config, max_position_embeddings)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    save_weights(to_hugging_face_names(weights), out_dir / "model.safetensors")
+    _write_json(out_dir / "config.json", model_config(config, max_position_embeddings))
+    _write_json(out_dir / "tokenizer.json", tokenizer)
+    _write_json(out_dir / "tokenizer_config.json", tokenizer_config)
+    _write_json(
+        out_dir / "special_tokens_map.json", {k: v for k, v in tokenizer_config.items() if k.endswith("_token")}
+    )
+    (out_dir / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`tokenizer.json`, framing text with bos and eos as in training, and its `tokenizer_config.json`."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a release needs the tokenizer that the model was trained with")
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    added = {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
+    ids = {
+        "pad": config.pad_token_id,
+        "eos": config.eos_token_id,
+        "bos": config.bos_token_id,
+        "unk": config.unk_token_id,
+        "mask": config.mask_token_id,
+    }
+    for kind, number in ids.items():
+        if number not in added:
+            raise UserError(
+                f"{path}: no added token has id {number}, the model's {kind} token; is it another model's tokenizer?"
+            )
+    tokens = {kind: added[number] for kind, number in ids.items()}
+    for token in tokenizer["added_tokens"]:
+        token["special"] = token["special"] or token["id"] in ids.values()
+    tokenizer["post_processor"] = _framing(tokens["bos"], ids["bos"], tokens["eos"], ids["eos"])
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    tokenizer_config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **{f"{kind}_token": token for kind, token in tokens.items()},
+        "cls_token": tokens["bos"],
+        "sep_token": tokens["eos"],
+    }
+    return tokenizer, tokenizer_config
+
+
+def _framing(bos: str, bos_id: int, eos: str, eos_id: int) -> dict[str, Any]:
+    def special(token: str) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": 0}}
+
+    def text(name: str) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": 0}}
+
+    single = [special(bos), text("A"), special(eos)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, text("B"), special(eos)],
+        "special_tokens": {t: {"id": t, "ids": [n], "tokens": [t]} for t, n in sorted(((bos, bos_id), (eos, eos_id)))},
+    }
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Largest absolute differences between the training model and the exported one, in fp32 on the CPU."""
+
+    samples: int
+    tokens: int
+    masked_tokens: int
+    max_hidden_difference: float
+    max_logit_difference: float
+
+
+@torch.no_grad()
+def check_parity(
+    out_dir: Path, model: MaskedLanguageModel, tokenized_samples: Sequence[Sequence[int]], tolerance: float
+) -> ParityReport:
+    """Compare the folder, loaded by plain transformers and padded, with the training model, packed.
+
+    `tokenized_samples` are token ids with bos and eos; every seventh token is masked here. Compared are the hidden
+    states of all tokens and the logits of the masked ones. Raises UserError above `tolerance` (or for NaN), saying
+    where the two start to differ; the folder must then not be released.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    samples = [torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)]
+    if not samples:
+        raise UserError("parity: there is no sample to compare on")
+    exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
+    was_training = model.training
+    model.eval()
+    lengths = torch.tensor([len(sample) for sample in samples])
+    packed = torch.cat(samples)
+    places = torch.cat([torch.arange(len(sample)) for sample in samples])
+    masked = (places % _MASK_EVERY == _MASK_EVERY // 2).nonzero().squeeze(1)
+    packed[masked] = model.config.mask_token_id
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int()
+
+    ours, theirs = _Recorder(_blocks(model, "bert", "bert.encoder")), _Recorder(_blocks(exported, "model", "model"))
+    with ours, theirs:
+        hidden = model.encode(packed, cu_seqlens, int(lengths.max()))
+        logits = model.masked_logits(hidden, masked)
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = torch.full(real.shape, model.config.pad_token_id)
+        padded[real] = packed
+        exported_logits = exported(input_ids=padded, attention_mask=real.long()).logits[real][masked]
+    model.train(was_training)
+
+    differences = {name: _difference(value, theirs.outputs[name][real]) for name, value in ours.outputs.items()}
+    differences["logits"] = _difference(logits, exported_logits)
+    for name, difference in differences.items():
+        if not difference <= tolerance:
+            raise UserError(
+                f"{out_dir}: the exported model differs from the training model, first at {name}, by {difference:.3g} "
+                f"(tolerance {tolerance:.3g}; logits differ by {differences['logits']:.3g}); it must not be released"
+            )
+    return ParityReport(len(samples), len(packed), len(masked), differences["final_norm"], differences["logits"])
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item() if a.numel() else 0.0
+
+
+def _blocks(model: nn.Module, body: str, layers: str) -> dict[str, nn.Module]:
+    """The modules whose outputs are compared, in the order they run, under names that both models share."""
+    stack = model.get_submodule(f"{layers}.layers")
+    found = {"embeddings": model.get_submodule(f"{body}.embeddings")}
+    found |= {f"layer {name}": layer for name, layer in stack.named_children()}
+    return {**found, "final_norm": model.get_submodule(f"{body}.final_norm")}
+
+
+class _Recorder:
+    """Keeps what modules return while it is entered."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = modules
+        self.outputs: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        self._hooks = [module.register_forward_hook(self._keep(name)) for name, module in self.modules.items()]
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep(self, name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            self.outputs[name] = output[0] if isinstance(output, tuple) else output
+
+        return keep

@@ -1,0 +1,216 @@
+"""The encoder against the original training code's outputs, and its parts against plain arithmetic."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmbert.errors import UserError
+from mmbert.model.attention import AttentionPlan, packed_attention, pair_rotary_rows, rotary_turns
+from mmbert.model.config import EncoderConfig, config_from_recipe
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.model.initialization import new_model
+from mmbert.model.loss import linear_cross_entropy
+from mmbert.recipe.schema import Model, RopeTheta
+from mmbert.release.checkpoints import load_weights
+
+ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
+THETAS = [(10_000, 10_000), (160_000, 10_000), (160_000, 160_000)]
+
+
+def original_config(global_theta: float = 10_000, local_theta: float = 10_000) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size=768,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=7,
+        num_attention_heads=4,
+        global_rope_theta=global_theta,
+        local_rope_theta=local_theta,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    return load_weights(ORIGINAL / "ep0-ba8-rank0.pt")
+
+
+def original_model(weights: dict[str, Tensor], thetas: tuple[float, float]) -> MaskedLanguageModel:
+    model = MaskedLanguageModel(original_config(*thetas))
+    model.load_weights(weights)
+    return model.eval()
+
+
+def unpadded(reference: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    real = reference["unpad_indices"]
+    lengths = reference["attention_mask"].sum(1)
+    cu_seqlens = F.pad(lengths.cumsum(0), (1, 0)).int()
+    return reference["input_ids"].flatten()[real], reference["labels"].flatten()[real], cu_seqlens
+
+
+@pytest.mark.parametrize("thetas", THETAS)
+def test_hidden_states_and_loss_are_the_originals(weights: dict[str, Tensor], thetas: tuple[int, int]) -> None:
+    name = f"g{thetas[0]}_l{thetas[1]}"
+    reference = load_file(ORIGINAL / f"ref_{name}.safetensors")
+    model = original_model(weights, thetas)
+    tokens, labels, cu_seqlens = unpadded(reference)
+    with torch.no_grad():
+        hidden = model.encode(tokens, cu_seqlens, 200)
+    torch.testing.assert_close(hidden, reference["hidden_unpadded"], atol=1e-4, rtol=0)
+
+    masked = (labels != -100).nonzero().squeeze(1)
+    loss = model(tokens, cu_seqlens, 200, masked, labels[masked]) / len(masked)
+    expected = json.loads((ORIGINAL / "ref_losses_gradnorms.json").read_text("utf-8"))[name]
+    assert loss.item() == pytest.approx(expected["loss"], abs=1e-5)
+    loss.backward()
+    norms = {n: p.grad.norm().item() for n, p in model.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx({n: expected["grad_norms"][n] for n in norms}, rel=1e-4)
+    assert len(norms) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("thetas", THETAS)
+def test_packed_row_with_a_padding_segment_is_the_originals(
+    weights: dict[str, Tensor], thetas: tuple[int, int]
+) -> None:
+    reference = load_file(ORIGINAL / f"ref_g{thetas[0]}_l{thetas[1]}.safetensors")
+    model = original_model(weights, thetas)
+    masked = (reference["packed_labels"] != -100).nonzero().squeeze(1)
+    with torch.no_grad():
+        hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
+        logits = model.masked_logits(hidden, masked)
+    torch.testing.assert_close(logits, reference["packed_masked_logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("size", "hidden", "heads"), [("base", 768, 12), ("small", 384, 6)])
+def test_parameter_names_and_counts_of_mmbert(size: str, hidden: int, heads: int) -> None:
+    truth = json.loads((ORIGINAL / "true_config_params.json").read_text("utf-8"))[size]
+    with torch.device("meta"):
+        model = MaskedLanguageModel(EncoderConfig(256_000, hidden, 1152, 22, heads))
+    assert {n: list(p.shape) for n, p in model.state_dict().items()} == truth["state"]
+    assert sum(p.numel() for p in model.parameters()) == truth["total"]
+
+
+def test_configuration_takes_the_recipes_values() -> None:
+    recipe = Model(
+        vocab_size=768, hidden_size=64, intermediate_size=96, num_hidden_layers=7, num_attention_heads=4, norm_eps=1e-4
+    )
+    config = config_from_recipe(recipe, RopeTheta(global_attention=160_000, local_attention=10_000))
+    assert (config.norm_eps, config.global_rope_theta, config.local_rope_theta) == (1e-4, 160_000, 10_000)
+    assert [config.is_global(n) for n in range(4)] == [True, False, False, True]
+    with pytest.raises(UserError, match="sliding_window 7"):
+        EncoderConfig(768, 64, 96, 7, 4, sliding_window=7)
+
+
+def naive_attention(qkv: Tensor, borders: list[int], heads: int, theta: float, window: int | None) -> Tensor:
+    """Segment by segment, with rotary positions half against half as the original writes them."""
+    out = torch.empty(len(qkv), qkv.shape[1] // 3, dtype=qkv.dtype)
+    for start, end in pairwise(borders):
+        q, k, v = qkv[start:end].view(end - start, 3, heads, qkv.shape[1] // (3 * heads)).permute(1, 2, 0, 3)
+        dim = q.shape[-1]
+        places = torch.arange(end - start)
+        angles = places[:, None] * theta ** (-torch.arange(0, dim, 2) / dim)
+        cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
+        q, k = (x * cos + torch.cat([-x[..., dim // 2 :], x[..., : dim // 2]], -1) * sin for x in (q, k))
+        scores = q @ k.transpose(1, 2) / dim**0.5
+        if window is not None:
+            far = (places[:, None] - places).abs() > window // 2
+            scores = scores.masked_fill(far, -torch.inf)
+        out[start:end] = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),
+    window=st.sampled_from([None, 2, 8, 16]),
+    seed=st.integers(0, 1000),
+)
+def test_attention_equals_attending_segment_by_segment(lengths: list[int], window: int | None, seed: int) -> None:
+    heads, dim, width = 2, 4, 6
+    generator = torch.Generator().manual_seed(seed)
+    borders = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+    hidden = torch.randn(borders[-1], width, generator=generator)
+    weight = torch.randn(3 * heads * dim, width, generator=generator).requires_grad_()
+    plan = AttentionPlan(torch.tensor(borders, dtype=torch.int32), max(lengths))
+    qkv = hidden @ pair_rotary_rows(weight, heads).T
+    ours = packed_attention(qkv, rotary_turns(plan.positions, 100.0, dim), heads, plan, window)
+    plain = naive_attention(hidden @ weight.T, borders, heads, 100.0, window)
+    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+    towards = torch.randn(ours.shape, generator=generator)
+    (ours_gradient,) = torch.autograd.grad((ours * towards).sum(), weight)
+    (plain_gradient,) = torch.autograd.grad((plain * towards).sum(), weight)
+    torch.testing.assert_close(ours_gradient, plain_gradient, atol=1e-3, rtol=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rows=st.integers(0, 150), words=st.sampled_from([5, 300, 40_000]), scale=st.sampled_from([0.1, 30.0]))
+def test_loss_and_gradients_equal_plain_cross_entropy(rows: int, words: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    inputs = [torch.randn(rows, 8), torch.randn(words, 8), torch.randn(words)]
+    inputs = [(scale * torch.randn(x.shape, generator=generator)).requires_grad_() for x in inputs]
+    targets = torch.randint(words, (rows,), generator=generator)
+    hidden, weight, bias = inputs
+    plain = F.cross_entropy(hidden @ weight.T + bias, targets, reduction="sum")
+    ours = linear_cross_entropy(hidden, weight, bias, targets)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
+    for got, expected in zip(
+        torch.autograd.grad(ours * 0.5, inputs), torch.autograd.grad(plain * 0.5, inputs), strict=True
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * scale)
+    with torch.no_grad():
+        torch.testing.assert_close(linear_cross_entropy(hidden, weight, bias, targets), plain, rtol=1e-5, atol=1e-4)
+
+
+def test_loss_never_holds_all_logits() -> None:
+    rows, words = 3000, 5000
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max(largest, result.numel() if isinstance(result, Tensor) else 0)
+            return result
+
+    hidden, weight = torch.randn(rows, 16, requires_grad=True), torch.randn(words, 16, requires_grad=True)
+    bias = torch.zeros(words, requires_grad=True)
+    with Watch():
+        linear_cross_entropy(hidden, weight, bias, torch.zeros(rows, dtype=torch.long)).backward()
+    assert largest < rows * words / 10
+
+
+def test_new_model_follows_its_seed_and_the_megatron_widths() -> None:
+    config = EncoderConfig(2000, 64, 96, 7, 4)
+    state = torch.random.get_rng_state()
+    first, second, other = (new_model(config, seed).weights() for seed in (1, 1, 2))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert not torch.equal(first["head.dense.weight"], other["head.dense.weight"])
+    residual = 0.02 / 14**0.5
+    for name, value in first.items():
+        if name.endswith("bias"):
+            assert not value.any()
+        elif value.ndim == 1:
+            assert (value == 1).all()
+        else:
+            sigma = residual if name.endswith("Wo.weight") else 0.02
+            assert value.abs().max() <= 2 * sigma
+            assert value.std().item() == pytest.approx(0.88 * sigma, rel=0.05)  # 0.88: a normal cut off at 2 sigma
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = new_model(original_config(), 3)
+    tokens, cu_seqlens = torch.arange(5, 45), torch.tensor([0, 40], dtype=torch.int32)
+    trained = [model.train().encode(tokens, cu_seqlens, 40) for _ in range(2)]
+    assert not torch.equal(*trained)
+    evaluated = [model.eval().encode(tokens, cu_seqlens, 40) for _ in range(2)]
+    assert torch.equal(*evaluated)
