@@ -85,7 +85,7 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
         )
         for name, entries in work_plan.inputs.items():
             for entry in entries:
-                run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"][:36], entry["uri"], name)
+                run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
         started = time.monotonic()
         item.function(_work(work_plan, writer, run, tracker, scratch), **work_plan.arguments)
         seconds = time.monotonic() - started
@@ -151,7 +151,9 @@ def _child_run(
     finally:
         unsent = run.finish(status)
         if unsent is not None:
-            storage.upload(storage.join(root, "spool", f"{work_plan.fingerprint}-{uuid.uuid4().hex[:8]}.jsonl"), unsent)
+            name = f"{work_plan.fingerprint}-{uuid.uuid4().hex[:8]}.jsonl"
+            storage.upload(storage.join(root, "spool", name), unsent)
+            unsent.unlink()
 
 
 def _replay_spools(tracker: tracking.Tracker, root: str) -> None:

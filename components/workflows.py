@@ -51,7 +51,6 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
     report = runner.run(
         "report",
         recipe=recipe,
-        documents=documents,
         mixtures=[pretrain_mixture, extend_mixture, decay_mixtures],
         checkpoints=[pretrained, extended, decayed, merged],
         model=model,

@@ -58,13 +58,12 @@ class LocalStack:
 
     def airflow(self, path: str, body: Any = None, token: str = "") -> Any:
         """One call of Airflow's REST API; raises urllib's HTTPError."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.airflow_port}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})},
-        )
-        with _OPENER.open(request, timeout=20) as answer:
-            return json.load(answer)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return _call(f"http://127.0.0.1:{self.airflow_port}{path}", body, headers)
+
+    def mlflow(self, path: str, body: Any = None) -> Any:
+        """One call of MLflow's REST API."""
+        return _call(f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/{path}", body, {})
 
     def token(self) -> str:
         login = {"username": "admin", "password": self.credentials()["AIRFLOW_ADMIN_PASSWORD"]}
@@ -85,6 +84,14 @@ class LocalStack:
             except (psutil.Error, OSError):
                 continue
         return found
+
+
+def _call(url: str, body: Any, headers: dict[str, str]) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", **headers}
+    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 - our own loopback address
+    with _OPENER.open(request, timeout=20) as answer:
+        return json.load(answer)
 
 
 def status_of(url: str) -> int:

@@ -25,6 +25,7 @@ def evaluate(
     """
     from mmbert.data.mixture import resolve_languages
     from mmbert.data.tokenizer import read_tokenizer
+    from mmbert.evaluation.run_data import model_kind
     from mmbert.evaluation.suites.demo import evaluate_demo
     from mmbert.release.loading import load_encoder
 
@@ -45,7 +46,9 @@ def evaluate(
         new_languages=languages - set(before),
     )
     label = str(artifact.outputs["label"]) if artifact else "untrained"
-    work.output.add_json("scores.json", {"model": label, "scores": [s.to_json() for s in scores]})
+    work.output.add_json(
+        "scores.json", {"model": label, "kind": model_kind(artifact), "scores": [s.to_json() for s in scores]}
+    )
     work.output.outputs["label"] = label
     work.run.log_metrics({f"{s.task}.{s.metric}": s.value for s in scores if s.language is None}, step=0)
     work.log_json([s.to_json() for s in scores], "scores.json")

@@ -7,12 +7,11 @@ from components.runtime import Work
 
 
 @component(
-    produces="report", version=1, image="eval", resources="small", reads=("name", "description", "phases", "model")
+    produces="report", version=1, image="eval", resources="small", reads=("name", "description", "sources", "model")
 )
 def report(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
-    documents: Annotated[list[str], "URIs of curated documents", Input("documents")],
     mixtures: Annotated[list[str], "URIs of all mixtures", Input("mixture")],
     checkpoints: Annotated[list[str], "URIs of the checkpoints of all phases, variants and the merge",
                            Input("checkpoint")],
@@ -24,16 +23,15 @@ def report(
     The output holds `report.html` and `summary.json` (tables and claims for a terminal).
     """
     from mmbert.evaluation.report import build_report
-    from mmbert.evaluation.run_data import collect, summary
+    from mmbert.evaluation.run_data import RunArtifacts, collect, summary
 
-    data = collect(
-        work.recipe,
-        documents=[work.open(uri) for uri in documents],
+    run = RunArtifacts(
         mixtures=[work.open(uri) for uri in mixtures],
         checkpoints=[work.open(uri) for uri in checkpoints],
         model=work.open(model),
         scores=[work.open(uri) for uri in scores],
     )
+    data = collect(work.recipe, run)
     page = build_report(data).encode()
     work.output.add_bytes("report.html", page, digested=False)
     work.output.add_json("summary.json", summary(data), digested=False)

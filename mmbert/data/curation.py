@@ -86,7 +86,7 @@ class Dropped:
             stream.write(to_line(Document(document.id, document.text, document.language, document.source, facts)))
 
 
-class Spool(PipelineStep):  # type: ignore[misc]
+class Spool(PipelineStep):
     """Sorts documents into one plain file a split, source and language, with bounded memory and few open files."""
 
     type = "writer"

@@ -94,7 +94,7 @@ def zstd_lines(stream: IO[bytes]) -> Iterator[bytes]:
             frame = frame or zstandard.ZstdDecompressor().decompressobj()
             *lines, tail = (tail + frame.decompress(chunk)).split(b"\n")
             yield from lines
-            chunk = frame.unused_data if frame.eof else b""  # noqa: PLW2901
+            chunk = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
     if frame is not None:
         raise zstandard.ZstdError("the file is truncated")

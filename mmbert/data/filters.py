@@ -33,7 +33,7 @@ def text_digest(language: str, text: str) -> bytes:
     return hashlib.blake2b(f"{language}\0{text}".encode(), digest_size=16).digest()
 
 
-class Repair(FTFYFormatter):  # type: ignore[misc]
+class Repair(FTFYFormatter):
     """Mojibake and stray control characters repaired, NFC, one space between words, at most one empty line.
 
     Source code keeps its spaces and characters.
@@ -55,7 +55,7 @@ class Repair(FTFYFormatter):  # type: ignore[misc]
         return str(_MANY_NEWLINES.sub("\n\n", repaired).strip())
 
 
-class Quality(BaseFilter):  # type: ignore[misc]
+class Quality(BaseFilter):
     """Drops texts that are too short, have few letters, or repeat their lines; source code only has to be long enough.
 
     One step for the three, since a datatrove step costs more than these checks do. Repeated lines are Gopher's
@@ -88,7 +88,7 @@ def letter_share(text: str, enough: float = 1.0) -> float:
     return letters if letters >= enough else len(_LETTERS.findall(text)) / visible
 
 
-class SplitLong(PipelineStep):  # type: ignore[misc]
+class SplitLong(PipelineStep):
     """Splits longer texts at a line's end or a space; all pieces stay in the document's split."""
 
     type = "split"
@@ -129,7 +129,7 @@ def split_text(text: str, max_characters: int) -> list[str]:
     return pieces
 
 
-class ExactDeduplication(BaseFilter):  # type: ignore[misc]
+class ExactDeduplication(BaseFilter):
     """Drops texts that their language has already, and training texts that equal a held-out one.
 
     Where the training copy came first, its digest goes into `withdrawn` and the writer takes it out again. Holds a

@@ -53,7 +53,7 @@ def to_document(record: Record) -> Document:
     return Document(record.id, record.text, metadata["language"], metadata["source"], metadata["facts"])
 
 
-class SourceReader(BaseReader):  # type: ignore[misc]
+class SourceReader(BaseReader):
     """A reader of one source of the recipe, whose name its documents carry."""
 
     def __init__(self, source: str, selection: Selection) -> None:

@@ -125,7 +125,7 @@ def _raw_lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
     return iter(gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else stream)
 
 
-class HubReader(HuggingFaceDatasetReader):  # type: ignore[misc]
+class HubReader(HuggingFaceDatasetReader):
     """A Hugging Face data set, streamed. `{language}` in its subset stands for every language that the data set has."""
 
     name = "huggingface"

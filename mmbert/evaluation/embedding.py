@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
+from torch import nn
 
 from mmbert.evaluation.packing import BATCH_TOKENS, batches, inference, packed
 from mmbert.model.head import MaskedLanguageModel
@@ -51,13 +52,14 @@ def embed(
 
 @contextlib.contextmanager
 def first_half(model: MaskedLanguageModel) -> Iterator[None]:
-    """The encoder without its second half: `encode` stops after half of the layers (rounded down, at least one) and
-    applies the final norm there. All layers are put back afterwards.
+    """`encode` gives the residual stream after half of the layers (rounded down, at least one), before any final norm.
+
+    All layers and the norm are put back afterwards.
     """
-    stack = model.bert.encoder
-    layers = stack.layers
-    stack.layers = layers[: max(1, len(layers) // 2)]
+    encoder = model.bert
+    layers, norm = encoder.encoder.layers, encoder.final_norm
+    encoder.encoder.layers, encoder.final_norm = layers[: max(1, len(layers) // 2)], nn.Identity()  # type: ignore[assignment]
     try:
         yield
     finally:
-        stack.layers = layers
+        encoder.encoder.layers, encoder.final_norm = layers, norm

@@ -1,4 +1,4 @@
-"""Held-out documents by source and language, from the `heldout/<source>/<language>.jsonl.zst` of one or more folders."""
+"""Held-out documents by source and language, from one or more folders of curated text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def read_held_out(folders: Iterable[Path]) -> HeldOut:
         found.setdefault(file.source, {}).setdefault(file.language, []).extend(read_documents(file.path))
     if not found:
         where = ", ".join(map(str, searched)) or "no folder given"
-        raise UserError(f"{where}: no held-out documents ({HELD_OUT}/<source>/<language>{SUFFIX}); curate the sources first")
+        raise UserError(
+            f"{where}: no held-out documents ({HELD_OUT}/<source>/<language>{SUFFIX}); curate the sources first"
+        )
     return found
 
 

@@ -1,8 +1,8 @@
 """Masked bits per byte: how well a model predicts hidden words, in bits per UTF-8 byte of those words.
 
-The same 15% of the words of the same text are hidden for every model. Tokens that overlap a hidden word are replaced by
-the mask token; -log2 p of the true tokens is summed and divided by the words' bytes. Figures of two tokenizers differ in
-what is hidden around a word, so compare within one tokenizer.
+The same 15% of the words of the same text are hidden for every model. Tokens that overlap a hidden word are replaced
+by the mask token; -log2 p of the true tokens is summed and divided by the words' bytes. Two tokenizers hide different
+characters around a word, so compare within one tokenizer.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def masked_bits_per_byte(
     max_bytes: int,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, LanguageBits]:
-    """Masked bits per byte by language, of at most `max_bytes` bytes of text a language (whole documents, at least one).
+    """Masked bits per byte by language, of at most `max_bytes` bytes of text each (whole documents, at least one).
 
     Documents of more than `max_seq_len` tokens are cut into windows of that length, each with the tokenizer's template
     around it, so that every hidden word counts whatever the length. A language without a hidden word is left out.
@@ -183,7 +183,7 @@ def _bits(
             ids[indices] = mask_token_id
             hidden = model.bert(ids, cu_seqlens, longest, indices)
             losses = []
-            for chunk in torch.arange(len(indices), device=device).split(rows):
+            for chunk in torch.split(torch.arange(len(indices), device=device), rows):
                 logits = model.masked_logits(hidden, chunk).float()
                 losses.append(torch.logsumexp(logits, dim=1) - logits.gather(1, truth[chunk, None])[:, 0])
             nats = torch.cat(losses).double().cpu().numpy()

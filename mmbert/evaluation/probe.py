@@ -12,7 +12,12 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def linear_probe(
-    train: FloatArray, train_labels: Sequence[str], test: FloatArray, *, regularisation: float = 1.0, iterations: int = 100
+    train: FloatArray,
+    train_labels: Sequence[str],
+    test: FloatArray,
+    *,
+    regularisation: float = 1.0,
+    iterations: int = 100,
 ) -> npt.NDArray[np.str_]:
     """Labels of `test` [M, H] by logistic regression on `train` [N, H], features standardised on `train`: [M].
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import regex
 
@@ -47,7 +48,7 @@ def _cut(text: str, start: int, end: int, longest: int) -> list[tuple[int, int]]
         return [(start, end)]
     ends = [cluster.end() for cluster in _CLUSTER.finditer(text, start, end)]
     cuts = [start, *ends[longest - 1 : -1 : longest], ends[-1]]
-    return [(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return [(a, b) for a, b in itertools.pairwise(cuts) if b > a]
 
 
 def chosen_words(text: str, document_id: str, seed: int, share: float) -> list[tuple[int, int]]:

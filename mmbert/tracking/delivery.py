@@ -17,12 +17,11 @@ from mmbert.tracking.spool import Operation
 
 log = logging.getLogger(__name__)
 
-# The server's limits (mlflow/utils/validation.py): items a batch, and characters a value.
+# The server's limits (mlflow/utils/validation.py): items a batch (1000 of all kinds together), characters a value.
 MAX_METRICS = 1000
 MAX_PARAMS = MAX_TAGS = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
-_MAX_ITEMS = 1000
 
 _Item = tuple[str, Any]
 
@@ -50,10 +49,9 @@ def _fits(group: list[Operation], operation: Operation) -> bool:
     counts = [sum(len(o.get(kind, ())) for o in both) for kind in ("metrics", "params", "tags")]
     return (
         all(_is_batchable(o) and o["run"] == operation["run"] for o in both)
-        and counts[0] <= MAX_METRICS
         and counts[1] <= MAX_PARAMS
         and counts[2] <= MAX_TAGS
-        and sum(counts) <= _MAX_ITEMS
+        and sum(counts) <= MAX_METRICS
     )
 
 

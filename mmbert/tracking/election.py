@@ -16,7 +16,7 @@ from typing import Any
 from mmbert.tracking.api import Api, Refused, patiently
 
 TICKET = "mmbert.ticket"
-_CHOOSING_SECONDS = 3.0
+_CHOOSING_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 
 
@@ -49,7 +49,7 @@ def find_or_create(
 ) -> Run:
     """The one run that carries the tags `identity`; made with `tags` as well if there is none. Raises Unavailable.
 
-    Racers end with the same run unless one of them stalls for more than 3 s between two of its requests here; even
+    Racers end with the same run unless one of them stalls for more than 10 s between two of its requests here; even
     then the one that stalled joins the others.
     """
     while True:

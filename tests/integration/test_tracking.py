@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -368,6 +369,20 @@ def test_without_a_server_tracking_does_nothing(monkeypatch: pytest.MonkeyPatch,
 def test_importing_tracking_brings_neither_mlflow_nor_numpy() -> None:
     code = "import mmbert.tracking, sys; print(sorted({'mlflow', 'numpy', 'pandas', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_disk_that_takes_no_more_is_an_infrastructure_error_and_spoils_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    first = {"run": "a", "tags": {"kept": "1"}}
+    spool.append([first])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InfrastructureError, match="cannot keep what is meant for MLflow"):
+            spool.append([{"run": "a", "tags": {"long": "x" * 8000}}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [entry for entry, _ in spool.read()] == [first]
 
 
 operation = st.one_of(

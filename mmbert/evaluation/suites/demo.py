@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mmbert.data.documents import Document
 from mmbert.errors import UserError
 from mmbert.evaluation.embedding import embed
-from mmbert.data.documents import Document
 from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.evaluation.masked_bits_per_byte import (
     MASKED_SHARE,
@@ -29,15 +29,11 @@ from mmbert.evaluation.probe import linear_probe
 from mmbert.evaluation.scores import Score, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import LANGUAGES, IntentSentence, intent_sentences
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe.schema import Evaluation
 
 SUITE = "demo"
-BITS_PER_BYTE = "masked_bits_per_byte"
-BITS_PER_BYTE_NEW = "masked_bits_per_byte_new_languages"
-RETRIEVAL = "article_retrieval"
-LANGUAGE_ID = "language_identification"
-INTENTS = "intent_classification"
 
 
 @dataclass(frozen=True)
@@ -142,9 +138,7 @@ def _retrieval(run: _Run, documents: HeldOut, declarations: Mapping[str, Sequenc
             RETRIEVAL, "accuracy", retrieval.mean_accuracy(accuracies), bounds, count, chance=chance, settings=settings
         )
     ]
-    for code, value, row in zip(
-        parallel.languages, retrieval.language_accuracies(accuracies), accuracies, strict=True
-    ):
+    for code, value, row in zip(parallel.languages, retrieval.language_accuracies(accuracies), accuracies, strict=True):
         pairs = row[~np.isnan(row)]
         low, high = ratio_interval(pairs, np.ones_like(pairs), run.settings.bootstrap_samples, run.seed)
         scores.append(
@@ -192,7 +186,9 @@ def _intents(run: _Run) -> list[Score]:
     samples = run.settings.bootstrap_samples
     settings = {"languages": len(languages), "sentences": run.settings.intent_sentences, "split": "by template"}
     scores = []
-    for code, group in [(None, predictions), *[(p.language, [p]) for p in predictions]]:
+    groups: list[tuple[str | None, list[intent_scores.Predictions]]] = [(None, predictions)]
+    groups += [(p.language, [p]) for p in predictions]
+    for language, group in groups:
         n = sum(len(p.truth) for p in group)
         chance = sum(p.majority * len(p.truth) for p in group) / n
         right = intent_scores.accuracy(group, samples, run.seed)
@@ -200,7 +196,7 @@ def _intents(run: _Run) -> list[Score]:
         for metric, found, guess in (("accuracy", right, chance), ("macro_f1", f1, None)):
             bounds = (found.low, found.high)
             scores.append(
-                run.score(INTENTS, metric, found.value, bounds, n, language=code, chance=guess, settings=settings)
+                run.score(INTENTS, metric, found.value, bounds, n, language=language, chance=guess, settings=settings)
             )
     return scores
 

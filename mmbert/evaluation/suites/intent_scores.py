@@ -48,9 +48,7 @@ def macro_f1(languages: Sequence[Predictions], samples: int, seed: int) -> Estim
     """F1 averaged over a language's intents, then over languages. Templates are resampled within a language."""
     tables = [_by_template(p) for p in languages]
     value = np.mean([_f1(t, np.ones((1, len(t.support))))[0] for t in tables])
-    drawn = [
-        _f1(t, resampling_counts(len(t.support), samples, seed + index)) for index, t in enumerate(tables)
-    ]
+    drawn = [_f1(t, resampling_counts(len(t.support), samples, seed + index)) for index, t in enumerate(tables)]
     return Estimate(float(value), *interval(np.mean(drawn, axis=0)))
 
 

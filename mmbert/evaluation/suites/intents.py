@@ -36,7 +36,7 @@ LANGUAGES = {
 }
 """Languages and the package's names for them, in an order in which few already span many scripts and families."""
 MIN_TEMPLATES = 4
-"""Templates that an intent must have in a language to be a class there: at least two to learn from and two to test on."""
+"""Templates that an intent must have to be a class in a language: two at least to learn from, two to test on."""
 MAX_INTENTS = 16
 LABELS = ("K4", "M7", "R2", "T9", "X5", "Z3")
 """Stand in for what users name themselves (areas, devices, list items); the same in every language and intent."""

@@ -42,9 +42,7 @@ def parallel_articles(
     articles = tuple(sorted(a for a, n in counts.items() if n > len(by_language) / 2))
     complete = [language for language, texts in by_language.items() if all(a in texts for a in articles)]
     chosen = sorted(sorted(complete, key=lambda code: (-sizes.get(code, 0), code))[:languages])
-    return Parallel(
-        tuple(chosen), articles, tuple(tuple(by_language[code][a] for a in articles) for code in chosen)
-    )
+    return Parallel(tuple(chosen), articles, tuple(tuple(by_language[code][a] for a in articles) for code in chosen))
 
 
 def pair_accuracies(embeddings: FloatArray) -> FloatArray:
@@ -67,7 +65,7 @@ def mean_accuracy(accuracies: FloatArray) -> float:
 
 
 def accuracy_interval(accuracies: FloatArray, samples: int, seed: int) -> tuple[float, float]:
-    """95% bootstrap interval of the mean over ordered pairs, resampling languages; a pair of one language is left out."""
+    """95% bootstrap interval of the mean over ordered pairs, resampling languages, without pairs of one language."""
     counts = resampling_counts(len(accuracies), samples, seed)
     known = np.nan_to_num(accuracies)
     off_diagonal = 1 - np.eye(len(accuracies))

@@ -1,0 +1,194 @@
+"""The report's plots of data and training, as plotly.js figures in plain dictionaries.
+
+A colour like `@blue` is a name that the page replaces by its theme's colour, so that plots follow light and dark.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mmbert.evaluation.report_data import HistoryRow, PhaseReport, ReportData
+
+Figure = dict[str, Any]
+
+VARIANT_COLOURS = ("@orange", "@violet", "@rose", "@teal")
+MARGIN = {"l": 56, "r": 16, "t": 34, "b": 46}
+_LABELLED = 2
+"""Largest languages that are named beside their point in each panel."""
+
+
+def share_figures(data: ReportData) -> dict[str, Figure]:
+    """One panel a phase: each language's share of the tokens, largest first, on a common logarithmic axis.
+
+    The decay's panel shows the variant with the most languages as points and the others as lines.
+    """
+    panels = [*data.trunk, *([data.widest_variant] if data.widest_variant else [])]
+    shares = [share for panel in panels for share in panel.language_shares().values() if share > 0]
+    if not shares:
+        return {}
+    bottom, top = math.floor(math.log10(min(shares)) * 2) / 2, math.ceil(math.log10(max(shares)) * 2) / 2
+    first_seen: dict[str, int] = {}
+    figures = {}
+    for index, panel in enumerate(panels):
+        for language in panel.language_shares():
+            first_seen.setdefault(language, index)
+        lines = [v for v in data.variants if v is not panel] if panel.variant else []
+        figure = _share_panel(data, panel, first_seen, [p.label for p in panels], lines)
+        figure["layout"]["yaxis"]["range"] = [bottom, top + 0.1]
+        figures[f"shares-{index + 1}"] = figure
+    return figures
+
+
+def _share_panel(
+    data: ReportData,
+    phase: PhaseReport,
+    first_seen: dict[str, int],
+    labels: Sequence[str],
+    other_variants: Sequence[PhaseReport],
+) -> Figure:
+    shares, tokens = phase.language_shares(), phase.language_tokens()
+    ranked = [(rank, code, share) for rank, (code, share) in enumerate(shares.items(), start=1) if share > 0]
+    traces: list[dict[str, Any]] = []
+    for variant, colour in zip(other_variants, VARIANT_COLOURS[1:], strict=False):
+        values = [share for share in variant.language_shares().values() if share > 0]
+        line = {"color": colour, "width": 2}
+        ranks = list(range(1, len(values) + 1))
+        traces.append(
+            {"x": ranks, "y": values, "mode": "lines", "name": variant.label, "line": line, "hoverinfo": "skip"}
+        )
+    for index, colour in enumerate(("@blue", "@teal", "@orange")):
+        points = [(rank, code, share) for rank, code, share in ranked if first_seen[code] == index]
+        if points:
+            traces.append(
+                {
+                    "x": [rank for rank, _, _ in points],
+                    "y": [share for _, _, share in points],
+                    "text": [f"<b>{data.name_of(code)}</b> ({code})" for _, code, _ in points],
+                    "customdata": [tokens[code] for _, code, _ in points],
+                    "hovertemplate": "%{text}<br>%{y:.3%} of the phase, %{customdata:,} tokens<extra></extra>",
+                    "mode": "markers",
+                    "name": f"since {labels[index]}",
+                    "marker": {"color": colour, "size": 6, "opacity": 0.85},
+                }
+            )
+    layout = layout_of("language, by share", "share of tokens")
+    layout["yaxis"] |= {"type": "log", "tickformat": "~%", "dtick": 1}
+    layout["xaxis"] |= {"rangemode": "tozero"}
+    layout["annotations"] = [_point_label(data.name_of(code), rank, share) for rank, code, share in ranked[:_LABELLED]]
+    return {"data": traces, "layout": layout}
+
+
+def _point_label(text: str, rank: int, share: float) -> dict[str, Any]:
+    where = {"x": rank, "y": math.log10(share), "xanchor": "left", "xshift": 7, "showarrow": False}
+    return {**where, "text": text, "font": {"size": 11, "color": "@muted"}}
+
+
+def training_figure(data: ReportData) -> Figure:
+    """Loss and learning rate over the tokens of all phases; the decay's variants branch from the last common phase."""
+    traces: list[dict[str, Any]] = []
+    shapes, annotations = [], []
+    start = 0
+    ends = []
+    for index, phase in enumerate(data.trunk):
+        traces += _history_traces(phase.history, start, phase.label, "@blue", legend=index == 0, group="all variants")
+        ends.append((phase.label, start, start + phase.tokens))
+        start += phase.tokens
+    for variant, colour in zip(data.variants, VARIANT_COLOURS, strict=False):
+        traces += _history_traces(variant.history, start, variant.label, colour, legend=True, group=variant.label)
+    if data.variants:
+        name = data.variants[0].name if len(data.variants) > 1 else data.variants[0].label
+        ends.append((name.capitalize(), start, start + max(v.tokens for v in data.variants)))
+    for index, (label, left, right) in enumerate(ends):
+        band = {"type": "rect", "xref": "x", "yref": "paper", "x0": left, "x1": right, "y0": 0, "y1": 1}
+        shapes.append(
+            {**band, "fillcolor": "@band" if index % 2 == 0 else "@clear", "line": {"width": 0}, "layer": "below"}
+        )
+        place = {"x": (left + right) / 2, "y": 1.0, "xref": "x", "yref": "paper", "yanchor": "bottom"}
+        annotations.append({**place, "text": f"<b>{label}</b>", "showarrow": False, "font": {"color": "@muted"}})
+    layout = layout_of("", "loss (nats a masked token)")
+    layout |= {"shapes": shapes, "annotations": annotations, "hovermode": "closest"}
+    layout["yaxis"] |= {"domain": [0.42, 1.0]}
+    layout["yaxis2"] = axis_of("learning rate") | {"domain": [0.0, 0.34], "rangemode": "tozero", "tickformat": "~e"}
+    layout["xaxis"] = axis_of("tokens trained on") | {"anchor": "y2", "rangemode": "tozero"}
+    return {"data": traces, "layout": layout}
+
+
+def _history_traces(
+    history: Sequence[HistoryRow], start: int, label: str, colour: str, *, legend: bool, group: str
+) -> list[dict[str, Any]]:
+    x = [start + row.tokens_seen for row in history]
+    details = [
+        f"masking {row.mask_probability:.0%}, batch {row.global_batch_size:,} rows<br>"
+        f"{row.tokens_per_second:,.0f} tokens/s, {row.padding_share:.1%} padding"
+        for row in history
+    ]
+    common = {"x": x, "mode": "lines", "legendgroup": group, "name": group, "line": {"color": colour, "width": 2}}
+    loss = {
+        **common,
+        "y": [row.loss for row in history],
+        "text": details,
+        "showlegend": legend,
+        "hovertemplate": f"<b>{label}</b><br>%{{x:.4s}} tokens, loss %{{y:.3f}}<br>%{{text}}<extra></extra>",
+    }
+    rate = {
+        **common,
+        "y": [row.learning_rate for row in history],
+        "yaxis": "y2",
+        "showlegend": False,
+        "hovertemplate": f"<b>{label}</b><br>%{{x:.4s}} tokens, rate %{{y:.2e}}<extra></extra>",
+    }
+    return [loss, rate]
+
+
+def bits_figures(data: ReportData) -> dict[str, Figure]:
+    """One panel a decay variant: bits per byte by language before the decay (x) and after it (y), on common axes."""
+    if not data.trunk or not data.variants:
+        return {}
+    before = data.trunk[-1].bits_per_byte
+    panels = {v.label: v.bits_per_byte for v in data.variants}
+    values = [*before.values(), *(value for panel in panels.values() for value in panel.values())]
+    if not values:
+        return {}
+    bounds = [max(0.0, math.floor(min(values) * 2) / 2 - 0.2), math.ceil(max(values) * 2) / 2 + 0.2]
+    figures = {}
+    for index, (label, after) in enumerate(panels.items(), start=1):
+        line = {"color": "@muted", "width": 1, "dash": "dot"}
+        traces: list[dict[str, Any]] = [
+            {"x": bounds, "y": bounds, "mode": "lines", "line": line, "hoverinfo": "skip", "showlegend": False}
+        ]
+        shared = sorted(set(before) & set(after))
+        for name, colour, symbol, new in (
+            ("seen before", "@blue", "circle", False),
+            ("new to the decay", "@orange", "diamond", True),
+        ):
+            codes = [code for code in shared if (code in data.new_languages) == new]
+            if codes:
+                traces.append(
+                    {
+                        "x": [before[code] for code in codes],
+                        "y": [after[code] for code in codes],
+                        "text": [f"<b>{data.name_of(code)}</b> ({code})" for code in codes],
+                        "hovertemplate": "%{text}<br>before %{x:.2f}, after %{y:.2f}<extra>" + label + "</extra>",
+                        "mode": "markers",
+                        "name": name,
+                        "marker": {"color": colour, "size": 6.5, "symbol": symbol, "opacity": 0.75},
+                    }
+                )
+        layout = layout_of("bits per byte before the decay", "after")
+        layout["xaxis"] |= {"range": bounds}
+        layout["yaxis"] |= {"range": bounds}
+        figures[f"bits-{index}"] = {"data": traces, "layout": layout}
+    return figures
+
+
+def axis_of(title: str) -> dict[str, Any]:
+    """An axis with a title and no line at zero."""
+    return {"title": {"text": title, "standoff": 8}, "zeroline": False}
+
+
+def layout_of(x: str, y: str) -> Figure:
+    """The layout that all plots share, with titles for both axes."""
+    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
+    return {"xaxis": axis_of(x), "yaxis": axis_of(y), "margin": dict(MARGIN), "legend": legend}

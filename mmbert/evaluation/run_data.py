@@ -1,0 +1,178 @@
+"""A run's report data, read from the manifests and small files of its artifacts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from mmbert import artifacts
+from mmbert.artifacts import Artifact
+from mmbert.evaluation.claims import claims
+from mmbert.evaluation.report_data import (
+    RELEASE,
+    UNTRAINED,
+    VARIANT,
+    ComponentTime,
+    HistoryRow,
+    LineageNode,
+    MixtureRow,
+    ModelReport,
+    PhaseReport,
+    ReportData,
+)
+from mmbert.evaluation.scores import Score
+from mmbert.recipe import Recipe
+from mmbert.recipe.languages import language_table
+
+_DEMO_SOURCES = {"eld", "udhr"}
+
+
+@dataclass(frozen=True)
+class RunArtifacts:
+    """The artifacts of one run: `checkpoints` of phases, variants and the merge, `scores` of all models."""
+
+    mixtures: Sequence[Artifact]
+    checkpoints: Sequence[Artifact]
+    model: Artifact
+    scores: Sequence[Artifact]
+
+
+def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
+    """All that the report shows. Raises UserError where an artifact or one that it was made from is gone."""
+    phases = _phases(run.mixtures, run.checkpoints)
+    lineage = _ancestry([*run.scores, run.model])
+    return ReportData(
+        recipe_name=recipe.name,
+        description=recipe.description,
+        run=_run_facts(recipe, run.model),
+        phases=phases,
+        models=tuple(_model(scores) for scores in run.scores),
+        times=tuple(_time(artifact) for artifact in lineage),
+        lineage=tuple(_node(artifact) for artifact in lineage),
+        data_card=_data_card(recipe),
+        new_languages=_new_languages(phases),
+        language_names={code: language.name for code, language in language_table().items()},
+    )
+
+
+def summary(data: ReportData) -> dict[str, Any]:
+    """Claims and scores as small tables, for a terminal: `{"tables": [{title, columns, rows}], "claims": [...]}`."""
+    tasks = list(dict.fromkeys((s.task, s.metric) for m in data.models for s in m.scores if s.language is None))
+    rows = []
+    for model in data.models:
+        found = [model.score(task, metric) for task, metric in tasks]
+        rows.append([model.label, *(f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]" if s else "-" for s in found)])
+    scores = {
+        "title": "Scores (95% bootstrap intervals)",
+        "columns": ["model", *(f"{task} {metric}" for task, metric in tasks)],
+        "rows": rows,
+    }
+    told = [{"text": c.statement, "holds": c.holds, "figures": "; ".join(c.figures)} for c in claims(data)]
+    return {"tables": [scores], "claims": told}
+
+
+def _phases(mixtures: Sequence[Artifact], checkpoints: Sequence[Artifact]) -> tuple[PhaseReport, ...]:
+    by_label = {str(c.outputs["label"]): c for c in checkpoints}
+    return tuple(_phase(mixture, by_label[str(mixture.outputs["label"])]) for mixture in mixtures)
+
+
+def _phase(mixture: Artifact, checkpoint: Artifact) -> PhaseReport:
+    plan = mixture.read_json("mixture.json")
+    history = [
+        HistoryRow(tokens_seen=p["tokens"], **{k: v for k, v in p.items() if k not in ("tokens", "batch")})
+        for p in checkpoint.read_json("history.json")
+    ]
+    bits = checkpoint.read_json("bits_per_byte.json")["languages"]
+    return PhaseReport(
+        name=plan["phase"],
+        label=plan["variant"] or plan["phase"],
+        mixture=tuple(MixtureRow(**row) for row in plan["rows"]),
+        history=tuple(history),
+        bits_per_byte={code: values["bits_per_byte"] for code, values in bits.items()},
+        variant=plan["variant"] or None,
+    )
+
+
+def _new_languages(phases: Iterable[PhaseReport]) -> frozenset[str]:
+    """Languages that a decay variant draws and no phase before it does."""
+    before: set[str] = set()
+    decay: set[str] = set()
+    for phase in phases:
+        (before if phase.variant is None else decay).update(phase.language_shares())
+    return frozenset(decay - before)
+
+
+def _model(artifact: Artifact) -> ModelReport:
+    content = artifact.read_json("scores.json")
+    label, kind = content["model"], content["kind"]
+    scores = tuple(Score.from_json(score) for score in content["scores"])
+    return ModelReport(name=label, label=label, kind=kind, scores=scores)
+
+
+def model_kind(artifact: Artifact | None) -> str:
+    """RELEASE, VARIANT or UNTRAINED, of what was evaluated."""
+    if artifact is None:
+        return UNTRAINED
+    return RELEASE if artifact.manifest.kind == "model" else VARIANT
+
+
+def _ancestry(last: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts and all that they were made from, each once, inputs before what was made of them."""
+    ordered: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.uri in ordered:
+            return
+        for entries in artifact.manifest.inputs.values():
+            for entry in entries:
+                if entry["uri"] not in ordered:
+                    visit(artifacts.open_artifact(entry["uri"]))
+        ordered[artifact.uri] = artifact
+
+    for artifact in last:
+        visit(artifact)
+    return list(ordered.values())
+
+
+def _time(artifact: Artifact) -> ComponentTime:
+    producer = artifact.manifest.producer
+    made_here = producer["workflow_run"] == os.environ.get("MMBERT_WORKFLOW_RUN", "")
+    return ComponentTime(
+        name=str(producer["component"]),
+        label=_label(artifact),
+        seconds=float(producer["seconds"]),
+        reused=not made_here,
+    )
+
+
+def _node(artifact: Artifact) -> LineageNode:
+    inputs = tuple(e["digest"] for entries in artifact.manifest.inputs.values() for e in entries)
+    return LineageNode(artifact.manifest.kind, _label(artifact), artifact.uri, artifact.digest, inputs)
+
+
+def _label(artifact: Artifact) -> str:
+    task, label = str(artifact.manifest.producer["task"]), artifact.outputs.get("label")
+    return task if label in (None, task) else f"{task}: {label}"
+
+
+def _run_facts(recipe: Recipe, model: Artifact) -> dict[str, str]:
+    producer = model.manifest.producer
+    shape = recipe.model
+    return {
+        "Run": os.environ.get("MMBERT_WORKFLOW_RUN") or "by hand",
+        "Model": f"{shape.num_hidden_layers} layers, hidden {shape.hidden_size}, {shape.vocab_size:,} words",
+        "Content digest": model.digest[:16],
+        "Commit": str(producer["commit"])[:12] or "unknown",
+        "Package": f"mmbert {producer['package_version']}",
+    }
+
+
+def _data_card(recipe: Recipe) -> str:
+    named = "\n".join(f"- `{name}`: kind {source.kind}" for name, source in recipe.sources.items())
+    card = f"Sources of this run:\n\n{named}\n"
+    if {source.kind for source in recipe.sources.values()} & _DEMO_SOURCES:
+        card += "\n" + resources.files("mmbert.data").joinpath("demo-data-card.md").read_text("utf-8")
+    return card

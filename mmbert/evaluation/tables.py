@@ -1,0 +1,129 @@
+"""The report's tables, as plain rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert.evaluation.published import PublishedTable
+from mmbert.evaluation.report_data import ReportData
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and one of its metrics, as people read them."""
+
+    task: str
+    metric: str
+    title: str
+    note: str
+    percent: bool = True
+
+
+TASKS = (
+    Task(BITS_PER_BYTE, "bits_per_byte", "Masked bits per byte", "all languages; lower is better", percent=False),
+    Task(
+        BITS_PER_BYTE_NEW,
+        "bits_per_byte",
+        "Masked bits per byte, new languages",
+        "languages that only the decay brings in; lower is better",
+        percent=False,
+    ),
+    Task(RETRIEVAL, "accuracy", "Retrieval between languages", "find the same article among ten; accuracy"),
+    Task(LANGUAGE_ID, "accuracy", "Language identification", "linear probe on sentences; accuracy"),
+    Task(INTENTS, "accuracy", "Intent classification", "linear probe, split by template; accuracy"),
+    Task(INTENTS, "macro_f1", "Intent classification, macro-F1", "linear probe, split by template"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell. `sort` is what a sortable table sorts by; `mark` is a CSS class."""
+
+    text: str
+    sort: float | str = ""
+    mark: str = ""
+
+
+def score_rows(data: ReportData) -> list[tuple[Task, list[Cell]]]:
+    """A row a task: each model's value with its interval; the best is marked."""
+    rows = []
+    for task in TASKS:
+        found = [model.score(task.task, task.metric) for model in data.models]
+        values = [s.value for s in found if s is not None]
+        if not values:
+            continue
+        best = max(values) if task.percent else min(values)
+        number = ".1%" if task.percent else ".3f"
+        cells = [
+            Cell("–")
+            if s is None
+            else Cell(
+                f"{s.value:{number}} ({s.low:{number}}–{s.high:{number}})", s.value, "best" if s.value == best else ""
+            )
+            for s in found
+        ]
+        rows.append((task, cells))
+    return rows
+
+
+def bits_rows(data: ReportData) -> tuple[list[str], list[list[Cell]]]:
+    """Bits per byte by language: before the decay, after each variant, and the change under the widest variant."""
+    before = data.trunk[-1].bits_per_byte if data.trunk else {}
+    widest = data.widest_variant
+    columns = ["Language", "Code", "New", "Before", *(v.label for v in data.variants), "Change"]
+    languages = sorted({*before, *(code for v in data.variants for code in v.bits_per_byte)}, key=data.name_of)
+    rows = []
+    for code in languages:
+        new = code in data.new_languages
+        row = [
+            Cell(data.name_of(code), data.name_of(code).lower()),
+            Cell(code, code),
+            Cell("new" if new else "", int(new)),
+        ]
+        row += [_number(values.get(code)) for values in (before, *(v.bits_per_byte for v in data.variants))]
+        after = widest.bits_per_byte.get(code) if widest else None
+        change = after - before[code] if after is not None and code in before else None
+        row.append(Cell("–") if change is None else Cell(f"{change:+.3f}", change, "good" if change < 0 else "bad"))
+        rows.append(row)
+    return columns, rows
+
+
+def mixture_rows(data: ReportData) -> tuple[list[str], list[list[Cell]]]:
+    """A row a phase and source: languages, tokens, share, and how often the most repeated language was seen."""
+    columns = ["Phase", "Source", "Languages", "Tokens", "Share", "Most epochs", "Capped languages"]
+    rows = []
+    for phase in data.phases:
+        for source in sorted({row.source for row in phase.mixture}):
+            of = [row for row in phase.mixture if row.source == source]
+            tokens, share = sum(r.tokens for r in of), sum(r.share for r in of)
+            epochs, capped = max(r.epochs for r in of), sum(r.capped for r in of)
+            values: list[Any] = [len(of), tokens, share, epochs, capped]
+            texts = [f"{len(of):,}", f"{tokens:,}", f"{share:.1%}", f"{epochs:.2f}", f"{capped:,}"]
+            numbers = [Cell(t, v) for t, v in zip(texts, values, strict=True)]
+            rows.append([Cell(phase.label, phase.label), Cell(source, source), *numbers])
+    return columns, rows
+
+
+def published_rows(table: PublishedTable) -> list[tuple[str, bool, list[Cell]]]:
+    """Model, whether it is an mmBERT, and its cells; the best of each column is marked."""
+    best = [
+        max(known) if (known := [r[i] for r in table.rows.values() if r[i] is not None]) else None
+        for i in range(len(table.columns))
+    ]
+    return [
+        (
+            model,
+            "mmBERT" in model,
+            [
+                Cell("–") if value is None else Cell(f"{value:.1f}", value, "best" if value == top else "")
+                for value, top in zip(values, best, strict=True)
+            ],
+        )
+        for model, values in table.rows.items()
+    ]
+
+
+def _number(value: float | None) -> Cell:
+    return Cell("–") if value is None else Cell(f"{value:.3f}", value)

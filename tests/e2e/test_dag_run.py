@@ -1,0 +1,133 @@
+"""A whole DAG run as its user sees it: real S3, MLflow, Airflow and components, from raw text to a registered model."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.local_stack import LocalStack
+
+pytestmark = pytest.mark.e2e
+
+# Smaller than `tiny`: this asks whether everything works together, not whether the model learns.
+SMALL = {
+    "name": "mmbert-e2e",
+    "model.vocab_size": "2048",
+    "model.hidden_size": "64",
+    "model.intermediate_size": "96",
+    "tokenizer.max_bytes_per_language": "10000",
+    "phases.pretrain.tokens": "100k",
+    "phases.pretrain.schedule.warmup_tokens": "10k",
+    "phases.pretrain.batch.warmup_tokens": "20k",
+    "phases.extend.tokens": "40k",
+    "phases.decay.tokens": "30k",
+    "phases.decay.schedule.decay_tokens": "30k",
+    "evaluation.bits_per_byte_bytes_per_language": "300",
+    "evaluation.bootstrap_samples": "100",
+    "evaluation.retrieval_languages": "8",
+    "evaluation.language_id_sentences": "10",
+    "evaluation.intent_languages": "2",
+    "evaluation.intent_sentences": "20",
+    "release.model_name": "mmbert-e2e",
+}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One `demo`: how it ended, what it printed, and what Airflow holds of its run."""
+
+    code: int
+    printed: str
+    seconds: float
+    tasks: list[dict[str, Any]]
+
+    def uris(self) -> dict[tuple[str, int], Any]:
+        return {(task["task_id"], task["map_index"]): task["uri"] for task in self.tasks}
+
+
+def run_demo(stack: LocalStack, **overrides: str) -> Demo:
+    flags = [f"--set={key}={value}" for key, value in {**SMALL, **overrides}.items()]
+    began = time.monotonic()
+    ended = stack.run("demo", *flags)
+    seconds = time.monotonic() - began
+    printed = ended.stdout + ended.stderr
+    run_id = re.search(r"^mmbert_pretrain (\S+)", printed, re.MULTILINE)
+    assert run_id, printed
+    token, path = stack.token(), f"/api/v2/dags/mmbert_pretrain/dagRuns/{urllib.parse.quote(run_id[1])}"
+    tasks = stack.airflow(f"{path}/taskInstances?limit=100", token=token)["task_instances"]
+    for task in tasks:
+        xcom = f"{path}/taskInstances/{task['task_id']}/xcomEntries?map_index={task['map_index']}"
+        entries = stack.airflow(xcom, token=token)["xcom_entries"]
+        task["uri"] = None
+        if any(entry["key"] == "return_value" for entry in entries):
+            value = xcom.replace("xcomEntries", "xcomEntries/return_value")
+            task["uri"] = stack.airflow(value, token=token)["value"]
+    return Demo(ended.returncode, printed, seconds, tasks)
+
+
+def mlflow_runs(stack: LocalStack) -> list[dict[str, Any]]:
+    """The workflows' own runs, the latest first."""
+    experiment = stack.mlflow("experiments/get-by-name?experiment_name=mmbert/mmbert-e2e")["experiment"]
+    wanted = {"experiment_ids": [experiment["experiment_id"]], "filter": "tags.`mmbert.role` = 'workflow'"}
+    found: list[dict[str, Any]] = stack.mlflow("runs/search", wanted)["runs"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    stack = LocalStack.new(tmp_path_factory.mktemp("stack"))
+    try:
+        yield stack
+    finally:
+        stack.run("down")
+
+
+@pytest.fixture(scope="module")
+def first(stack: LocalStack) -> Demo:
+    demo = run_demo(stack)
+    assert demo.code == 0, demo.printed
+    return demo
+
+
+def test_every_task_succeeds_under_a_readable_name(first: Demo) -> None:
+    assert {task["state"] for task in first.tasks} == {"success"}
+    labels = {task["rendered_map_index"] for task in first.tasks if task["task_id"] == "train_decay"}
+    assert labels == {"decay-eng", "decay-cont", "decay-all"}
+
+
+def test_results_and_links_are_printed(stack: LocalStack, first: Demo) -> None:
+    for word in ("bits", f"http://127.0.0.1:{stack.airflow_port}/dags/mmbert_pretrain/runs/", "MLflow run", "Report"):
+        assert word in first.printed
+
+
+def test_the_model_is_registered_as_candidate(stack: LocalStack, first: Demo) -> None:
+    found = stack.mlflow("registered-models/alias?name=mmbert-e2e&alias=candidate")["model_version"]
+    assert found["source"].startswith(first.uris()["convert", -1])
+
+
+def test_the_workflows_run_in_mlflow_is_finished(stack: LocalStack, first: Demo) -> None:
+    assert [run["info"]["status"] for run in mlflow_runs(stack)] == ["FINISHED"]
+
+
+def test_a_second_run_finds_everything_done(stack: LocalStack, first: Demo) -> None:
+    second = run_demo(stack)
+    assert second.code == 0, second.printed
+    assert second.uris() == first.uris()
+    assert second.seconds < 90
+    assert [run["info"]["status"] for run in mlflow_runs(stack)] == ["FINISHED", "FINISHED"]
+    assert len(stack.mlflow("registered-models/get?name=mmbert-e2e")["registered_model"]["latest_versions"]) == 1
+
+
+def test_wrong_input_ends_with_its_message_and_code(stack: LocalStack, first: Demo) -> None:
+    wrong = run_demo(stack, **{"phases.extend.max_seq_len": "64"})
+    assert wrong.code == 2
+    assert "recipe failed" in wrong.printed
+    assert "max_seq_len" in wrong.printed
+    attempts = {task["try_number"] for task in wrong.tasks if task["task_id"] == "recipe"}
+    assert attempts == {1}
