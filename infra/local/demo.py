@@ -23,7 +23,7 @@ from mmbert import artifacts
 from mmbert.errors import InfrastructureError
 
 DAG_ID = "mmbert_pretrain"
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 _LOG_LINES = 25
 _GLYPHS = {
     "success": ("✓", "green"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from infra.local.settings import MARKER
 
 # The start time tells our process from a later one with the same pid; the clock may have been corrected since.
 _SAME_START_SECONDS = 2.0
+_KILL_SECONDS = 5.0
 
 
 def start(name: str, command: Sequence[str], environment: Mapping[str, str], run: Path, log: Path) -> psutil.Process:
@@ -43,7 +45,7 @@ def find(name: str, run: Path) -> psutil.Process | None:
         recorded = json.loads(_pid_file(run, name).read_text())
         process = psutil.Process(recorded["pid"])
         same = abs(process.create_time() - recorded["started"]) < _SAME_START_SECONDS
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same and _alive(process) else None
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
 
@@ -79,10 +81,9 @@ def stop(processes: Iterable[psutil.Process], patience: float) -> None:
     processes = list(processes)
     for process in processes:
         _signal(process, kill=False)
-    _, alive = psutil.wait_procs(processes, timeout=patience)
-    for process in alive:
+    for process in _still_alive(processes, patience):
         _signal(process, kill=True)
-    psutil.wait_procs(alive, timeout=5)
+    _still_alive(processes, _KILL_SECONDS)
 
 
 def memory_bytes(processes: Iterable[psutil.Process]) -> int:
@@ -105,6 +106,23 @@ def _signal(process: psutil.Process, kill: bool) -> None:
         process.kill() if kill else process.terminate()
     except psutil.Error:
         return
+
+
+def _still_alive(processes: list[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Wait until all have ended, and return those that have not. Zombies, which their parent may never reap, have."""
+    deadline = time.monotonic() + patience
+    while alive := [p for p in processes if _alive(p)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return alive
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _session(pid: int) -> int:

@@ -38,9 +38,8 @@ def _phases_learn(data: ReportData) -> Claim:
         old, new = mean_over(before, languages), mean_over(phase.bits_per_byte, languages)
         if old is not None and new is not None:
             better = sum(phase.bits_per_byte[code] < before[code] for code in languages)
-            figures.append(
-                f"{phase.label}: {old:.3f} ({before_label}) to {new:.3f}; better in {better} of {len(languages)} languages"
-            )
+            counted = f"better in {better} of {len(languages)} languages"
+            figures.append(f"{phase.label}: {old:.3f} ({before_label}) to {new:.3f}; {counted}")
             verdicts.append(new < old)
         if phase.variant is None:
             before, before_label = phase.bits_per_byte, f"after {phase.label}"
@@ -59,7 +58,7 @@ def _wide_decay_helps(data: ReportData) -> Claim:
         return Claim(statement, None, ("no held-out text in the new languages",))
     better = sum(wide.bits_per_byte[code] < english.bits_per_byte[code] for code in languages)
     figures = [
-        f"mean bits per byte over {len(languages)} new languages: {wide.label} {ours:.3f}, {english.label} {theirs:.3f}",
+        f"mean bits per byte over the new languages: {wide.label} {ours:.3f}, {english.label} {theirs:.3f}",
         f"better in {better} of {len(languages)} languages",
     ]
     by_name = {m.name: m.score(BITS_PER_BYTE_NEW) for m in data.models if m.kind == VARIANT}

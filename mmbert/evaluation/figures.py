@@ -15,8 +15,8 @@ Figure = dict[str, Any]
 
 VARIANT_COLOURS = ("@orange", "@violet", "@rose", "@teal")
 MARGIN = {"l": 56, "r": 16, "t": 34, "b": 46}
-_LABELLED = 2
-"""Largest languages that are named beside their point in each panel."""
+SEEN_COLOURS = ("@blue", "@teal", "@orange")
+"""Colours of languages by the phase that first had them."""
 
 
 def share_figures(data: ReportData) -> dict[str, Figure]:
@@ -58,7 +58,7 @@ def _share_panel(
         traces.append(
             {"x": ranks, "y": values, "mode": "lines", "name": variant.label, "line": line, "hoverinfo": "skip"}
         )
-    for index, colour in enumerate(("@blue", "@teal", "@orange")):
+    for index, colour in enumerate(SEEN_COLOURS):
         points = [(rank, code, share) for rank, code, share in ranked if first_seen[code] == index]
         if points:
             traces.append(
@@ -76,13 +76,19 @@ def _share_panel(
     layout = layout_of("language, by share", "share of tokens")
     layout["yaxis"] |= {"type": "log", "tickformat": "~%", "dtick": 1}
     layout["xaxis"] |= {"rangemode": "tozero"}
-    layout["annotations"] = [_point_label(data.name_of(code), rank, share) for rank, code, share in ranked[:_LABELLED]]
+    layout["showlegend"] = False
+    if ranked:
+        (first, largest, top), (last, smallest, bottom) = ranked[0], ranked[-1]
+        layout["annotations"] = [
+            _point_label(data.name_of(largest), first, top, xanchor="left", xshift=7),
+            _point_label(data.name_of(smallest), last, bottom, xanchor="right", yshift=-13),
+        ]
     return {"data": traces, "layout": layout}
 
 
-def _point_label(text: str, rank: int, share: float) -> dict[str, Any]:
-    where = {"x": rank, "y": math.log10(share), "xanchor": "left", "xshift": 7, "showarrow": False}
-    return {**where, "text": text, "font": {"size": 11, "color": "@muted"}}
+def _point_label(text: str, rank: int, share: float, **place: Any) -> dict[str, Any]:
+    where = {"x": rank, "y": math.log10(share), "showarrow": False}
+    return {**where, **place, "text": text, "font": {"size": 11, "color": "@muted"}}
 
 
 def training_figure(data: ReportData) -> Figure:
@@ -92,7 +98,9 @@ def training_figure(data: ReportData) -> Figure:
     start = 0
     ends = []
     for index, phase in enumerate(data.trunk):
-        traces += _history_traces(phase.history, start, phase.label, "@blue", legend=index == 0, group="all variants")
+        traces += _history_traces(
+            phase.history, start, phase.label, "@blue", legend=index == 0, group="before the decay"
+        )
         ends.append((phase.label, start, start + phase.tokens))
         start += phase.tokens
     for variant, colour in zip(data.variants, VARIANT_COLOURS, strict=False):
@@ -106,8 +114,12 @@ def training_figure(data: ReportData) -> Figure:
             {**band, "fillcolor": "@band" if index % 2 == 0 else "@clear", "line": {"width": 0}, "layer": "below"}
         )
         place = {"x": (left + right) / 2, "y": 1.0, "xref": "x", "yref": "paper", "yanchor": "bottom"}
-        annotations.append({**place, "text": f"<b>{label}</b>", "showarrow": False, "font": {"color": "@muted"}})
+        annotations.append(
+            {**place, "text": f"<b>{label.replace(' ', '<br>')}</b>", "showarrow": False, "font": {"color": "@muted"}}
+        )
     layout = layout_of("", "loss (nats a masked token)")
+    layout["legend"] |= {"y": 1.14}
+    layout["margin"] |= {"t": 84}
     layout |= {"shapes": shapes, "annotations": annotations, "hovermode": "closest"}
     layout["yaxis"] |= {"domain": [0.42, 1.0]}
     layout["yaxis2"] = axis_of("learning rate") | {"domain": [0.0, 0.34], "rangemode": "tozero", "tickformat": "~e"}
@@ -179,6 +191,8 @@ def bits_figures(data: ReportData) -> dict[str, Figure]:
         layout = layout_of("bits per byte before the decay", "after")
         layout["xaxis"] |= {"range": bounds}
         layout["yaxis"] |= {"range": bounds}
+        layout["showlegend"] = False
+        layout["margin"] |= {"t": 12}
         figures[f"bits-{index}"] = {"data": traces, "layout": layout}
     return figures
 

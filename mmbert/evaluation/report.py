@@ -35,6 +35,7 @@ def build_report(data: ReportData) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("mmbert.evaluation").joinpath("report.html").read_text("utf-8")
     plots = _figures(data)
+    panels = [*data.trunk, *([data.widest_variant] if data.widest_variant else [])]
     bits_columns, bits = tables.bits_rows(data)
     mixture_columns, mixture = tables.mixture_rows(data)
     return environment.from_string(source).render(
@@ -44,7 +45,10 @@ def build_report(data: ReportData) -> str:
         plots=plots,
         plots_json=_script_json(plots),
         plotly=get_plotlyjs(),
-        share_labels=[p.label for p in (*data.trunk, *([data.widest_variant] if data.widest_variant else []))],
+        share_labels=[p.label for p in panels],
+        share_colours=[colour.removeprefix("@") for colour in figures.SEEN_COLOURS],
+        other_variants=[v.label for v in data.variants if v is not data.widest_variant],
+        other_colours=[colour.removeprefix("@") for colour in figures.VARIANT_COLOURS[1:]],
         score_tasks=[(f"score-{i}", task) for i, task in enumerate(tables.TASKS) if f"score-{i}" in plots],
         score_rows=tables.score_rows(data),
         bits_columns=bits_columns,

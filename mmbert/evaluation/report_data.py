@@ -26,7 +26,7 @@ class MixtureRow:
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One logged point of training. `tokens_seen` counts from the phase's start; `padding_share` is of computed tokens."""
+    """One logged point of training. `tokens_seen` counts from the phase's start; `padding_share` is of all tokens."""
 
     tokens_seen: int
     loss: float

@@ -108,10 +108,8 @@ def mixture_rows(data: ReportData) -> tuple[list[str], list[list[Cell]]]:
 
 def published_rows(table: PublishedTable) -> list[tuple[str, bool, list[Cell]]]:
     """Model, whether it is an mmBERT, and its cells; the best of each column is marked."""
-    best = [
-        max(known) if (known := [r[i] for r in table.rows.values() if r[i] is not None]) else None
-        for i in range(len(table.columns))
-    ]
+    columns = [[value for value in column if value is not None] for column in zip(*table.rows.values(), strict=True)]
+    best = [max(column, default=None) for column in columns]
     return [
         (
             model,
