@@ -81,9 +81,11 @@ class DagRun:
         return f"{self.page}/tasks/{task.task_id}{mapped}"
 
 
-def trigger(api: AirflowApi, dag_id: str, conf: dict[str, Any]) -> DagRun:
-    """Start a run as soon as Airflow has read the DAG.
+def trigger(api: AirflowApi, dag_id: str, conf: dict[str, Any]) -> tuple[DagRun, int]:
+    """Start a run as soon as Airflow has read the DAG; the number says how many others are not finished.
 
+    A run with the same parameters that is not finished, because somebody left it or the stack was stopped, goes on by
+    itself: it is taken instead of a second one that would do the same work beside it.
     Raises UserError where Airflow refuses the parameters, MmbertError where the DAG's file does not import.
     """
     _wait_for_dag(api, dag_id)
@@ -93,8 +95,15 @@ def trigger(api: AirflowApi, dag_id: str, conf: dict[str, Any]) -> DagRun:
         for below in task["downstream_task_ids"]:
             upstream[below].add(task["task_id"])
     order = {name: place for place, name in enumerate(graphlib.TopologicalSorter(upstream).static_order())}
-    run = api.post(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
-    return DagRun(api, dag_id, run["dag_run_id"], order)
+    unfinished = [r for state in ("running", "queued") for r in _runs(api, dag_id, state)]
+    same = next((r for r in unfinished if r["conf"] == conf), None)
+    run = same or api.post(f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+    return DagRun(api, dag_id, run["dag_run_id"], order), len(unfinished) - (same is not None)
+
+
+def _runs(api: AirflowApi, dag_id: str, state: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get(f"/dags/{dag_id}/dagRuns", state=state, limit=100)["dag_runs"]
+    return found
 
 
 def _wait_for_dag(api: AirflowApi, dag_id: str) -> None:

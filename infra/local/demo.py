@@ -45,12 +45,19 @@ def demo(settings: Settings, preset: str, overrides: Sequence[str], run_name: st
     began = time.monotonic()
     console = Console(highlight=False)
     api = AirflowApi(settings.airflow_url, ADMIN, load(settings.home).airflow_password)
-    run = trigger(api, DAG_ID, {"preset": preset, "overrides": list(overrides), "run_name": run_name or None})
+    conf = {"preset": preset, "overrides": list(overrides), "run_name": run_name or None}
+    run, others = trigger(api, DAG_ID, conf)
     console.print(f"{DAG_ID} {run.run_id} · preset {preset}" + "".join(f" · {o}" for o in overrides), markup=False)
+    if others:
+        console.print(
+            f"{others} other run(s) are not finished and share the cores: {settings.airflow_url}/dags/{DAG_ID}"
+        )
     try:
         tasks = _follow(run, console)
     except KeyboardInterrupt:
-        console.print(f"\nThe run goes on; see {run.page} or stop everything with `make down`.")
+        console.print(
+            f"\nThe run goes on: {run.page}. The same command follows it again, `make down` stops everything."
+        )
         return 130
     failed = sorted((t for t in tasks if t.state == "failed"), key=lambda t: t.ended)
     if failed or run.state() != "success":

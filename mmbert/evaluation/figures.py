@@ -13,10 +13,17 @@ from mmbert.evaluation.report_data import HistoryRow, PhaseReport, ReportData
 
 Figure = dict[str, Any]
 
-VARIANT_COLOURS = ("@orange", "@violet", "@rose", "@teal")
+_VARIANT_COLOURS = ("@violet", "@rose", "@teal", "@muted")
 MARGIN = {"l": 56, "r": 16, "t": 34, "b": 46}
 SEEN_COLOURS = ("@blue", "@teal", "@orange")
 """Colours of languages by the phase that first had them."""
+
+
+def variant_colours(data: ReportData) -> dict[str, str]:
+    """The colour of each decay variant, by label; the one with the most languages has that of new languages."""
+    others = [v.label for v in data.variants if v is not data.widest_variant]
+    colours = {label: _VARIANT_COLOURS[i % len(_VARIANT_COLOURS)] for i, label in enumerate(others)}
+    return colours if data.widest_variant is None else {**colours, data.widest_variant.label: SEEN_COLOURS[-1]}
 
 
 def share_figures(data: ReportData) -> dict[str, Figure]:
@@ -51,9 +58,9 @@ def _share_panel(
     shares, tokens = phase.language_shares(), phase.language_tokens()
     ranked = [(rank, code, share) for rank, (code, share) in enumerate(shares.items(), start=1) if share > 0]
     traces: list[dict[str, Any]] = []
-    for variant, colour in zip(other_variants, VARIANT_COLOURS[1:], strict=False):
+    for variant in other_variants:
         values = [share for share in variant.language_shares().values() if share > 0]
-        line = {"color": colour, "width": 2}
+        line = {"color": variant_colours(data)[variant.label], "width": 2}
         ranks = list(range(1, len(values) + 1))
         traces.append(
             {"x": ranks, "y": values, "mode": "lines", "name": variant.label, "line": line, "hoverinfo": "skip"}
@@ -77,6 +84,7 @@ def _share_panel(
     layout["yaxis"] |= {"type": "log", "tickformat": "~%", "dtick": 1}
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["showlegend"] = False
+    layout["margin"] |= {"t": 12}
     if ranked:
         (first, largest, top), (last, smallest, bottom) = ranked[0], ranked[-1]
         layout["annotations"] = [
@@ -103,7 +111,8 @@ def training_figure(data: ReportData) -> Figure:
         )
         ends.append((phase.label, start, start + phase.tokens))
         start += phase.tokens
-    for variant, colour in zip(data.variants, VARIANT_COLOURS, strict=False):
+    for variant in data.variants:
+        colour = variant_colours(data)[variant.label]
         traces += _history_traces(variant.history, start, variant.label, colour, legend=True, group=variant.label)
     if data.variants:
         name = data.variants[0].name if len(data.variants) > 1 else data.variants[0].label
@@ -119,7 +128,7 @@ def training_figure(data: ReportData) -> Figure:
         )
     layout = layout_of("", "loss (nats a masked token)")
     layout["legend"] |= {"y": 1.14}
-    layout["margin"] |= {"t": 84}
+    layout["margin"] |= {"t": 84, "l": 72}
     layout |= {"shapes": shapes, "annotations": annotations, "hovermode": "closest"}
     layout["yaxis"] |= {"domain": [0.42, 1.0]}
     layout["yaxis2"] = axis_of("learning rate") | {"domain": [0.0, 0.34], "rangemode": "tozero", "tickformat": "~e"}

@@ -47,8 +47,11 @@ def build_report(data: ReportData) -> str:
         plotly=get_plotlyjs(),
         share_labels=[p.label for p in panels],
         share_colours=[colour.removeprefix("@") for colour in figures.SEEN_COLOURS],
-        other_variants=[v.label for v in data.variants if v is not data.widest_variant],
-        other_colours=[colour.removeprefix("@") for colour in figures.VARIANT_COLOURS[1:]],
+        other_variants={
+            label: colour.removeprefix("@")
+            for label, colour in figures.variant_colours(data).items()
+            if data.widest_variant is not None and label != data.widest_variant.label
+        },
         score_tasks=[(f"score-{i}", task) for i, task in enumerate(tables.TASKS) if f"score-{i}" in plots],
         score_rows=tables.score_rows(data),
         bits_columns=bits_columns,

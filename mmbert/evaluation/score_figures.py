@@ -62,23 +62,31 @@ def retrieval_figure(data: ReportData) -> Figure | None:
     order = sorted(set(ours) & set(theirs), key=lambda code: (-ours[code].value, code))
     if not order:
         return None
+    ticks = list(range(len(order)))
     names = [data.name_of(code) for code in order]
     traces = []
     for model, scores, colour in ((data.untrained, theirs, "@muted"), (data.release, ours, "@blue")):
         traces.append(
             {
-                "x": names,
+                "x": ticks,
+                "text": names,
                 "y": [scores[code].value for code in order],
                 "mode": "markers",
                 "name": model.label,
                 "marker": {"color": colour, "size": 8},
                 "error_y": _error_bars([scores[code] for code in order], colour),
-                "hovertemplate": "<b>%{x}</b>, %{y:.1%}<extra>" + model.label + "</extra>",
+                "hovertemplate": "<b>%{text}</b>, %{y:.1%}<extra>" + model.label + "</extra>",
             }
         )
     layout = layout_of("", "accuracy")
     layout["yaxis"] |= {"tickformat": "~%", "rangemode": "tozero"}
-    layout["xaxis"] |= {"tickangle": -60, "tickfont": {"size": 10}, "type": "category", "automargin": True}
+    layout["xaxis"] |= {
+        "tickangle": -60,
+        "tickfont": {"size": 10},
+        "tickvals": ticks,
+        "ticktext": names,
+        "automargin": True,
+    }
     layout["xaxis"] |= {"showgrid": False, "range": [-0.7, len(order) - 0.3]}
     chance = ours[order[0]].chance
     if chance is not None:
@@ -91,6 +99,8 @@ def time_figure(times: Sequence[ComponentTime]) -> Figure | None:
     """Seconds by component, in the order given; what was found done is drawn pale."""
     if not times:
         return None
+    # Components of one name are bars of their own, so places are numbers and labels only their ticks.
+    places = {id(t): index for index, t in enumerate(times)}
     traces = []
     for name, reused, colour in (("ran in this run", False, "@blue"), ("found done, not run again", True, "@pale")):
         rows = [t for t in times if t.reused == reused]
@@ -100,17 +110,18 @@ def time_figure(times: Sequence[ComponentTime]) -> Figure | None:
                     "type": "bar",
                     "orientation": "h",
                     "x": [t.seconds for t in rows],
-                    "y": [t.label for t in rows],
+                    "y": [places[id(t)] for t in rows],
+                    "customdata": [t.label for t in rows],
                     "name": name,
                     "marker": {"color": colour},
                     "text": [duration(t.seconds) for t in rows],
                     "textposition": "outside",
                     "cliponaxis": False,
-                    "hovertemplate": "<b>%{y}</b>, %{x:.1f} s<extra>" + name + "</extra>",
+                    "hovertemplate": "<b>%{customdata}</b>, %{x:.1f} s<extra>" + name + "</extra>",
                 }
             )
     layout = layout_of("seconds", "")
-    layout["yaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": [t.label for t in times]}
+    layout["yaxis"] |= {"tickvals": list(places.values()), "ticktext": [t.label for t in times]}
     layout["yaxis"] |= {"autorange": "reversed", "automargin": True, "showgrid": False}
     layout["xaxis"] |= {"range": [0, 1.15 * max(t.seconds for t in times) or 1]}
     layout["height"] = 110 + 26 * len(times)

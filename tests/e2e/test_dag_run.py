@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.local_stack import LocalStack
@@ -51,10 +54,13 @@ class Demo:
         return {(task["task_id"], task["map_index"]): task["uri"] for task in self.tasks}
 
 
+def flags(**overrides: str) -> list[str]:
+    return [f"--set={key}={value}" for key, value in {**SMALL, **overrides}.items()]
+
+
 def run_demo(stack: LocalStack, **overrides: str) -> Demo:
-    flags = [f"--set={key}={value}" for key, value in {**SMALL, **overrides}.items()]
     began = time.monotonic()
-    ended = stack.run("demo", *flags)
+    ended = stack.run("demo", *flags(**overrides))
     seconds = time.monotonic() - began
     printed = ended.stdout + ended.stderr
     run_id = re.search(r"^mmbert_pretrain (\S+)", printed, re.MULTILINE)
@@ -131,3 +137,31 @@ def test_wrong_input_ends_with_its_message_and_code(stack: LocalStack, first: De
     assert "max_seq_len" in wrong.printed
     attempts = {task["try_number"] for task in wrong.tasks if task["task_id"] == "recipe"}
     assert attempts == {1}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_after_everything_was_killed(stack: LocalStack, first: Demo) -> None:
+    other = {"seed": "18"}
+    with ThreadPoolExecutor(1) as pool:
+        interrupted = pool.submit(stack.run, "demo", *flags(**other))
+        deadline = time.monotonic() + 300
+        while not any("train_pretrain" in " ".join(command_line(p)) for p in stack.processes()):
+            assert time.monotonic() < deadline
+            assert not interrupted.done(), interrupted.result().stdout
+            time.sleep(0.2)
+        for process in stack.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        run_id = re.search(r"^mmbert_pretrain (\S+)", interrupted.result().stdout, re.MULTILINE)
+    resumed = run_demo(stack, **other)
+    assert resumed.code == 0, resumed.printed
+    assert f"mmbert_pretrain {run_id and run_id[1]} " in resumed.printed
+    fresh = run_demo(stack, **other)
+    assert fresh.uris() == resumed.uris()
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []

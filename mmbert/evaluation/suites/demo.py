@@ -74,11 +74,12 @@ def evaluate_demo(
     phase saw. Raises UserError where a source is missing.
     """
     documents = read_held_out(held_out)
+    sentences, declarations = _source(documents, sentences_source), _source(documents, declarations_source)
     run = _Run(model, tokenizer, settings, seed, max_seq_len)
     return [
         *_bits_per_byte(run, documents, mask_token_id, new_languages),
-        *_retrieval(run, documents, _source(documents, declarations_source)),
-        *_language_identification(run, _source(documents, sentences_source)),
+        *_retrieval(run, documents, declarations),
+        *_language_identification(run, sentences),
         *_intents(run),
     ]
 
@@ -100,6 +101,8 @@ def _bits_per_byte(run: _Run, documents: HeldOut, mask_token_id: int, new_langua
         max_seq_len=run.max_seq_len,
         max_bytes=budget,
     )
+    if not languages:
+        raise UserError("suite demo: no word of the held-out text was chosen to be hidden; hold out more text")
     settings = {"masked_share": MASKED_SHARE, "max_bytes": budget, "max_seq_len": run.max_seq_len}
 
     def total(task: str, rows: list[LanguageBits]) -> Score:

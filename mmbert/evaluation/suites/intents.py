@@ -26,7 +26,7 @@ LANGUAGES = {
     "kor_Hang": "ko",
     "vie_Latn": "vi",
     "heb_Hebr": "he",
-    "pes_Arab": "fa",
+    "fas_Arab": "fa",
     "pol_Latn": "pl",
     "nld_Latn": "nl",
     "cat_Latn": "ca",
