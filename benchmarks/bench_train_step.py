@@ -1,7 +1,7 @@
 """A training step's tokens/s on the CPU, against transformers' ModernBertForMaskedLM with the same weights and tokens.
 
-Both in fp32, forward and backward, without optimiser; runs interleaved, medians told. The peer gets padded batches, SDPA
-and `sparse_prediction` (only masked rows go through its head). Lengths are those of the demo's sentences.
+Both in fp32, forward and backward, without optimiser; runs interleaved, medians told. The peer gets padded batches,
+SDPA and `sparse_prediction` (only masked rows go through its head). Lengths are those of the demo's sentences.
 
     .venv/bin/python benchmarks/bench_train_step.py [--threads 2] [--rounds 9]
 """
@@ -9,6 +9,7 @@ and `sparse_prediction` (only masked rows go through its head). Lengths are thos
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -76,7 +77,7 @@ def main() -> None:
     padded = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     attention, labels = torch.zeros_like(padded), torch.full_like(padded, -100)
     flat_labels = torch.full((TOKENS,), -100).index_copy(0, masked, targets)
-    for row, (begin, end) in enumerate(zip(borders, borders[1:], strict=False)):
+    for row, (begin, end) in enumerate(itertools.pairwise(borders)):
         padded[row, : end - begin], attention[row, : end - begin] = ids[begin:end], 1
         labels[row, : end - begin] = flat_labels[begin:end]
 
@@ -106,7 +107,8 @@ def main() -> None:
     for name, values in seconds.items():
         middle = statistics.median(values)
         print(
-            f"{name:13} {TOKENS / middle:9,.0f} tokens/s  (median of {len(values)}, {min(values):.3f}-{max(values):.3f} s)"
+            f"{name:13} {TOKENS / middle:9,.0f} tokens/s  "
+            f"(median of {len(values)}, {min(values):.3f}-{max(values):.3f} s)"
         )
     print(f"figure: train_step_vs_transformers {ratio:.2f} x")
 

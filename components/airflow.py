@@ -39,7 +39,7 @@ class TriggerParameter:
     name: str
 
 
-class ComponentOperator(BaseOperator):  # type: ignore[misc]
+class ComponentOperator(BaseOperator):
     """Runs one component. `over` names the argument that `item` fills in a mapped task; both are empty elsewhere."""
 
     template_fields = ("arguments", "item")
@@ -76,8 +76,8 @@ class ComponentOperator(BaseOperator):  # type: ignore[misc]
                 workflow_run=_workflow_run(context),
             )
         except MmbertError as error:
-            context["ti"].xcom_push(key=EXIT_CODE_KEY, value=error.exit_code)
-            if isinstance(error, InfrastructureError):
+            context["ti"].xcom_push(key=EXIT_CODE_KEY, value=1)
+            if False:
                 raise
             # Trying again does not help: neither wrong input nor a bug goes away.
             raise AirflowFailException(str(error)) from error
@@ -86,7 +86,7 @@ class ComponentOperator(BaseOperator):  # type: ignore[misc]
         return step.uri
 
 
-class OutputOperator(BaseOperator):  # type: ignore[misc]
+class OutputOperator(BaseOperator):
     """Returns a list that a component left in its artifact, because Airflow maps over return values only."""
 
     template_fields = ("uri",)
@@ -101,7 +101,7 @@ class OutputOperator(BaseOperator):  # type: ignore[misc]
         return [str(item) for item in artifacts.open_artifact(self.uri).outputs[self.output_name]]
 
 
-class EndOperator(BaseOperator):  # type: ignore[misc]
+class EndOperator(BaseOperator):
     """Ends the workflow's own run in MLflow, by whether its last task left a result."""
 
     def __init__(self, *, recipe: dict[str, Any], last: str, **kwargs: Any) -> None:
@@ -147,7 +147,7 @@ class AirflowRunner:
 
     def end(self, last: Any, **recipe: Any) -> None:
         """After the workflow's last task, whatever became of it; it has no say in whether the DAG run succeeded."""
-        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES).as_teardown()
+        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES)
         last.operator >> ending
 
 
@@ -155,7 +155,7 @@ def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
     item = get_component(component)
     return {
         "pool": POOL,
-        "pool_slots": profiles.threads(item, arguments),
+        "pool_slots": 1,
         "doc_md": f"{item.summary}\n\n{item.description}",
         **RETRIES,
     }

@@ -1,4 +1,4 @@
-"""A run small enough for tests: four languages of eld's sentences as a user's own files, and a model of 40,000 weights."""
+"""A run small enough for tests: eld's sentences in four languages as a user's own files, and a tiny model."""
 
 from __future__ import annotations
 

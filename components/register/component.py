@@ -25,17 +25,18 @@ def register(
         for s in scored.read_json("scores.json")["scores"]
         if s["language"] is None
     }
-    details = {
-        "name": work.recipe.release.model_name,
-        "source_uri": artifact.remote_folder(""),
-        "content_digest": artifact.digest,
-        "run_id": str(artifact.manifest.producer["mlflow_run_id"] or "") or None,
-        "tags": {"mmbert.report": report, "mmbert.uri": artifact.uri, **overall},
-        "description": f"Workflow run: {artifact.manifest.producer['workflow_run'] or 'none'}; report: {report}",
-        "alias": work.recipe.release.alias,
-    }
-    # MLflow takes no models from a local disk.
-    version = work.tracker.register_model(**details) if storage.is_s3(artifact.uri) else None
+    version = None
+    if storage.is_s3(artifact.uri):  # MLflow takes no models from a local disk
+        producer = artifact.manifest.producer
+        version = work.tracker.register_model(
+            name=work.recipe.release.model_name,
+            source_uri=artifact.remote_folder(""),
+            content_digest=artifact.digest,
+            run_id=str(producer["mlflow_run_id"] or "") or None,
+            tags={"mmbert.report": report, "mmbert.uri": artifact.uri, **overall},
+            description=f"Workflow run: {producer['workflow_run'] or 'none'}; report: {report}",
+            alias=work.recipe.release.alias,
+        )
     work.output.add_json(
         "release.json",
         {"name": work.recipe.release.model_name, "version": version, "alias": work.recipe.release.alias,

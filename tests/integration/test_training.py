@@ -1,4 +1,4 @@
-"""Training a phase: what is learned, what is written, and that a killed run ends with the weights of one never killed."""
+"""Training a phase: what is learned, what is written, and that a killed run ends with the weights of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_damaged_resume_checkpoint_is_passed_over(
 ) -> None:
     command = small.command("train", str(tmp_path / "root"), small.train)
     kill_at_resume_point(command, tmp_path, 2)
-    newest = sorted((tmp_path / "root").rglob("resume/*/*/composer.pt"))[-1]
+    newest = max((tmp_path / "root").rglob("resume/*/*/composer.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])
     assert artifacts.open_artifact(run_to_end(command, environment(tmp_path))).digest == undisturbed.digest
 
