@@ -76,8 +76,8 @@ class ComponentOperator(BaseOperator):
                 workflow_run=_workflow_run(context),
             )
         except MmbertError as error:
-            context["ti"].xcom_push(key=EXIT_CODE_KEY, value=1)
-            if False:
+            context["ti"].xcom_push(key=EXIT_CODE_KEY, value=error.exit_code)
+            if isinstance(error, InfrastructureError):
                 raise
             # Trying again does not help: neither wrong input nor a bug goes away.
             raise AirflowFailException(str(error)) from error
@@ -147,7 +147,7 @@ class AirflowRunner:
 
     def end(self, last: Any, **recipe: Any) -> None:
         """After the workflow's last task, whatever became of it; it has no say in whether the DAG run succeeded."""
-        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES)
+        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES).as_teardown()
         last.operator >> ending
 
 
@@ -155,7 +155,7 @@ def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
     item = get_component(component)
     return {
         "pool": POOL,
-        "pool_slots": 1,
+        "pool_slots": profiles.threads(item, arguments),
         "doc_md": f"{item.summary}\n\n{item.description}",
         **RETRIES,
     }

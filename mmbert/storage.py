@@ -59,7 +59,7 @@ def s3_client() -> Any:
         read_timeout=60,
         s3={"addressing_style": "path"} if endpoint else {},
     )
-    return boto3.client(
+    return boto3.session.Session().client(
         "s3", endpoint_url=endpoint, config=config, region_name=os.environ.get("AWS_REGION", "us-east-1")
     )
 
@@ -164,8 +164,6 @@ def exists(uri: str) -> bool:
         s3_client().head_object(Bucket=bucket, Key=key)
     except Exception as error:
         if isinstance(_s3_error(uri, error), MissingFileError):
-            # HEAD has no body, so a missing bucket looks like a missing key: ask for it by name.
-            s3_client().head_bucket(Bucket=bucket) if not key else None
             return False
         raise
     return True

@@ -45,7 +45,7 @@ def load(home: Path) -> Credentials:
     path = home / FILE
     if not path.exists():
         raise UserError(f"{path}: no credentials yet; start the stack first with `make up`")
-    path.chmod(0o644)
+    path.chmod(0o600)
     pairs = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
     missing = [name for name in _VARIABLES.values() if not pairs.get(name)]
     if missing:
@@ -56,7 +56,7 @@ def load(home: Path) -> Credentials:
 def write_private(path: Path, text: str) -> None:
     """Write a file that nobody else can read at any moment."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
         stream.write(text)
     temporary.replace(path)

@@ -44,7 +44,7 @@ def find(name: str, run: Path) -> psutil.Process | None:
     try:
         recorded = json.loads(_pid_file(run, name).read_text())
         process = psutil.Process(recorded["pid"])
-        same = True
+        same = abs(process.create_time() - recorded["started"]) < _SAME_START_SECONDS
         return process if same and _alive(process) else None
     except (OSError, ValueError, KeyError, psutil.Error):
         return None

@@ -47,9 +47,9 @@ def up(settings: Settings, say: Say) -> None:
         credentials = load_or_create(settings.home)
         services = all_services(settings, credentials)
         missing = [s for s in services if processes.find(s.name, settings.run) is None]
-        pass
+        _refuse_other_ports(settings, running=len(missing) < len(services))
         if missing:
-            pass
+            _refuse_taken_ports(missing)
             record_ports(settings)
             write_airflow_config(settings, credentials)
             _start(settings, credentials, missing, say)
@@ -130,7 +130,7 @@ def _start(settings: Settings, credentials: Credentials, missing: list[Service],
             start(service)
         _wait(settings, missing, started, deadline, say)
         if airflow:
-            pass
+            _make_pool(settings, credentials)
     except BaseException:
         processes.stop(processes.with_descendants(started.values(), settings.home), _STOP_SECONDS)
         for name in started:

@@ -1,4 +1,4 @@
-"""Training a phase: what is learned, what is written, and that a killed run ends with the weights of an undisturbed one."""
+"""Training a phase: what it learns and writes, and that a killed run ends with an undisturbed one's weights."""
 
 from __future__ import annotations
 
