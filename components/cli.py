@@ -152,7 +152,7 @@ def generate(check: bool) -> None:
 
 def main() -> None:
     """Run the command line; turn errors into one message and the exit code that says whose fault it was."""
-    sys.exit(_exit_code(functools.partial(cli, standalone_mode=False)))
+    sys.exit(_exit_code(functools.partial(cli, standalone_mode=False, prog_name="mmbert")))
 
 
 def _exit_code(command: Callable[[], Any]) -> int:
