@@ -6,9 +6,6 @@ SHELL := /bin/bash
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
 
-PRESET ?= tiny
-OVERRIDES ?=
-
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -18,8 +15,8 @@ setup: ## the environments (.venv, .venv-orchestrator, .venv-mlflow) and the dem
 setup-test: setup ## Debian packages that only tests need (a browser); where that is not possible it says so
 	@bash scripts/setup-test.sh
 
-demo: setup ## everything: set up, start the local stack, run the whole DAG, print results and links
-	@.venv-orchestrator/bin/python -m infra.local demo --preset "$(PRESET)" $(foreach item,$(OVERRIDES),--set $(item))
+demo: setup ## everything: the stack, the whole DAG, results and links (PRESET=, OVERRIDES=, RUN_NAME=)
+	@.venv-orchestrator/bin/python -m infra.local demo
 
 up: setup ## start S3, MLflow and Airflow on this machine; print links and login
 	@.venv-orchestrator/bin/python -m infra.local up
@@ -30,7 +27,7 @@ down: ## stop the local stack; no process is left
 status: ## what of the local stack is running
 	@.venv-orchestrator/bin/python -m infra.local status
 
-env: ## shell exports to run single components against the local stack: eval "$$(make -s env)"
+env: ## shell exports to run single components against the local stack: eval "$(make -s env)"
 	@.venv-orchestrator/bin/python -m infra.local env
 
 test: setup-test ## all tests but the slow ones; sets up first
