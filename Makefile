@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down status env test test-slow check format bench generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check format bench generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,6 +23,9 @@ up: setup ## start S3, MLflow and Airflow on this machine; print links and login
 
 down: ## stop the local stack; no process is left
 	@.venv-orchestrator/bin/python -m infra.local down
+
+login: ## the local Airflow's user and password
+	@.venv-orchestrator/bin/python -m infra.local login
 
 status: ## what of the local stack is running
 	@.venv-orchestrator/bin/python -m infra.local status
