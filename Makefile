@@ -58,4 +58,4 @@ lock: ## resolve requirements/*.txt anew from pyproject.toml
 
 clean: ## stop the stack and delete everything that can be made again
 	@-[ -x .venv-orchestrator/bin/python ] && .venv-orchestrator/bin/python -m infra.local down
-	@rm -rf .venv .venv-orchestrator .venv-mlflow .uv .local .cache build node_modules *.egg-info
+	@rm -rf .venv .venv-orchestrator .venv-mlflow .uv .local .cache build node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis

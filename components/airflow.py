@@ -20,7 +20,7 @@ from components.contract import get_component
 from components.runtime import root_uri
 from components.steps import run_step
 from mmbert import artifacts, tracking
-from mmbert.errors import InfrastructureError, MmbertError
+from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 EXIT_CODE_KEY = "mmbert_exit_code"
 POOL = "cores"
@@ -113,8 +113,8 @@ class EndOperator(BaseOperator):
         worked = context["ti"].xcom_pull(task_ids=self.last) is not None
         arguments = {name: _plain(value, context["params"]) for name, value in self.recipe.items()}
         os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
-        # A recipe that is wrong has no run to end, and MLflow being away is no reason to fail now.
-        with contextlib.suppress(MmbertError):
+        # A recipe that is wrong has no run to end. MLflow being away is tried again; a teardown cannot fail the run.
+        with contextlib.suppress(UserError):
             experiment = f"mmbert/{planning.recipe_of(arguments).name}"
             tracking.connect(experiment).finish_workflow("FINISHED" if worked else "FAILED")
 
@@ -143,7 +143,7 @@ class AirflowRunner:
         )
 
     def output(self, handle: Any, name: str) -> Any:
-        return OutputOperator(task_id=f"{handle.operator.task_id}_{name}", uri=handle, output=name).output
+        return OutputOperator(task_id=f"{handle.operator.task_id}_{name}", uri=handle, output=name, **RETRIES).output
 
     def end(self, last: Any, **recipe: Any) -> None:
         """After the workflow's last task, whatever became of it; it has no say in whether the DAG run succeeded."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -124,12 +126,15 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
 @click.option("--preset", default="tiny", show_default=True, help="a preset's name or a recipe file")
 @_overrides
 @click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
-@click.option("--run-name", default="local", show_default=True, help="names the run in MLflow, where there is one")
+@click.option(
+    "--run-name", default="", help="the run's name in MLflow, where there is one; default: local and the time"
+)
 def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str) -> None:
     """Run a whole workflow in this process, one component after the other, without an orchestrator."""
     from components.local import run_workflow
     from components.runtime import root_uri
 
+    run_name = run_name or f"local {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
     runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name)
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
@@ -152,6 +157,8 @@ def generate(check: bool) -> None:
 
 def main() -> None:
     """Run the command line; turn errors into one message and the exit code that says whose fault it was."""
+    # So that a stopped component cleans up and its MLflow run ends as KILLED.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(_exit_code(functools.partial(cli, standalone_mode=False, prog_name="mmbert")))
 
 

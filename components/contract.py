@@ -106,8 +106,8 @@ def _parameters(function: Callable[..., None]) -> tuple[Parameter, ...]:
         kinds = next((n.kinds for n in notes if isinstance(n, Input)), ())
         help_text = next(n for n in notes if isinstance(n, str))
         choices = tuple(typing.get_args(plain)) if typing.get_origin(plain) is Literal else ()
-        default = None if declared.default is inspect.Parameter.empty else str(declared.default)
         is_list = typing.get_origin(plain) is list
+        default = None if declared.default is inspect.Parameter.empty else "" if is_list else str(declared.default)
         found.append(Parameter(name, help_text, kinds, is_list, choices, default))
     return tuple(found)
 
@@ -151,6 +151,9 @@ def _flat(value: Any) -> list[str]:
     """Nested lists made flat; a string that is a JSON list is one too, since KFP passes lists so."""
     if isinstance(value, str):
         if value.startswith("["):
-            return _flat(json.loads(value))
+            try:
+                return _flat(json.loads(value))
+            except ValueError as error:
+                raise UserError(f"'{value}' begins like a JSON list and is none: {error}") from error
         return [value] if value else []
     return [item for part in value for item in _flat(part)]

@@ -24,6 +24,7 @@ from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PR_SET_PDEATHSIG = 1
+_STOPPED = 130
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 
 
@@ -40,6 +41,8 @@ def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
     if name not in LAUNCHERS:
         raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
     code, last_line = LAUNCHERS[name](plan, root, task)
+    if code == _STOPPED:
+        raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:
         error = _ERRORS.get(code, InfrastructureError if code < 0 else ComponentFailedError)
         killed = f" (killed by {signal.Signals(-code).name})" if code < 0 else ""

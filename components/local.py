@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from components.steps import Step, run_step
 from components.workflows import WORKFLOWS
+from mmbert import tracking
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.recipe import load_recipe
 
 
 class LocalRunner:
@@ -32,6 +36,15 @@ class LocalRunner:
 
 def run_workflow(name: str, preset: str, overrides: list[str], root: str, workflow_run: str) -> LocalRunner:
     """Run a whole workflow here. Raises what its first failing component raises."""
+    if name not in WORKFLOWS:
+        raise UserError(f"no workflow '{name}'; there are {', '.join(WORKFLOWS)}")
+    experiment = f"mmbert/{load_recipe(preset, overrides).name}"
     runner = LocalRunner(root, workflow_run)
-    WORKFLOWS[name](runner, preset, overrides)
+    status: tracking.Status = "FAILED"
+    try:
+        WORKFLOWS[name](runner, preset, overrides)
+        status = "FINISHED"
+    finally:
+        with contextlib.suppress(InfrastructureError):
+            tracking.connect(experiment, workflow_run).finish_workflow(status)
     return runner

@@ -50,6 +50,11 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
             inputs[parameter.name] = [{"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind} for a in opened]
         else:
             parameters[parameter.name] = value
+    if "recipe" not in inputs and "recipe" not in parameters:
+        # A preset or a file can change under its name: what counts is what it says.
+        parameters["recipe"] = artifacts.digest_json(recipe_of(checked).model_dump(mode="json"))
+    if "sources" in parameters["recipe"]:
+        parameters["files"] = _files_state(parameters["recipe"]["sources"])
     digests = {name: [entry["digest"] for entry in entries] for name, entries in inputs.items()}
     name = artifacts.fingerprint(item.name, item.version, parameters, digests)
     return Plan(item, checked, parameters, inputs, name, storage.join(root, item.produces, name))
@@ -58,7 +63,8 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
 @functools.lru_cache(maxsize=8)
 def read_recipe(source: str) -> Recipe:
     """The recipe of a recipe artifact, a recipe file or a preset."""
-    if storage.is_s3(source) or storage.exists(storage.join(source, artifacts.MANIFEST)):
+    is_file = source.endswith((".yaml", ".yml"))
+    if not is_file and (storage.is_s3(source) or storage.exists(storage.join(source, artifacts.MANIFEST))):
         artifact = artifacts.open_artifact(source, "recipe")
         return recipe_from_text(artifact.read(RECIPE_FILE).decode(), source)
     return load_recipe(source)
@@ -105,6 +111,12 @@ def _keys(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> list
         if _at(data, key, _MISSING) is not _MISSING:
             keys.append(key)
     return sorted(keys)
+
+
+def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
+    """A digest of the listing of each source that reads a user's own files, so that changed text is seen."""
+    own = {name: source["path"] for name, source in sources.items() if source["kind"] == "files"}
+    return {name: artifacts.digest_json(storage.list_versions(path)) for name, path in own.items()}
 
 
 _MISSING = object()

@@ -20,7 +20,7 @@ from components import planning
 from components.contract import Component
 from mmbert import artifacts, storage, tracking
 from mmbert.errors import InfrastructureError
-from mmbert.recipe import Recipe
+from mmbert.recipe import Recipe, recipe_to_yaml
 
 DEFAULT_ROOT = "artifacts"
 _MINIMUM_FREE_BYTES = 200 * 2**20
@@ -38,6 +38,8 @@ class Work:
     """An empty folder that is gone afterwards."""
     cache: Path
     """A folder that is kept between runs; everything in it can be made again."""
+    planned_recipe: str
+    """The whole recipe as YAML, for people to read; results must not depend on it."""
 
     def open(self, uri: str, kind: str | None = None) -> artifacts.Artifact:
         return artifacts.open_artifact(uri, kind)
@@ -73,11 +75,11 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
     """
     work_plan = planning.plan(item, arguments, root)
     task = task or item.name
-    tracker = tracking.connect(experiment(work_plan))
     done = work_plan.done()
     if done is not None:
-        link_reused(tracker, task, done)
+        link_reused(work_plan, task, done)
         return Result(done.uri, True, done.outputs)
+    tracker = tracking.connect(experiment(work_plan))
     _replay_spools(tracker, root)
     with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch:
         writer = artifacts.ArtifactWriter(
@@ -95,12 +97,11 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
     return Result(artifact.uri, False, artifact.outputs)
 
 
-def link_reused(tracker: tracking.Tracker, task: str, done: artifacts.Artifact) -> None:
+def link_reused(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> None:
     """Show in MLflow that a step was found done, and which run made it; MLflow being away is no reason to stop."""
     with contextlib.suppress(InfrastructureError):
-        tracker.link_reused(
-            task, done.manifest.fingerprint, str(done.manifest.producer.get("mlflow_run_id", "")), done.uri
-        )
+        made_by = str(done.manifest.producer.get("mlflow_run_id", ""))
+        tracking.connect(experiment(work_plan)).link_reused(task, done.manifest.fingerprint, made_by, done.uri)
 
 
 def experiment(work_plan: planning.Plan) -> str:
@@ -120,10 +121,10 @@ def _work(
     if shutil.disk_usage(cache).free < _MINIMUM_FREE_BYTES:
         raise InfrastructureError(f"{cache}: less than 200 MB are free on this disk; free some space and run it again")
     recipe: Any = None
+    full = planning.recipe_of(work_plan.arguments)
     if "recipe" in work_plan.arguments:
-        full = planning.recipe_of(work_plan.arguments)
         recipe = planning.declared_recipe(work_plan.component, full, work_plan.arguments)
-    return Work(recipe, writer, run, tracker, scratch, cache)
+    return Work(recipe, writer, run, tracker, scratch, cache, recipe_to_yaml(full))
 
 
 @contextlib.contextmanager

@@ -10,9 +10,7 @@ from typing import Any
 
 from components import launchers, planning
 from components.contract import get_component
-from components.runtime import experiment, link_reused
-from mmbert import tracking
-from mmbert.errors import InfrastructureError
+from components.runtime import link_reused
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,7 @@ def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: s
         if done is None:
             artifact = launchers.launch(plan, root, task)
             return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs)
-        with contextlib.suppress(InfrastructureError):
-            link_reused(tracking.connect(experiment(plan)), task, done)
+        link_reused(plan, task, done)
         print(f"found done: {done.uri}", flush=True)
         return Step(done.uri, label(done.outputs, task), True, done.outputs)
 

@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -233,6 +233,7 @@ class ArtifactWriter:
         self.inputs = inputs
         self.attempt = uuid.uuid4().hex[:12]
         self.outputs: dict[str, Any] = {}
+        self.after_commit: list[Callable[[], None]] = []
         self._files: dict[str, File] = {}
         self._started = time.time()
 
@@ -258,7 +259,7 @@ class ArtifactWriter:
         )
 
     def commit(self, producer: Mapping[str, Any]) -> Artifact:
-        """Write the manifest, which makes the artifact complete."""
+        """Write the manifest, which makes the artifact complete, then do what waits for that (`after_commit`)."""
         files = tuple(self._files[p] for p in sorted(self._files))
         manifest = Manifest(
             kind=self.kind,
@@ -278,6 +279,8 @@ class ArtifactWriter:
         )
         text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
         storage.write_bytes(storage.join(self.uri, MANIFEST), text.encode())
+        for action in self.after_commit:
+            action()
         return Artifact(self.uri, manifest)
 
     def _entry(self, path: str, sha256: str, size: int, digested: bool) -> File:

@@ -182,6 +182,18 @@ def list_files(uri: str) -> list[str]:
 
 
 @_said_plainly
+def list_versions(uri: str) -> list[list[str]]:
+    """[path, version] of all files below a prefix, sorted; a version changes whenever a file is written anew."""
+    if is_s3(uri):
+        bucket, key = split_s3(uri)
+        prefix = key.rstrip("/") + "/" if key else ""
+        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return sorted([i["Key"][len(prefix) :], i["ETag"]] for page in pages for i in page.get("Contents", []))
+    found = [(path, (Path(uri) / path).stat()) for path in list_files(uri)]
+    return [[path, f"{state.st_size}-{state.st_mtime_ns}"] for path, state in found]
+
+
+@_said_plainly
 def delete_file(uri: str) -> None:
     """Delete a file; one that is gone already is no error."""
     if is_s3(uri):

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
+from mmbert.errors import UserError
 
 
 @component(
@@ -26,6 +27,8 @@ def curate(
     """
     from mmbert.data.curation import curate as curate_documents
 
+    if not group.isdigit():
+        raise UserError(f"--group '{group}' is not a number from 0")
     out = work.scratch / "documents"
     counts = curate_documents(
         work.recipe.sources, work.recipe.curation, work.recipe.reserved_languages, int(group), out

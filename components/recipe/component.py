@@ -5,7 +5,6 @@ from typing import Annotated
 from components.contract import component
 from components.planning import RECIPE_FILE
 from components.runtime import Work
-from mmbert.errors import UserError
 from mmbert.recipe import load_recipe, recipe_to_yaml
 
 
@@ -21,9 +20,6 @@ def recipe(
     `variants` (of the decay phase) are what the workflow fans out over.
     """
     checked = load_recipe(preset, overrides)
-    for name in checked.merge.variants:
-        if name not in checked.phases.decay.variants:
-            raise UserError(f"{preset}: merge.variants: no decay variant '{name}'")
     work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(checked).encode())
     work.output.outputs["groups"] = [str(group) for group in range(checked.curation.groups)]
     work.output.outputs["variants"] = list(checked.phases.decay.variants)

@@ -22,8 +22,9 @@ def report(
 
     The output holds `report.html` and `summary.json` (tables and claims for a terminal).
     """
+    from mmbert.evaluation.plots import draw_plots
     from mmbert.evaluation.report import build_report
-    from mmbert.evaluation.run_data import RunArtifacts, collect, summary
+    from mmbert.evaluation.run_data import RunArtifacts, collect, released_scores, summary
 
     run = RunArtifacts(
         mixtures=[work.open(uri) for uri in mixtures],
@@ -38,3 +39,12 @@ def report(
     local = work.scratch / "report.html"
     local.write_bytes(page)
     work.run.log_artifact(local, "report")
+    for plot in draw_plots(data, work.scratch / "plots"):
+        work.run.log_artifact(plot, "plots")
+    if work.tracker.workflow_run:
+        # The workflow's own run is where a person looks first.
+        parent = work.tracker.open_workflow()
+        parent.log_artifact(local, "report")
+        parent.log_text(work.planned_recipe, "recipe.yaml")
+        parent.log_metrics({f"{s.task}.{s.metric}": s.value for s in released_scores(data)})
+        parent.close()

@@ -8,6 +8,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +46,8 @@ def demo(settings: Settings, preset: str, overrides: Sequence[str], run_name: st
     began = time.monotonic()
     console = Console(highlight=False)
     api = AirflowApi(settings.airflow_url, ADMIN, load(settings.home).airflow_password)
+    if Path(preset).is_file():
+        preset = str(Path(preset).resolve())  # tasks run in another folder
     conf = {"preset": preset, "overrides": list(overrides), "run_name": run_name or None}
     run, others = trigger(api, DAG_ID, conf)
     console.print(f"{DAG_ID} {run.run_id} · preset {preset}" + "".join(f" · {o}" for o in overrides), markup=False)

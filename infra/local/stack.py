@@ -52,7 +52,8 @@ def up(settings: Settings, say: Say) -> None:
             _refuse_taken_ports(missing)
             record_ports(settings)
             write_airflow_config(settings, credentials)
-            _start(settings, credentials, missing, say)
+            _start(settings, missing, say)
+        _make_pool(settings, credentials)
 
 
 def down(settings: Settings, say: Say) -> None:
@@ -110,7 +111,7 @@ def links(settings: Settings) -> str:
     )
 
 
-def _start(settings: Settings, credentials: Credentials, missing: list[Service], say: Say) -> None:
+def _start(settings: Settings, missing: list[Service], say: Say) -> None:
     deadline = time.monotonic() + float(os.environ.get("MMBERT_START_SECONDS", _START_SECONDS))
     started: dict[str, psutil.Process] = {}
 
@@ -129,8 +130,6 @@ def _start(settings: Settings, credentials: Credentials, missing: list[Service],
         for service in airflow:
             start(service)
         _wait(settings, missing, started, deadline, say)
-        if airflow:
-            _make_pool(settings, credentials)
     except BaseException:
         processes.stop(processes.with_descendants(started.values(), settings.home), _STOP_SECONDS)
         for name in started:

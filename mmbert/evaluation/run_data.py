@@ -58,6 +58,11 @@ def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
     )
 
 
+def released_scores(data: ReportData) -> list[Score]:
+    """The released model's scores over all languages."""
+    return [s for s in (data.release.scores if data.release else ()) if s.language is None]
+
+
 def summary(data: ReportData) -> dict[str, Any]:
     """Claims and scores as small tables, for a terminal: `{"tables": [{title, columns, rows}], "claims": [...]}`."""
     tasks = list(dict.fromkeys((s.task, s.metric) for m in data.models for s in m.scores if s.language is None))
@@ -155,7 +160,7 @@ def _node(artifact: Artifact) -> LineageNode:
 
 def _label(artifact: Artifact) -> str:
     task, label = str(artifact.manifest.producer["task"]), artifact.outputs.get("label")
-    return task if label in (None, task) else f"{task}: {label}"
+    return task if label is None or task.endswith(str(label)) else f"{task}: {label}"
 
 
 def _run_facts(recipe: Recipe, model: Artifact) -> dict[str, str]:

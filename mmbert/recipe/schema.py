@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mmbert.errors import UserError
 from mmbert.recipe.languages import LANGUAGE_SETS, known_languages
 
 _TOKEN_UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -21,7 +23,7 @@ def parse_tokens(value: Any) -> Any:
         raise ValueError(
             f"'{value}' is not a number of tokens; write a whole number or a unit of k, M, B or T, like 600B"
         )
-    tokens = float(found[1].replace("_", "")) * _TOKEN_UNITS[found[2]]
+    tokens = Decimal(found[1].replace("_", "")) * _TOKEN_UNITS[found[2]]
     if tokens != int(tokens):
         raise ValueError(f"'{value}' is not a whole number of tokens")
     return int(tokens)
@@ -31,6 +33,7 @@ Tokens = Annotated[int, BeforeValidator(parse_tokens), Field(ge=0)]
 PositiveTokens = Annotated[int, BeforeValidator(parse_tokens), Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class Section(BaseModel):
@@ -238,6 +241,10 @@ class PhaseTraining(Sampling):
             length = getattr(self.schedule, name)
             if length > self.tokens:
                 raise ValueError(f"schedule.{name} {length:,} is longer than the phase's {self.tokens:,} tokens")
+        if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
+            raise ValueError(
+                f"schedule.warmup_tokens and decay_tokens do not both fit into the phase's {self.tokens:,} tokens"
+            )
         if self.batch.warmup_tokens > self.tokens:
             raise ValueError(
                 f"batch.warmup_tokens {self.batch.warmup_tokens:,} is longer than the phase's {self.tokens:,} tokens"
@@ -252,7 +259,7 @@ class Phase(PhaseTraining, Draw):
 class DecayPhase(PhaseTraining):
     """The last phase: a branch a variant, all from the extended model, with the same schedule and temperature."""
 
-    variants: dict[Name, Draw] = Field(min_length=1)
+    variants: dict[VariantName, Draw] = Field(min_length=1)
 
 
 class Phases(Section):
@@ -390,8 +397,10 @@ class Recipe(Section):
                     raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(variants)}")
 
     def mixture(self, phase: str, variant: str = "") -> Mixture:
-        """What a phase (or one variant of the decay phase) draws. Raises KeyError for a variant that is not there."""
+        """What a phase (or one variant of the decay phase) draws. Raises UserError for a variant that is not there."""
         settings = getattr(self.phases, phase)
+        if isinstance(settings, DecayPhase) and variant not in settings.variants:
+            raise UserError(f"no decay variant '{variant}'; there are {', '.join(settings.variants)}")
         draw = settings.variants[variant] if isinstance(settings, DecayPhase) else settings
         return Mixture(
             languages=draw.languages,

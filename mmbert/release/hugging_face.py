@@ -170,7 +170,7 @@ def _framing(bos: str, bos_id: int, eos: str, eos_id: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Largest differences between the training model and the exported one, in fp32 on the CPU, as `check_parity` says."""
+    """Largest differences between the training model and the exported one, in fp32 on the CPU (see `check_parity`)."""
 
     samples: int
     tokens: int
@@ -187,7 +187,7 @@ def check_parity(
 
     `tokenized_samples` are token ids with bos and eos; every seventh token is masked here. Compared are the hidden
     states of all tokens and the logits of the masked ones; differences are relative where values are above 1. Raises
-    UserError above `tolerance` (or for NaN), saying where the two start to differ; the folder must then not be released.
+    UserError above `tolerance` (or for NaN), saying where the two start to differ; then it must not be released.
     """
     from transformers import AutoModelForMaskedLM
 

@@ -25,6 +25,8 @@ def merge_checkpoints(
     Raises UserError where a chosen variant is not among the checkpoints, or where two of them are the same.
     """
     by_label = {str(c.outputs["label"]): c for c in checkpoints}
+    if len(by_label) < len(checkpoints) or len(set(settings.variants)) < len(settings.variants):
+        raise UserError("merge: a decay variant was given twice")
     chosen = settings.variants or tuple(by_label)
     for name in chosen:
         if name not in by_label:

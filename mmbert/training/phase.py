@@ -194,7 +194,7 @@ def _write(
     output.add_json(HISTORY, [asdict(p) for p in points], digested=False)
     output.add_json(BITS_PER_BYTE, _bits_per_byte(recipe, phase, inputs, model, run), digested=False)
     output.outputs["label"] = plan["variant"] or phase
-    resume.drop(output.uri)
+    output.after_commit.append(lambda: resume.drop(output.uri))
 
 
 def _bits_per_byte(

@@ -59,7 +59,10 @@ def newest_first(artifact_uri: str) -> list[ResumePoint]:
     points = []
     for path in storage.list_files(base):
         if path.endswith(f"/{_MARKER}"):
-            marker: dict[str, Any] = json.loads(storage.read_bytes(storage.join(base, path)))
+            try:
+                marker: dict[str, Any] = json.loads(storage.read_bytes(storage.join(base, path)))
+            except storage.MissingFileError:  # another attempt has just replaced it by a newer one
+                continue
             points.append(ResumePoint(storage.join(base, path.rpartition("/")[0]), **marker))
     return sorted(points, key=lambda p: (-p.tokens, p.uri))
 

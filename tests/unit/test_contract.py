@@ -20,8 +20,6 @@ from mmbert import artifacts
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 
-GOLDEN = Path(__file__).parent / "component_versions.json"
-
 
 def test_there_are_all_the_components() -> None:
     wanted = {
@@ -138,3 +136,26 @@ def test_lists_pass_through_the_command_line(tmp_path: Path) -> None:
     assert check_arguments(item, {"recipe": "r", "checkpoints": json.dumps(["a", "b"]), "base": "d"})[
         "checkpoints"
     ] == ["a", "b"]
+
+
+def test_an_edited_recipe_file_is_another_recipe(tmp_path: Path) -> None:
+    from mmbert.recipe import recipe_to_yaml
+
+    path = tmp_path / "mine.yaml"
+    plans = []
+    for seed in ("1", "2"):
+        path.write_text(recipe_to_yaml(load_recipe("tiny", [f"seed={seed}"])), "utf-8")
+        plans.append(planning.plan(get_component("recipe"), {"preset": str(path)}, str(tmp_path)))
+    assert plans[0].fingerprint != plans[1].fingerprint
+    assert plans[0].arguments["overrides"] == []
+
+
+def test_changed_text_of_ones_own_is_seen(tmp_path: Path) -> None:
+    text = tmp_path / "text" / "eng_Latn" / "a.txt"
+    text.parent.mkdir(parents=True)
+    override = f"sources={{own: {{kind: files, path: {tmp_path / 'text'}}}}}"
+    fingerprints = []
+    for content in ("one line", "one line\nand another"):
+        text.write_text(content, "utf-8")
+        fingerprints.append(plan_of(tmp_path, override, group="0").fingerprint)
+    assert fingerprints[0] != fingerprints[1]

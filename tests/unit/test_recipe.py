@@ -152,6 +152,8 @@ WRONG = [
     (["phases.pretrain.language_shares={eng_Latn: 0.7, deu_Latn: 0.7}"], ["language_shares add up to 1.4"]),
     (["phases.pretrain.batch.global_batch_size=33"], ["33 is not a multiple of training.lanes 8"]),
     (["phases.decay.schedule.decay_tokens=1T"], ["decay_tokens", "longer than the phase"]),
+    (["phases.decay.schedule.warmup_tokens=200k"], ["do not both fit"]),
+    (["phases.decay.variants={v1.5: {languages: all}}"], ["phases.decay.variants.v1.5"]),
     (["merge.variants=[decay-none]"], ["decay-none", "decay-all"]),
     (["model.num_hidden_layers=5"], ["num_hidden_layers - 1 = 4", "global_attn_every_n_layers"]),
     (["model.mask_token_id=1"], ["special token ids"]),
@@ -167,8 +169,8 @@ def test_a_wrong_recipe_names_the_key_and_what_would_be_right(overrides: list[st
 
 
 def test_units_of_tokens_are_read() -> None:
-    recipe = load_recipe("tiny", ["phases.extend.tokens=1.5M", "phases.decay.tokens=700_000"])
-    assert recipe.phases.extend.tokens == 1_500_000
+    recipe = load_recipe("tiny", ["phases.extend.tokens=2.01M", "phases.decay.tokens=700_000"])
+    assert recipe.phases.extend.tokens == 2_010_000
     assert recipe.phases.decay.tokens == 700_000
 
 
