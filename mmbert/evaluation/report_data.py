@@ -6,22 +6,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mmbert.data.mixture import MixtureRow
 from mmbert.evaluation.scores import Score
 
 RELEASE, VARIANT, UNTRAINED = "release", "variant", "untrained"
 """Kinds of model: the merged model, a decay variant, and an untrained model of the same shape."""
-
-
-@dataclass(frozen=True)
-class MixtureRow:
-    """What a phase drew from one source in one language. `share` is of the phase's tokens; `tokens` are drawn ones."""
-
-    source: str
-    language: str
-    share: float
-    tokens: int
-    epochs: float
-    capped: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmbert import artifacts
 from mmbert.artifacts import Artifact
+from mmbert.data.mixture import MixtureRow
 from mmbert.evaluation.claims import claims
 from mmbert.evaluation.report_data import (
     RELEASE,
@@ -18,7 +19,6 @@ from mmbert.evaluation.report_data import (
     ComponentTime,
     HistoryRow,
     LineageNode,
-    MixtureRow,
     ModelReport,
     PhaseReport,
     ReportData,

@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 
+from mmbert.data.mixture import MixtureRow
 from mmbert.evaluation.report_data import (
     RELEASE,
     UNTRAINED,
@@ -13,7 +14,6 @@ from mmbert.evaluation.report_data import (
     ComponentTime,
     HistoryRow,
     LineageNode,
-    MixtureRow,
     ModelReport,
     PhaseReport,
     ReportData,
