@@ -163,7 +163,7 @@ def test_embedding_leaves_the_model_as_it_was(untrained: MaskedLanguageModel, to
 def test_a_run_on_other_text_goes_without_the_demos_own_tasks(
     untrained: MaskedLanguageModel, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    document = Document("a", "Some text of one language.", "eng_Latn", "mine")
+    document = Document("a", "Some text of one language, long enough. " * 20, "eng_Latn", "mine")
     write_documents(tmp_path / "heldout" / "mine" / "eng_Latn.jsonl.zst", [document])
     tasks = {score.task for score in evaluate(untrained, tokenizer, tmp_path)}
     assert tasks == {"masked_bits_per_byte", "intent_classification"}
