@@ -164,9 +164,8 @@ def _replay_spools(tracker: tracking.Tracker, root: str) -> None:
     spools = storage.join(root, "spool")
     for path in storage.list_files(spools):
         uri = storage.join(spools, path)
-        with contextlib.suppress(
-            storage.MissingFileError
-        ):  # another component took it first: sending twice is harmless
+        # Another component may take it first; sending twice is harmless.
+        with contextlib.suppress(storage.MissingFileError):
             tracker.replay_spool(storage.read_bytes(uri))
             storage.delete_file(uri)
 

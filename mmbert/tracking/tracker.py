@@ -80,13 +80,6 @@ class Tracker:
         if self._api is not None:
             _update(self._api, self._workflow(self._api), status)
 
-    def runs_url(self) -> str | None:
-        """The page of the experiment's runs. (MLflow 3 opens an experiment on its page for traces otherwise.)"""
-        if self._api is None:
-            return None
-        page = f"experiments/{self._experiment_id(self._api)}/runs?workflowType=machine_learning"
-        return f"{self._api.uri}/#/{page}"
-
     def link_reused(self, task: str, fingerprint: str, producer_run_id: str, uri: str) -> str | None:
         """Show a task whose artifact was found done: a finished child run that points to the run that made it.
 
