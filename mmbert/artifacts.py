@@ -249,6 +249,17 @@ class ArtifactWriter:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda pair: self.add_file(pair[0], pair[1], digested), zip(names, files, strict=True)))
 
+    def add_copies(self, copies: Iterable[tuple[str, str, str, int, bool]]) -> None:
+        """Copy files of known content within the store: (path, URI, sha256, size, digested) of each, in parallel."""
+
+        def copy(item: tuple[str, str, str, int, bool]) -> None:
+            path, source, sha256, size, digested = item
+            self._files[path] = entry = self._entry(path, sha256, size, digested)
+            storage.copy(source, storage.join(self.uri, entry.key))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(copy, copies))
+
     def add_bytes(self, path: str, data: bytes, digested: bool = True) -> None:
         self._files[path] = entry = self._entry(path, hashlib.sha256(data).hexdigest(), len(data), digested)
         storage.write_bytes(storage.join(self.uri, entry.key), data)

@@ -125,6 +125,35 @@ def read_bytes(uri: str) -> bytes:
 
 
 @_said_plainly
+def read_range(uri: str, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` on; fewer where the file ends before."""
+    if not size:
+        return b""
+    if is_s3(uri):
+        bucket, key = split_s3(uri)
+        wanted = f"bytes={offset}-{offset + size - 1}"
+        body: bytes = s3_client().get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].read()
+        return body
+    with Path(uri).open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
+
+
+@_said_plainly
+def copy(source: str, target: str) -> None:
+    """Copy a file within one store, without moving its bytes where that is possible. Neither may be changed after."""
+    if is_s3(source):
+        (from_bucket, from_key), (bucket, key) = split_s3(source), split_s3(target)
+        s3_client().copy_object(CopySource={"Bucket": from_bucket, "Key": from_key}, Bucket=bucket, Key=key)
+        return
+    with _replacing(Path(target)) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another file system
+            shutil.copyfile(source, temporary)
+
+
+@_said_plainly
 def write_bytes(uri: str, data: bytes) -> None:
     """Write a whole file; a reader sees all of it or nothing."""
     if is_s3(uri):

@@ -107,8 +107,13 @@ def write_documents(path: Path, documents: Iterable[Document]) -> None:
     write_lines(path, (to_line(document) for document in documents))
 
 
+def compressor() -> zstandard.ZstdCompressor:
+    """The one way in which documents are compressed, so that the same ones give the same bytes."""
+    return zstandard.ZstdCompressor(level=_LEVEL)
+
+
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as raw, zstandard.ZstdCompressor(level=_LEVEL).stream_writer(raw, closefd=False) as stream:
+    with path.open("wb") as raw, compressor().stream_writer(raw, closefd=False) as stream:
         for line in lines:
             stream.write(line)

@@ -1,0 +1,210 @@
+"""The first stage: a unit of a source is read, repaired and filtered, document by document."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from datatrove.data import Document as Record
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+
+from mmbert.data.curation.counts import Samples, Tally
+from mmbert.data.curation.parts import Part, Spool, parts_of
+from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.documents import Document, to_line
+from mmbert.data.readers import Selection, error_of, to_document
+from mmbert.data.sources import SourceReader, Unit, make_reader
+from mmbert.data.steps import CLEANING_VERSION, SplitLong, cleaning_steps, language_settings
+from mmbert.recipe.schema import Curation, Source
+
+STAGE = "clean"
+DOCUMENTS = "documents.jsonl.zst"
+DROPPED = "dropped.jsonl.zst"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CleanJob:
+    """One unit of one source. `number` is its place among the source's units."""
+
+    source: str
+    unit: Unit
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}/{self.unit.name}"
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A unit's documents after the first stage: one file with a part for each split and language."""
+
+    job: CleanJob
+    documents: StoredFile
+    dropped: StoredFile | None
+    parts: tuple[Part, ...]
+    found: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, job: CleanJob, finished: Finished) -> Cleaned:
+        files, parts = finished.files, tuple(parts_of(finished.found["parts"]))
+        return cls(job, files[DOCUMENTS], files.get(DROPPED), parts, finished.found)
+
+
+def plan(sources: Mapping[str, Source], curation: Curation, selection: Selection) -> list[CleanJob]:
+    """The units to read, in the order of the recipe's sources and of the units' names."""
+    jobs = []
+    for name, source in sources.items():
+        for unit in make_reader(name, source).units(selection):
+            jobs.append(CleanJob(name, unit, _fingerprint(name, source, unit, curation, selection)))
+    return jobs
+
+
+def steps(
+    jobs: Sequence[CleanJob], sources: Mapping[str, Source], curation: Curation, selection: Selection, store: WorkStore
+) -> list[PipelineStep]:
+    """The pipeline whose task number n does `jobs[n]`."""
+    dropped = Dropped()
+    used = {job.source for job in jobs}
+    readers = {name: make_reader(name, source) for name, source in sources.items() if name in used}
+    return [
+        _Read(jobs, readers, selection),
+        _Unreadable(dropped),
+        SplitLong(curation.max_characters),
+        *cleaning_steps(curation, dropped),
+        _Commit(jobs, dropped, curation.keep_dropped, store),
+    ]
+
+
+def _fingerprint(name: str, source: Source, unit: Unit, curation: Curation, selection: Selection) -> str:
+    """Covers the settings of the languages that the unit holds, and of no others."""
+    part: Any = None
+    if unit.languages is None or len(unit.languages) > 1:
+        part = [selection.groups, selection.group, sorted(selection.reserved)]
+    languages = None if unit.languages is None else [code for code in unit.languages if code in selection]
+    settings = (
+        curation.model_dump(mode="json", include=set(CLEANING_KEYS))
+        if languages is None
+        else {code: language_settings(curation, code) for code in languages}
+    )
+    own = source.model_dump(mode="json")
+    common = [curation.max_characters, curation.keep_dropped]
+    return fingerprint(
+        STAGE, _VERSION, CLEANING_VERSION, name, own, [unit.name, unit.version], part, common, settings
+    )
+
+
+CLEANING_KEYS = (
+    "min_characters", "min_letter_share", "max_repeated_line_share", "language_identification", "quality",
+    "personal_data", "quality_classifier",
+)  # fmt: skip
+"""The keys of `curation` that the cleaning steps read."""
+
+
+class Dropped:
+    """Where the filters of a pipeline put what they drop, each document with its reason."""
+
+    def __init__(self) -> None:
+        self.reasons = Tally()
+        self.labels = Tally()
+        self.samples = Samples()
+        self._spool: Spool | None = None
+
+    def open(self, spool: Spool | None) -> None:
+        self._spool = spool
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def write(self, record: Record, rank: int = 0) -> None:  # noqa: ARG002
+        document, split, reason = to_document(record), record.metadata["split"], record.metadata["filter_reason"]
+        self.reasons.add(document.language, split, reason)
+        self.samples.add(document.language, reason, document.id, document.text)
+        note_labels(self.labels, record)
+        if self._spool is not None:
+            self._spool.add(split, document.language, dropped_line(document, split, reason))
+
+
+def dropped_line(document: Document, split: str, reason: str) -> bytes:
+    """A dropped document as it is kept for reading: its split and the reason stand among its metadata."""
+    facts = document.metadata | {"split": split, "reason": reason}
+    return to_line(Document(document.id, document.text, document.language, document.source, facts))
+
+
+def note_labels(labels: Tally, record: Record) -> None:
+    """Count what language identification and the script check found."""
+    language = record.metadata["language"]
+    for key in ("identified", "script"):
+        if (label := record.metadata.get(key)) is not None:
+            labels.add(language, key, label)
+
+
+class _Read(PipelineStep):  # type: ignore[misc]
+    type = "reader"
+    name = "unit"
+
+    def __init__(self, jobs: Sequence[CleanJob], readers: Mapping[str, SourceReader], selection: Selection) -> None:
+        super().__init__()
+        self.jobs, self.readers, self.selection = jobs, readers, selection
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Record]:  # noqa: ARG002
+        job = self.jobs[rank]
+        yield from self.readers[job.source].read(job.unit, self.selection)
+
+
+class _Unreadable(BaseFilter):  # type: ignore[misc]
+    """Drops what the reader could not read; it comes as a record that carries the reason."""
+
+    name = "unreadable"
+
+    def filter(self, doc: Record) -> bool | tuple[bool, str]:
+        reason = error_of(doc)
+        return (False, reason) if reason else True
+
+
+class _Commit(PipelineStep):  # type: ignore[misc]
+    type = "writer"
+    name = "commit"
+
+    def __init__(self, jobs: Sequence[CleanJob], dropped: Dropped, keep_dropped: bool, store: WorkStore) -> None:
+        super().__init__()
+        self.jobs, self.dropped, self.keep_dropped, self.store = jobs, dropped, keep_dropped, store
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
+        job = self.jobs[rank]
+        with tempfile.TemporaryDirectory(prefix="mmbert-clean-") as folder:
+            kept_folder, dropped_folder = Path(folder, "kept"), Path(folder, "dropped")
+            kept_folder.mkdir()
+            dropped_folder.mkdir()
+            kept, dropped = Spool(kept_folder), Spool(dropped_folder) if self.keep_dropped else None
+            self.dropped.open(dropped)
+            labels = self.dropped.labels
+            number = 0
+            for record in data:
+                document = to_document(record)
+                kept.add(record.metadata["split"], document.language, to_line(document))
+                note_labels(labels, record)
+                number += 1
+            files = {DOCUMENTS: Path(folder, DOCUMENTS)}
+            parts = kept.write(files[DOCUMENTS])
+            if dropped is not None and self.dropped.reasons.counts:
+                files[DROPPED] = Path(folder, DROPPED)
+                dropped.write(files[DROPPED])
+            reasons = self.dropped.reasons.to_json()
+            found = {
+                "parts": [part.to_json() for part in parts],
+                "dropped": reasons,
+                "labels": labels.to_json(),
+                "samples": self.dropped.samples.to_json(),
+            }
+            self.store.commit(STAGE, job.fingerprint, files, found)
+        lost = sum(n for splits in reasons.values() for numbers in splits.values() for n in numbers.values())
+        print(f"cleaned {job.name}: {number:,} documents kept, {lost:,} dropped", flush=True)

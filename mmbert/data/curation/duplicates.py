@@ -1,0 +1,285 @@
+"""The third stage: which documents of a language are duplicates, over all its sources and units.
+
+Held-out documents come first, then the sources in the recipe's order: of what is equal or nearly equal the first is
+kept. A training document that equals or resembles a held-out one is dropped in any case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.base import PipelineStep
+from numpy.typing import NDArray
+
+from mmbert import storage
+from mmbert.data.curation.clean import Cleaned
+from mmbert.data.curation.parts import Place, read_part
+from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, TEXT_ROWS, Hashes, SignedPart
+from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.documents import HELD_OUT
+from mmbert.data.minhash import clusters, equal_pairs
+from mmbert.errors import UserError
+from mmbert.recipe.schema import Curation, Source
+
+STAGE = "duplicates"
+FILE = "drops.i64"
+PAIRS_STAGE = "pairs"
+PAIRS_FILE = "pairs.i64"
+REASONS = ("duplicate_id", "equals_held_out", "duplicate", "near_held_out", "near_duplicate")
+_VERSION = 1
+_PAIRS_DOCUMENTS = 5_000_000
+_RANGE_DOCUMENTS = 50_000_000
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LanguagePart:
+    """One part of one unit. `unit` is the unit's number; `on_error` its source's."""
+
+    unit: int
+    place: Place
+    source: str
+    on_error: str
+    signed: SignedPart
+
+
+@dataclass(frozen=True)
+class LanguageJob:
+    """All that duplicates of one language are looked for in, in the order in which documents come."""
+
+    language: str
+    parts: tuple[LanguagePart, ...]
+    bands: int
+    exact: bool
+    fingerprint: str
+
+    @property
+    def documents(self) -> int:
+        return sum(part.signed.documents for part in self.parts)
+
+
+@dataclass(frozen=True)
+class PairsJob:
+    """One row of the signatures of a language whose documents are many: those with a hash in one part of its range."""
+
+    language: LanguageJob
+    row: int
+    share: int
+    shares: int
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(PAIRS_STAGE, self.language.fingerprint, self.row, self.share, self.shares)
+
+
+def plan(
+    units: Sequence[Cleaned],
+    signed: Sequence[Mapping[Place, SignedPart]],
+    sources: Mapping[str, Source],
+    curation: Curation,
+) -> list[LanguageJob]:
+    """One job a language that the units hold, sorted."""
+    by_language: dict[str, list[LanguagePart]] = {}
+    for number, (unit, parts) in enumerate(zip(units, signed, strict=True)):
+        source = unit.job.source
+        for place, part in parts.items():
+            found = LanguagePart(number, place, source, sources[source].on_error, part)
+            by_language.setdefault(place[1], []).append(found)
+    bands = 0 if curation.near_duplicates is None else curation.near_duplicates.num_bands
+    jobs = []
+    for language, found in sorted(by_language.items()):
+        ordered = tuple(sorted(found, key=lambda part: (part.place[0] != HELD_OUT, part.unit)))
+        listed = [[part.place[0], part.source, part.on_error, part.signed.digest] for part in ordered]
+        name = fingerprint(STAGE, _VERSION, language, curation.exact_deduplication, bands, listed)
+        jobs.append(LanguageJob(language, ordered, bands, curation.exact_deduplication, name))
+    return jobs
+
+
+def pairs_jobs(jobs: Sequence[LanguageJob]) -> list[PairsJob]:
+    """The work on large languages that is done beforehand, in many tasks."""
+    found = []
+    for job in jobs:
+        if job.documents >= _PAIRS_DOCUMENTS:
+            shares = -(-job.documents // _RANGE_DOCUMENTS)
+            rows = [TEXT_ROWS[0], ID_ROW, *range(FIRST_BAND, FIRST_BAND + job.bands)]
+            found += [PairsJob(job, row, share, shares) for row in rows for share in range(shares)]
+    return found
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Documents to drop: for each part of `LanguageJob.parts`, positions and numbers in `REASONS`."""
+
+    file: StoredFile | None
+    counts: tuple[int, ...]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def of(cls, finished: Finished) -> Drops:
+        found = finished.found
+        return cls(finished.files.get(FILE), tuple(found["counts"]), tuple(found["digests"]))
+
+    def read(self, part: int) -> tuple[Indices, Indices]:
+        """Positions, ascending, and reasons of one part."""
+        before, n = sum(self.counts[:part]), self.counts[part]
+        if self.file is None or not n:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        data = np.frombuffer(storage.read_range(self.file.uri, 16 * before, 16 * n), "<i8")
+        return data[:n], data[n:]
+
+
+class FindPairs(PipelineStep):  # type: ignore[misc]
+    """Task number n does `jobs[n]`."""
+
+    type = "dedup"
+    name = "pairs"
+
+    def __init__(self, jobs: Sequence[PairsJob], store: WorkStore) -> None:
+        super().__init__()
+        self.jobs, self.store = jobs, store
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
+        job = self.jobs[rank]
+        pairs = _pairs_of_row(job.language, job.row, job.share, job.shares)
+        with tempfile.TemporaryDirectory(prefix="mmbert-pairs-") as folder:
+            path = Path(folder, PAIRS_FILE)
+            path.write_bytes(pairs.astype("<i8").tobytes())
+            self.store.commit(PAIRS_STAGE, job.fingerprint, {PAIRS_FILE: path}, {"pairs": pairs.shape[1]})
+
+
+class FindDuplicates(PipelineStep):  # type: ignore[misc]
+    """Task number n does the languages `bundles[n]`: a language alone may take less time than a task costs."""
+
+    type = "dedup"
+    name = "duplicates"
+
+    def __init__(
+        self,
+        bundles: Sequence[Sequence[LanguageJob]],
+        pairs: Mapping[str, Finished],
+        units: Sequence[Cleaned],
+        store: WorkStore,
+    ) -> None:
+        super().__init__()
+        self.bundles, self.pairs, self.units, self.store = bundles, pairs, units, store
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
+        for job in self.bundles[rank]:
+            reasons = self._reasons(job)
+            borders = np.cumsum([0, *(part.signed.documents for part in job.parts)])
+            blocks, counts, digests = [], [], []
+            for begin, end in zip(borders[:-1], borders[1:], strict=True):
+                positions = np.flatnonzero(reasons[begin:end] >= 0)
+                block = np.stack([positions, reasons[begin:end][positions]]).astype("<i8")
+                blocks.append(block)
+                counts.append(len(positions))
+                digests.append(hashlib.sha256(block).hexdigest())
+            files = {}
+            with tempfile.TemporaryDirectory(prefix="mmbert-duplicates-") as folder:
+                if sum(counts):
+                    files[FILE] = Path(folder, FILE)
+                    files[FILE].write_bytes(b"".join(block.tobytes() for block in blocks))
+                self.store.commit(STAGE, job.fingerprint, files, {"counts": counts, "digests": digests})
+
+    def _reasons(self, job: LanguageJob) -> Indices:
+        """int64 [documents]: number of the reason to drop it, -1 where it stays."""
+        reasons = np.full(job.documents, -1, np.int64)
+        held_out = np.repeat(
+            [part.place[0] == HELD_OUT for part in job.parts], [part.signed.documents for part in job.parts]
+        ).astype(bool)
+        alive = np.ones(job.documents, bool)
+        first = self._firsts(job, [ID_ROW], alive)
+        twice = np.flatnonzero(first != np.arange(job.documents))
+        if len(twice):
+            self._check_ids(job, twice, first)
+            reasons[twice] = REASONS.index("duplicate_id")
+            alive[twice] = False
+        stages = [("equals_held_out", "duplicate", [TEXT_ROWS[0]], job.exact)]
+        if job.bands:
+            bands = list(range(FIRST_BAND, FIRST_BAND + job.bands))
+            stages.append(("near_held_out", "near_duplicate", bands, True))
+        for leaked, repeated, rows, drop_repeated in stages:
+            first = self._firsts(job, rows, alive)
+            later = (first != np.arange(job.documents)) & (reasons < 0)
+            leak = later & held_out[first] & ~held_out
+            reasons[leak] = REASONS.index(leaked)
+            if drop_repeated:
+                reasons[later & ~leak] = REASONS.index(repeated)
+        return reasons
+
+    def _firsts(self, job: LanguageJob, rows: Sequence[int], alive: NDArray[np.bool_]) -> Indices:
+        """int64 [documents]: the first living document that each one is joined with by equal hashes in some rows."""
+        found = []
+        for row in rows:
+            shares = [p for p in pairs_jobs([job]) if p.row == row]
+            if not shares:
+                found.append(_pairs_of_row(job, row, 0, 1))
+            for share in shares:
+                with self.store.fetched(self.pairs[share.fingerprint].files[PAIRS_FILE]) as path:
+                    found.append(np.fromfile(path, "<i8").reshape(2, -1))
+        roots = clusters(job.documents, np.concatenate(found, axis=1))
+        last_to_first = np.flatnonzero(alive)[::-1]
+        firsts = np.arange(job.documents)
+        firsts[roots[last_to_first]] = last_to_first
+        return np.where(alive, firsts[roots], np.arange(job.documents))
+
+    def _check_ids(self, job: LanguageJob, twice: Indices, first: Indices) -> None:
+        """Raise UserError for the first repeated id of a source that stops at errors."""
+        borders = np.cumsum([0, *(part.signed.documents for part in job.parts)])
+        for index in twice.tolist():
+            number = int(np.searchsorted(borders, index, side="right")) - 1
+            part = job.parts[number]
+            if part.on_error != "stop":
+                continue
+            ident = self._id(part, index - int(borders[number]))
+            other = job.parts[int(np.searchsorted(borders, first[index], side="right")) - 1]
+            raise UserError(
+                f"source {part.source}: {self.units[part.unit].job.unit.name}: the id '{ident}' stands twice, also in "
+                f"{self.units[other.unit].job.unit.name}; make ids unique, name another id_field, or set "
+                f"sources.{part.source}.on_error: drop to keep the first of each"
+            )
+
+    def _id(self, part: LanguagePart, position: int) -> str:
+        unit = self.units[part.unit]
+        listed = next(p for p in unit.parts if p.place == part.place)
+        with self.store.fetched(unit.documents) as path:
+            for number, document in enumerate(read_part(path, listed)):
+                if number == position:
+                    return document.id
+        raise AssertionError(json.dumps([part.place, position]))
+
+
+def _pairs_of_row(job: LanguageJob, row: int, share: int, shares: int) -> Indices:
+    """int64 [2, pairs]: (first, later) documents of equal hash in a row of the signatures, of one share of the hashes."""
+    hashes, indices = [], []
+    for begin, rows in _rows(job, row):
+        values = rows[0]
+        chosen = np.ones(len(values), bool) if row < FIRST_BAND else values != 0
+        if shares > 1:
+            # The high bits of the product, so that shares are even whatever the hashes' own bits are.
+            chosen &= (values >> np.uint64(32)) * np.uint64(shares) >> np.uint64(32) == np.uint64(share)
+        if row == TEXT_ROWS[0]:
+            # Both halves of the digest have to agree.
+            values = values ^ (rows[1] * np.uint64(0x9E3779B97F4A7C15))
+        places = np.flatnonzero(chosen)
+        hashes.append(values[places])
+        indices.append(places + begin)
+    if not hashes:
+        return np.zeros((2, 0), np.int64)
+    return equal_pairs(np.concatenate(hashes), np.concatenate(indices))
+
+
+def _rows(job: LanguageJob, row: int) -> Iterator[tuple[int, Hashes]]:
+    begin = 0
+    last = TEXT_ROWS[1] + 1 if row == TEXT_ROWS[0] else row + 1
+    for part in job.parts:
+        yield begin, part.signed.rows(row, last)
+        begin += part.signed.documents

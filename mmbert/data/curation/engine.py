@@ -1,0 +1,253 @@
+"""The order of curation's stages, and what comes out of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from datatrove.pipeline.base import PipelineStep
+
+from mmbert.data.curation import clean, contamination, duplicates, finish, signatures
+from mmbert.data.curation.clean import Cleaned
+from mmbert.data.curation.counts import Samples, Tally, merge_counts, most_common
+from mmbert.data.curation.duplicates import Drops, LanguageJob
+from mmbert.data.curation.executor import Executor
+from mmbert.data.curation.work import Finished, StoredFile, WorkStore
+from mmbert.data.documents import SUFFIX, TRAIN
+from mmbert.data.minhash import MinHashSettings
+from mmbert.data.readers import Selection
+from mmbert.data.steps import ContaminationIndex, contamination_index
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.recipe.languages import language_name
+from mmbert.recipe.schema import Curation, Source
+
+_BUNDLE_DOCUMENTS = 200_000
+
+
+@dataclass(frozen=True)
+class CuratedFile:
+    """A file of documents where it lies, and its path among the results: `train/<source>/<language>/<n>.jsonl.zst`."""
+
+    path: str
+    stored: StoredFile
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What curation made of a group of languages.
+
+    `counts`: {source: {language: {split: {documents, bytes, characters, lengths, dropped: {reason: documents}}}}}.
+    `report`: {source: {language: {identified, script: {label: documents}, samples: {reason or kept: [[id, text]]}}}}.
+    `work`: {stage: (pieces done now, pieces found done)}.
+    """
+
+    files: tuple[CuratedFile, ...]
+    dropped: tuple[CuratedFile, ...]
+    counts: dict[str, Any]
+    report: dict[str, Any]
+    warnings: tuple[str, ...]
+    work: dict[str, tuple[int, int]]
+
+
+def curate(
+    sources: Mapping[str, Source],
+    curation: Curation,
+    reserved_languages: Iterable[str],
+    group: int,
+    store: WorkStore,
+    executor: Executor,
+) -> Curated:
+    """Clean documents of one group of languages. The same input gives the same bytes, whoever does the work.
+
+    Raises UserError for a source that is missing, empty or unreadable, a group that is not one of `curation.groups` and
+    a required language of which nothing is left; InfrastructureError where a store or the hub fails.
+    """
+    if not 0 <= group < curation.groups:
+        raise UserError(f"group {group} does not exist; with {curation.groups} groups it is 0 to {curation.groups - 1}")
+    selection = Selection(curation.groups, group, frozenset(reserved_languages))
+    # Tokenized sources have no text; the tokenization reads them.
+    texts = {name: source for name, source in sources.items() if source.kind != "tokenized"}
+    run = _Run(store, executor)
+    jobs = clean.plan(texts, curation, selection)
+    finished = run.stage(
+        clean.STAGE, jobs, lambda todo: (clean.steps(todo, texts, curation, selection, store), len(todo))
+    )
+    units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
+    drops = _duplicates(run, units, texts, curation)
+    marks = _marks(run, units, contamination_index(curation, texts, selection))
+    last = [
+        finish.FinishJob(unit, unit_drops, unit_marks, curation.keep_dropped)
+        for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
+    ]
+    written = run.stage(finish.STAGE, last, lambda todo: (finish.steps(todo, store), len(todo)))
+    return _collect(units, written, curation, run.work)
+
+
+class _Job(Protocol):
+    @property
+    def fingerprint(self) -> str: ...
+
+
+J = TypeVar("J", bound=_Job)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A unit and the fingerprint of what is done to it."""
+
+    unit: Cleaned
+    fingerprint: str
+
+
+@dataclass
+class _Run:
+    store: WorkStore
+    executor: Executor
+    work: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def stage(
+        self, name: str, jobs: Sequence[J], pipeline: Callable[[list[J]], tuple[Sequence[PipelineStep], int]]
+    ) -> list[Finished]:
+        """The results of all jobs, in order; those that are not there yet are made.
+
+        `pipeline` gives for pending jobs the steps and the number of tasks that do them.
+        """
+        names = [job.fingerprint for job in jobs]
+        found = self.store.find(name, names)
+        pending = [job for job in {job.fingerprint: job for job in jobs}.values() if job.fingerprint not in found]
+        self.work[name] = len(pending), len(found)
+        if pending:
+            steps, tasks = pipeline(pending)
+            self.executor.run(steps, tasks, self.store)
+            found |= self.store.find(name, [job.fingerprint for job in pending])
+        if missing := [name for name in names if name not in found]:
+            raise InfrastructureError(
+                f"curation, stage {name}: {len(missing)} of {len(pending)} tasks did not finish; run it again"
+            )
+        return [found[name] for name in names]
+
+
+def _duplicates(
+    run: _Run, units: Sequence[Cleaned], sources: Mapping[str, Source], curation: Curation
+) -> list[dict[tuple[str, str], tuple[Drops, int]]]:
+    """What is dropped of each unit: for each place the language's drops, and the place's number in them."""
+    near = curation.near_duplicates
+    settings = None if near is None else MinHashSettings(**near.model_dump())
+    named = [_Named(unit, signatures.job(unit, settings)) for unit in units]
+    signed = run.stage(
+        signatures.STAGE, named,
+        lambda todo: (signatures.steps(*_unzip(todo), settings, run.store), len(todo)),
+    )  # fmt: skip
+    languages = duplicates.plan(units, [signatures.signed(done) for done in signed], sources, curation)
+    large = duplicates.pairs_jobs(languages)
+    pairs = run.stage(
+        duplicates.PAIRS_STAGE, large, lambda todo: ([duplicates.FindPairs(todo, run.store)], len(todo))
+    )
+    by_name = {done.fingerprint: done for done in pairs}
+
+    def pipeline(todo: list[LanguageJob]) -> tuple[list[PipelineStep], int]:
+        bundles = _bundles(todo)
+        return [duplicates.FindDuplicates(bundles, by_name, units, run.store)], len(bundles)
+
+    done = run.stage(duplicates.STAGE, languages, pipeline)
+    found: list[dict[tuple[str, str], tuple[Drops, int]]] = [{} for _ in units]
+    for job, result in zip(languages, done, strict=True):
+        drops = Drops.of(result)
+        for number, part in enumerate(job.parts):
+            if drops.counts[number]:
+                found[part.unit][part.place] = drops, number
+    return found
+
+
+def _marks(run: _Run, units: Sequence[Cleaned], index: ContaminationIndex | None) -> list[contamination.Marks]:
+    if index is None:
+        return [{} for _ in units]
+    named = [_Named(unit, contamination.job(unit, index)) for unit in units]
+    done = run.stage(
+        contamination.STAGE, named,
+        lambda todo: (contamination.steps(*_unzip(todo), index, run.store), len(todo)),
+    )  # fmt: skip
+    return [result.found["marks"] for result in done]
+
+
+def _unzip(named: Sequence[_Named]) -> tuple[list[Cleaned], list[str]]:
+    return [item.unit for item in named], [item.fingerprint for item in named]
+
+
+def _bundles(jobs: Sequence[LanguageJob]) -> list[list[LanguageJob]]:
+    """Languages that one task does together, because a small one takes less time than a task."""
+    bundles: list[list[LanguageJob]] = []
+    documents = 0
+    for job in jobs:
+        if not bundles or documents + job.documents > _BUNDLE_DOCUMENTS:
+            bundles.append([])
+            documents = 0
+        bundles[-1].append(job)
+        documents += job.documents
+    return bundles
+
+
+def _collect(
+    units: Sequence[Cleaned], written: Sequence[Finished], curation: Curation, work: dict[str, tuple[int, int]]
+) -> Curated:
+    files, dropped = [], []
+    numbers: dict[tuple[str, str, str], int] = defaultdict(int)
+    dropped_numbers: dict[str, int] = defaultdict(int)
+    counted = []
+    samples: dict[str, Samples] = defaultdict(Samples)
+    labels: dict[str, Tally] = defaultdict(Tally)
+    for unit, last in zip(units, written, strict=True):
+        source = unit.job.source
+        for split, language, name in last.found["files"]:
+            number = numbers[split, source, language]
+            numbers[split, source, language] += 1
+            files.append(CuratedFile(f"{split}/{source}/{language}/{number:05d}{SUFFIX}", last.files[name]))
+        for stored in (unit.dropped, last.files.get(clean.DROPPED)):
+            if stored is not None:
+                dropped.append(CuratedFile(f"dropped/{source}/{dropped_numbers[source]:05d}{SUFFIX}", stored))
+                dropped_numbers[source] += 1
+        counted.append((source, last.found["kept"], last.found["dropped"]))
+        counted.append((source, {}, unit.found["dropped"]))
+        samples[source].merge(unit.found["samples"])
+        samples[source].merge(last.found["samples"])
+        labels[source].merge(unit.found["labels"])
+    counts = merge_counts(counted)
+    return Curated(
+        tuple(files), tuple(dropped), counts, _report(samples, labels), tuple(_warnings(counts, curation)), work
+    )
+
+
+def _report(samples: Mapping[str, Samples], labels: Mapping[str, Tally]) -> dict[str, Any]:
+    report: dict[str, Any] = {}
+    for source in sorted(samples):
+        for language, groups in samples[source].to_json().items():
+            report.setdefault(source, {}).setdefault(language, {})["samples"] = groups
+        for language, found in labels[source].to_json().items():
+            entry = report.setdefault(source, {}).setdefault(language, {})
+            entry |= {key: most_common(values) for key, values in found.items()}
+    return report
+
+
+def _warnings(counts: Mapping[str, Any], curation: Curation) -> list[str]:
+    """Languages of which nothing is left to train on. Raises UserError where the recipe requires one of them."""
+    left: dict[str, int] = defaultdict(int)
+    lost: dict[str, Tally] = defaultdict(Tally)
+    for languages in counts.values():
+        for language, splits in languages.items():
+            for split, found in splits.items():
+                left[language] += found["documents"] if split == TRAIN else 0
+                for reason, n in found["dropped"].items():
+                    lost[language].add(language, "reasons", reason, n)
+    warnings = []
+    for language in sorted(language for language, n in left.items() if not n):
+        reasons = lost[language].counts[language]["reasons"]
+        listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()) or "all of it is held out"
+        message = f"{language} ({language_name(language)}): nothing is left to train on ({listed})"
+        if language in curation.required_languages:
+            raise UserError(
+                f"{message}; curation.required_languages asks for it: change the settings that drop it, or the source"
+            )
+        warnings.append(message)
+    return warnings

@@ -1,0 +1,118 @@
+"""Runs datatrove pipelines, one task a piece of work: in this process, in processes beside it, or on a Ray cluster.
+
+MMBERT_EXECUTOR is `local` (the default) or `ray`; Ray's cluster is the one that RAY_ADDRESS names, or this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger
+
+from mmbert import storage
+from mmbert.data.curation.work import WorkStore
+from mmbert.errors import InfrastructureError, MmbertError, UserError
+
+EXECUTORS = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where tasks run, and how many at a time. Results depend on neither."""
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = 1
+
+    @classmethod
+    def from_environment(cls, workers: int) -> Executor:
+        """Raises UserError where MMBERT_EXECUTOR names none."""
+        kind = os.environ.get("MMBERT_EXECUTOR", "local")
+        if kind not in EXECUTORS:
+            raise UserError(f"MMBERT_EXECUTOR={kind}: there is no such executor; it can be {', '.join(EXECUTORS)}")
+        return cls(cast(Literal["local", "ray"], kind), workers)
+
+    def run(self, steps: Sequence[PipelineStep], tasks: int, store: WorkStore) -> None:
+        """Run a pipeline for the ranks 0 to tasks - 1. Raises what a task raises, in whatever process."""
+        attempt = uuid.uuid4().hex[:12]
+        pipeline = [*steps[:-1], _Guarded(steps[-1], store, attempt)]
+        logger.disable("datatrove")
+        with self._logs(store, attempt) as logs:
+            # Finished work is known by its fingerprint; datatrove's own markers do not know the settings.
+            options: dict[str, Any] = {"tasks": tasks, "logging_dir": logs, "skip_completed": False}
+            if self.kind == "ray":
+                self._run_on_ray(pipeline, options)
+                store.raise_failure(attempt)
+                return
+            try:
+                LocalPipelineExecutor(pipeline, workers=min(self.workers, tasks), **options).run()
+            except MmbertError:
+                storage.delete_tree(storage.join(store.uri, "failed", attempt))
+                raise
+
+    def _run_on_ray(self, pipeline: list[PipelineStep], options: dict[str, Any]) -> None:
+        import ray
+
+        if not ray.is_initialized():
+            address = os.environ.get("RAY_ADDRESS")
+            try:
+                # Without an address Ray starts on this machine, with as many cores as tasks may run at a time.
+                local = {} if address else {"num_cpus": self.workers, "include_dashboard": False}
+                ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise InfrastructureError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+        RayPipelineExecutor(pipeline, workers=self.workers, mem_per_cpu_gb=_ray_gigabytes(ray), **options).run()
+
+    @contextlib.contextmanager
+    def _logs(self, store: WorkStore, attempt: str) -> Iterator[str]:
+        """Where datatrove keeps its logs and statistics; the machines of a cluster share only the store."""
+        if self.kind == "local":
+            with tempfile.TemporaryDirectory(prefix="mmbert-logs-") as folder:
+                yield folder
+            return
+        logs = storage.join(store.uri, "logs", attempt)
+        try:
+            yield logs
+        finally:
+            storage.delete_tree(logs)
+
+
+def _ray_gigabytes(ray: Any) -> float:
+    """Memory to ask for a task: 2 GB, or less where the cluster has less a core."""
+    resources = ray.cluster_resources()
+    return float(min(2.0, 0.8 * resources.get("memory", 2**31) / 2**30 / max(1.0, resources.get("CPU", 1.0))))
+
+
+class _Guarded(PipelineStep):  # type: ignore[misc]
+    """The last step, whose errors are left in the store: Ray's executor only logs them."""
+
+    type = "guard"
+    name = "guard"
+
+    def __init__(self, step: PipelineStep, store: WorkStore, attempt: str) -> None:
+        super().__init__()
+        self.step = step
+        self.store = store
+        self.attempt = attempt
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        try:
+            self.step.run(data, rank, world_size)
+        except MmbertError as error:
+            self.store.fail(self.attempt, error)
+            raise
+        except OSError as error:
+            failure = InfrastructureError(str(error))
+            self.store.fail(self.attempt, failure)
+            raise failure from error
+        except Exception:
+            self.store.fail(self.attempt, MmbertError(traceback.format_exc()))
+            raise
