@@ -15,7 +15,16 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from mmbert.data.documents import SUFFIX, TRAIN, Document, DocumentCounts, from_line, to_line, write_lines
+from mmbert.data.documents import (
+    SUFFIX,
+    TRAIN,
+    Document,
+    DocumentCounts,
+    from_line,
+    part_path,
+    to_line,
+    write_lines,
+)
 from mmbert.data.filters import ExactDeduplication, Quality, Repair, SplitLong, text_digest
 from mmbert.data.readers import Selection, to_document
 from mmbert.data.sources import make_reader
@@ -35,7 +44,7 @@ def curate(
 ) -> dict[str, Any]:
     """Read, repair, filter, split and deduplicate the languages of one group.
 
-    Writes `train/<source>/<language>.jsonl.zst`, `heldout/...`, `dropped.jsonl.zst` (each with its reason) and
+    Writes `train/<source>/<language>/00000.jsonl.zst`, `heldout/...`, `dropped.jsonl.zst` (each with its reason) and
     `counts.json` into `out`; the same input gives the same bytes. Returns the counts:
     `{source: {language: {split: {documents, bytes, dropped: {reason: documents}}}}}`. Raises UserError for a source
     that is missing, empty or undecodable, and for a group that is not one of `curation.groups`.
@@ -136,9 +145,9 @@ def _finish(spool: Spool, deduplication: ExactDeduplication, out: Path) -> dict[
         lines = spool.path(key).open("rb")
         with lines:
             kept = _without(lines, deduplication.withdrawn, spool.counts[key], dropped) if split == TRAIN else lines
-            write_lines(out / split / source / f"{language}{SUFFIX}", kept)
+            write_lines(part_path(out, split, source, language), kept)
         if not spool.counts[key].documents:
-            (out / split / source / f"{language}{SUFFIX}").unlink()
+            shutil.rmtree(out / split / source / language)
     with dropped.path.open("ab+") as stream:
         stream.seek(0)
         write_lines(out / DROPPED_FILE, stream)
