@@ -10,7 +10,7 @@ from mmbert.errors import UserError
 
 @component(
     produces="documents",
-    version=1,
+    version=2,
     image="data",
     resources="data",
     reads=("sources", "curation", "reserved_languages"),
@@ -22,8 +22,8 @@ def curate(
 ) -> None:
     """Read, clean and deduplicate the documents of one group of languages.
 
-    The output holds `train/<source>/<language>.jsonl.zst` and `heldout/<source>/<language>.jsonl.zst`, `counts.json`
-    (kept and dropped by reason) and `dropped.jsonl.zst`. Reserved languages are left out altogether.
+    The output holds `train/<source>/<language>/<part>.jsonl.zst` and the same below `heldout/`, `counts.json` (kept and
+    dropped by reason) and `dropped.jsonl.zst`. Reserved languages are left out altogether.
     """
     from mmbert.data.curation import curate as curate_documents
 

@@ -33,7 +33,7 @@ def evaluate(
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
     artifact = work.open(model) if model else None
     encoder = load_encoder(work.recipe, artifact, work.cache / "files")
-    languages = {Path(path).name.partition(".")[0] for uri in documents for path in work.open(uri).paths("heldout/")}
+    languages = {Path(path).parts[2] for uri in documents for path in work.open(uri).paths("heldout/")}
     before = resolve_languages(work.recipe.phases.extend.languages, work.recipe.language_sets, languages)
     scores = evaluate_demo(
         encoder,

@@ -1,4 +1,7 @@
-"""Documents on disk: JSON Lines under zstd, one file a split, source and language (`train/udhr/deu_Latn.jsonl.zst`)."""
+"""Documents on disk: JSON Lines under zstd, `<split>/<source>/<language>/<part>.jsonl.zst`.
+
+A language of a source has one or more parts, numbered from 00000; its documents are those of its parts in that order.
+"""
 
 from __future__ import annotations
 
@@ -46,18 +49,24 @@ class DocumentCounts:
 
 @dataclass(frozen=True)
 class DocumentFile:
-    """One file of a folder of documents."""
+    """One file of a folder of documents. `part` is its name without the suffix."""
 
     source: str
     language: str
+    part: str
     path: Path
 
 
 def document_files(folders: Iterable[Path], split: str) -> list[DocumentFile]:
-    """The files of one split in several folders, sorted by source, language and folder."""
-    paths = [path for folder in folders for path in Path(folder).glob(f"{split}/*/*{SUFFIX}")]
-    found = [DocumentFile(path.parent.name, path.name.removesuffix(SUFFIX), path) for path in paths]
+    """The files of one split in several folders, sorted by source, language, folder and part."""
+    paths = [path for folder in folders for path in Path(folder).glob(f"{split}/*/*/*{SUFFIX}")]
+    found = [DocumentFile(path.parts[-3], path.parts[-2], path.name.removesuffix(SUFFIX), path) for path in paths]
     return sorted(found, key=lambda f: (f.source, f.language, str(f.path)))
+
+
+def part_path(folder: Path, split: str, source: str, language: str, part: int = 0) -> Path:
+    """Where a part of a language's documents stands in a folder of documents."""
+    return folder / split / source / language / f"{part:05d}{SUFFIX}"
 
 
 def to_line(document: Document) -> bytes:

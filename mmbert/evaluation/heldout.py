@@ -21,7 +21,7 @@ def read_held_out(folders: Iterable[Path]) -> HeldOut:
     if not found:
         where = ", ".join(map(str, searched)) or "no folder given"
         raise UserError(
-            f"{where}: no held-out documents ({HELD_OUT}/<source>/<language>{SUFFIX}); curate the sources first"
+            f"{where}: no held-out documents ({HELD_OUT}/<source>/<language>/<part>{SUFFIX}); curate the sources first"
         )
     return found
 

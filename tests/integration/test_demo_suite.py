@@ -164,7 +164,7 @@ def test_a_run_on_other_text_goes_without_the_demos_own_tasks(
     untrained: MaskedLanguageModel, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     document = Document("a", "Some text of one language, long enough. " * 20, "eng_Latn", "mine")
-    write_documents(tmp_path / "heldout" / "mine" / "eng_Latn.jsonl.zst", [document])
+    write_documents(tmp_path / "heldout" / "mine" / "eng_Latn" / "00000.jsonl.zst", [document])
     tasks = {score.task for score in evaluate(untrained, tokenizer, tmp_path)}
     assert tasks == {"masked_bits_per_byte", "intent_classification"}
 

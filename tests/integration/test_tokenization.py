@@ -12,7 +12,15 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
-from mmbert.data.documents import HELD_OUT, TRAIN, Document, document_files, read_documents, write_documents
+from mmbert.data.documents import (
+    HELD_OUT,
+    TRAIN,
+    Document,
+    document_files,
+    part_path,
+    read_documents,
+    write_documents,
+)
 from mmbert.data.tokenization import TokenCounts, tokenize_documents
 from mmbert.data.tokenizer import TOKENIZER_FILE, load_pretrained, read_tokenizer, sample, train_bpe
 from mmbert.data.udhr import declaration_folder, read_declarations
@@ -41,11 +49,11 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         language = declaration.language
         articles = [Document(f"{language}/{n}", text, language, "udhr") for n, text in declaration.articles.items()]
-        write_documents(folder / TRAIN / "udhr" / f"{language}.jsonl.zst", articles[:21])
-        write_documents(folder / HELD_OUT / "udhr" / f"{language}.jsonl.zst", articles[21:])
+        write_documents(part_path(folder, TRAIN, "udhr", language), articles[:21])
+        write_documents(part_path(folder, HELD_OUT, "udhr", language), articles[21:])
         if language in {"deu_Latn", "eng_Latn"}:
             long = Document(f"{language}/long", "\n".join(a.text for a in articles[:21]), language, "more")
-            write_documents(folder / TRAIN / "more" / f"{language}.jsonl.zst", [articles[1], long, articles[2]])
+            write_documents(part_path(folder, TRAIN, "more", language), [articles[1], long, articles[2]])
     return folder
 
 
@@ -103,7 +111,7 @@ def test_training_is_deterministic_and_never_sees_held_out_text(
     documents: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     for file in document_files([documents], TRAIN):
-        write_documents(tmp_path / "train_only" / TRAIN / file.source / file.path.name, read_documents(file.path))
+        write_documents(tmp_path / "train_only" / file.path.relative_to(documents), read_documents(file.path))
     train_bpe([tmp_path / "train_only"], MODEL, 20_000, tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tokenizer)
 

@@ -70,9 +70,9 @@ def evaluate_demo(
 ) -> list[Score]:
     """All scores of one model.
 
-    `held_out` are folders with `heldout/<source>/<language>.jsonl.zst`; `new_languages` are those that only the last
-    phase saw. Retrieval needs the source of declarations and language identification that of sentences: a run on other
-    text goes without them.
+    `held_out` are folders with `heldout/<source>/<language>/<part>.jsonl.zst`; `new_languages` are those that only
+    the last phase saw. Retrieval needs the source of declarations and language identification that of sentences: a run
+    on other text goes without them.
     """
     documents = read_held_out(held_out)
     run = _Run(model, tokenizer, settings, seed, max_seq_len)
