@@ -136,6 +136,15 @@ class HubSource(Section):
 Source = Annotated[EldSource | UdhrSource | FilesSource | HubSource, Field(discriminator="kind")]
 
 
+class NearDuplicates(Section):
+    """MinHash: documents whose shingles' Jaccard similarity is above about (1/bands)^(1/rows) count as equal."""
+
+    num_bands: int = Field(14, gt=0)
+    rows_per_band: int = Field(8, gt=0)
+    shingle_words: int = Field(5, gt=0)
+    seed: int = Field(1, ge=0)
+
+
 class Curation(Section):
     groups: int = Field(1, gt=0, description="tasks that curation and tokenization are split into, by language")
     min_characters: int = Field(10, ge=0)
@@ -143,6 +152,9 @@ class Curation(Section):
     min_letter_share: Share = 0.5
     max_repeated_line_share: Share = 0.5
     exact_deduplication: bool = True
+    near_duplicates: NearDuplicates | None = None
+    keep_dropped: bool = Field(True, description="keep the text of what is dropped, with its reason")
+    required_languages: tuple[str, ...] = Field((), description="stop where nothing is left of one of them")
 
 
 class Shards(Section):

@@ -24,7 +24,7 @@ from mmbert.data.curation.parts import Place, read_part
 from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, TEXT_ROWS, Hashes, SignedPart
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import HELD_OUT
-from mmbert.data.minhash import clusters, equal_pairs
+from mmbert.data.dedup import NO_SHINGLE, clusters, equal_pairs
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, Source
 
@@ -262,7 +262,7 @@ def _pairs_of_row(job: LanguageJob, row: int, share: int, shares: int) -> Indice
     hashes, indices = [], []
     for begin, rows in _rows(job, row):
         values = rows[0]
-        chosen = np.ones(len(values), bool) if row < FIRST_BAND else values != 0
+        chosen = np.ones(len(values), bool) if row < FIRST_BAND else values != NO_SHINGLE
         if shares > 1:
             # The high bits of the product, so that shares are even whatever the hashes' own bits are.
             chosen &= (values >> np.uint64(32)) * np.uint64(shares) >> np.uint64(32) == np.uint64(share)

@@ -16,7 +16,7 @@ from mmbert.data.curation.duplicates import Drops, LanguageJob
 from mmbert.data.curation.executor import Executor
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore
 from mmbert.data.documents import SUFFIX, TRAIN
-from mmbert.data.minhash import MinHashSettings
+from mmbert.data.dedup import MinHashSettings
 from mmbert.data.readers import Selection
 from mmbert.data.steps import ContaminationIndex, contamination_index
 from mmbert.errors import InfrastructureError, UserError

@@ -1,7 +1,7 @@
 """The second stage: what stands for each cleaned document when duplicates are looked for.
 
 A unit's file holds for each part a matrix of uint64 [rows, documents], row after row: two rows of a digest of the text,
-one of the document's id, and one a MinHash band (0: the text is too short to have a near duplicate).
+one of the document's id, and one a MinHash band (NO_SHINGLE: the text is too short to have a near duplicate).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mmbert.data.curation.parts import Place
 from mmbert.data.curation.reading import ReadCleaned
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import SPLITS
-from mmbert.data.minhash import MinHashSettings, signatures
+from mmbert.data.dedup import MinHashSettings, band_hashes
 from mmbert.data.steps import text_digest
 
 STAGE = "signatures"
@@ -55,7 +55,7 @@ class SignedPart:
 
 def job(unit: Cleaned, settings: MinHashSettings | None) -> str:
     """The fingerprint of a unit's signatures."""
-    return fingerprint(STAGE, _VERSION, unit.documents.sha256, None if settings is None else settings.to_json())
+    return fingerprint(STAGE, _VERSION, unit.documents.sha256, None if settings is None else asdict(settings))
 
 
 def signed(finished: Finished) -> dict[Place, SignedPart]:
@@ -111,10 +111,7 @@ class _Sign(PipelineStep):  # type: ignore[misc]
         """uint64 [bands, documents]."""
         if self.settings is None or not texts:
             return np.zeros((0, len(texts)), np.uint64)
-        found = signatures(texts, self.settings)
-        bands = np.maximum(found.bands, np.uint64(1)).T
-        bands[:, found.too_short] = 0
-        return bands
+        return band_hashes(texts, self.settings).T
 
 
 def _by_place(facts: Sequence[tuple[Place, bytes, bytes]], bands: Hashes) -> list[tuple[Place, Hashes]]:
