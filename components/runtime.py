@@ -38,11 +38,17 @@ class Work:
     """An empty folder that is gone afterwards."""
     cache: Path
     """A folder that is kept between runs; everything in it can be made again."""
+    root: str
+    """Where artifacts are kept."""
     planned_recipe: str
     """The whole recipe as YAML, for people to read; results must not depend on it."""
 
     def open(self, uri: str, kind: str | None = None) -> artifacts.Artifact:
         return artifacts.open_artifact(uri, kind)
+
+    def kept(self, name: str) -> str:
+        """A prefix in the store for what is worth keeping between runs; everything in it can be made again."""
+        return storage.join(self.root, "work", name)
 
     def log_json(self, value: Any, file: str) -> None:
         """Keep a small value in MLflow as a file of the run."""
@@ -89,7 +95,7 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
             for entry in entries:
                 run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
         started = time.monotonic()
-        item.function(_work(work_plan, writer, run, tracker, scratch), **work_plan.arguments)
+        item.function(_work(work_plan, writer, run, tracker, scratch, root), **work_plan.arguments)
         seconds = time.monotonic() - started
         artifact = writer.commit(_producer(item, run, task, seconds))
         run.log_metrics({"component_seconds": seconds}, step=0)
@@ -115,6 +121,7 @@ def _work(
     run: tracking.ComponentRun,
     tracker: tracking.Tracker,
     scratch: Path,
+    root: str,
 ) -> Work:
     cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
     cache.mkdir(parents=True, exist_ok=True)
@@ -124,7 +131,7 @@ def _work(
     full = planning.recipe_of(work_plan.arguments)
     if "recipe" in work_plan.arguments:
         recipe = planning.declared_recipe(work_plan.component, full, work_plan.arguments)
-    return Work(recipe, writer, run, tracker, scratch, cache, recipe_to_yaml(full))
+    return Work(recipe, writer, run, tracker, scratch, cache, root, recipe_to_yaml(full))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any
 
+from components import profiles
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 from mmbert.errors import UserError
@@ -22,24 +23,34 @@ def curate(
 ) -> None:
     """Read, clean and deduplicate the documents of one group of languages.
 
-    The output holds `train/<source>/<language>/<part>.jsonl.zst` and the same below `heldout/`, `counts.json` (kept and
-    dropped by reason) and `dropped.jsonl.zst`. Reserved languages are left out altogether.
+    The output holds `train/<source>/<language>/<part>.jsonl.zst` and `heldout/<source>/<language>/<part>.jsonl.zst`,
+    `counts.json` (kept and dropped by reason), `report.json` (samples, identified languages) and `dropped/<source>/`,
+    each dropped document with its reason. Reserved languages are left out altogether. Work is kept by unit (a file of a
+    source, a language) below `<root>/work/curation`: a changed setting or a killed run re-does what is missing there.
     """
+    from mmbert.data.curation import Executor, WorkStore
     from mmbert.data.curation import curate as curate_documents
 
     if not group.isdigit():
         raise UserError(f"--group '{group}' is not a number from 0")
-    out = work.scratch / "documents"
-    counts = curate_documents(
-        work.recipe.sources, work.recipe.curation, work.recipe.reserved_languages, int(group), out
-    )
-    work.output.add_folder("", out)
+    settings = work.recipe
+    store = WorkStore(work.kept("curation"))
+    curated = curate_documents(
+        settings.sources, settings.curation, settings.reserved_languages, int(group), store,
+        Executor.from_environment(profiles.own_threads()),
+    )  # fmt: skip
+    for warning in curated.warnings:
+        print(f"warning: {warning}")
+    for files, digested in ((curated.files, True), (curated.dropped, False)):
+        work.output.add_copies((f.path, f.stored.uri, f.stored.sha256, f.stored.size, digested) for f in files)
+    work.output.add_json("counts.json", curated.counts)
+    work.output.add_json("report.json", curated.report, digested=False)
     work.output.outputs["label"] = f"group {group}"
-    work.run.log_metrics(_totals(counts), step=0)
+    work.run.log_metrics(_totals(curated.counts, curated.work), step=0)
 
 
-def _totals(counts: dict[str, Any]) -> dict[str, float]:
-    """Documents and bytes by split, and dropped documents by reason."""
+def _totals(counts: dict[str, Any], done: dict[str, tuple[int, int]]) -> dict[str, float]:
+    """Documents and bytes by split, dropped documents by reason, and units of work done and found done by stage."""
     totals: Counter[str] = Counter()
     for languages in counts.values():
         for splits in languages.values():
@@ -47,4 +58,7 @@ def _totals(counts: dict[str, Any]) -> dict[str, float]:
                 totals[f"documents.{split}"] += kept["documents"]
                 totals[f"bytes.{split}"] += kept["bytes"]
                 totals.update({f"dropped.{reason}": n for reason, n in kept["dropped"].items()})
+    for stage, (now, before) in done.items():
+        totals[f"units.{stage}.done"] += now
+        totals[f"units.{stage}.reused"] += before
     return {name: float(value) for name, value in totals.items()}

@@ -30,6 +30,11 @@ def threads(item: Component, arguments: Mapping[str, Any]) -> int:
     return int(classes.get(f"{item.resources}.{phase}", classes[item.resources]))
 
 
+def own_threads() -> int:
+    """How many cores this process was given: its launcher's share, or the whole machine."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 def environment(item: Component, arguments: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables that give a process its share of the machine."""
     count = str(threads(item, arguments))

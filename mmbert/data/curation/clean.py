@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from mmbert.data.curation.counts import Samples, Tally
+from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Spool, parts_of
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import Document, to_line
@@ -29,7 +30,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class CleanJob:
-    """One unit of one source. `number` is its place among the source's units."""
+    """One unit of one source."""
 
     source: str
     unit: Unit
@@ -58,20 +59,19 @@ class Cleaned:
 
 def plan(sources: Mapping[str, Source], curation: Curation, selection: Selection) -> list[CleanJob]:
     """The units to read, in the order of the recipe's sources and of the units' names."""
-    jobs = []
-    for name, source in sources.items():
-        for unit in make_reader(name, source).units(selection):
-            jobs.append(CleanJob(name, unit, _fingerprint(name, source, unit, curation, selection)))
-    return jobs
+    return [
+        CleanJob(name, unit, _fingerprint(name, source, unit, curation, selection))
+        for name, source in sources.items()
+        for unit in make_reader(name, source).units(selection)
+    ]
 
 
 def steps(
-    jobs: Sequence[CleanJob], sources: Mapping[str, Source], curation: Curation, selection: Selection, store: WorkStore
+    jobs: Jobs, sources: Mapping[str, Source], curation: Curation, selection: Selection, store: WorkStore
 ) -> list[PipelineStep]:
-    """The pipeline whose task number n does `jobs[n]`."""
+    """The pipeline that does one `CleanJob` a task."""
     dropped = Dropped()
-    used = {job.source for job in jobs}
-    readers = {name: make_reader(name, source) for name, source in sources.items() if name in used}
+    readers = {name: make_reader(name, source) for name, source in sources.items()}
     return [
         _Read(jobs, readers, selection),
         _Unreadable(dropped),
@@ -94,9 +94,7 @@ def _fingerprint(name: str, source: Source, unit: Unit, curation: Curation, sele
     )
     own = source.model_dump(mode="json")
     common = [curation.max_characters, curation.keep_dropped]
-    return fingerprint(
-        STAGE, _VERSION, CLEANING_VERSION, name, own, [unit.name, unit.version], part, common, settings
-    )
+    return fingerprint(STAGE, _VERSION, CLEANING_VERSION, name, own, [unit.name, unit.version], part, common, settings)
 
 
 CLEANING_KEYS = (
@@ -151,12 +149,12 @@ class _Read(PipelineStep):  # type: ignore[misc]
     type = "reader"
     name = "unit"
 
-    def __init__(self, jobs: Sequence[CleanJob], readers: Mapping[str, SourceReader], selection: Selection) -> None:
+    def __init__(self, jobs: Jobs, readers: Mapping[str, SourceReader], selection: Selection) -> None:
         super().__init__()
         self.jobs, self.readers, self.selection = jobs, readers, selection
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Record]:  # noqa: ARG002
-        job = self.jobs[rank]
+        job: CleanJob = self.jobs[rank]
         yield from self.readers[job.source].read(job.unit, self.selection)
 
 
@@ -174,12 +172,12 @@ class _Commit(PipelineStep):  # type: ignore[misc]
     type = "writer"
     name = "commit"
 
-    def __init__(self, jobs: Sequence[CleanJob], dropped: Dropped, keep_dropped: bool, store: WorkStore) -> None:
+    def __init__(self, jobs: Jobs, dropped: Dropped, keep_dropped: bool, store: WorkStore) -> None:
         super().__init__()
         self.jobs, self.dropped, self.keep_dropped, self.store = jobs, dropped, keep_dropped, store
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
-        job = self.jobs[rank]
+        job: CleanJob = self.jobs[rank]
         with tempfile.TemporaryDirectory(prefix="mmbert-clean-") as folder:
             kept_folder, dropped_folder = Path(folder, "kept"), Path(folder, "dropped")
             kept_folder.mkdir()

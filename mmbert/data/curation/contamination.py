@@ -9,7 +9,8 @@ from datatrove.data import Document as Record
 from datatrove.pipeline.base import PipelineStep
 
 from mmbert.data.curation.clean import Cleaned
-from mmbert.data.curation.reading import ReadCleaned
+from mmbert.data.curation.executor import Jobs
+from mmbert.data.curation.reading import ReadCleaned, UnitJob
 from mmbert.data.curation.work import WorkStore, fingerprint
 from mmbert.data.documents import TRAIN
 from mmbert.data.steps import ContaminationIndex, Decontamination
@@ -22,17 +23,14 @@ Marks = Mapping[str, Sequence[int]]
 """Positions of contaminated training documents by language."""
 
 
-def job(unit: Cleaned, index: ContaminationIndex) -> str:
-    """The fingerprint of looking through a unit."""
-    return fingerprint(STAGE, _VERSION, unit.documents.sha256, index.digest)
+def plan(units: Sequence[Cleaned], index: ContaminationIndex) -> list[UnitJob]:
+    return [UnitJob(unit, fingerprint(STAGE, _VERSION, unit.documents.sha256, index.digest)) for unit in units]
 
 
-def steps(
-    units: Sequence[Cleaned], names: Sequence[str], index: ContaminationIndex, store: WorkStore
-) -> list[PipelineStep]:
-    """The pipeline whose task number n looks through `units[n]`, whose work is called `names[n]`."""
+def steps(jobs: Jobs, index: ContaminationIndex, store: WorkStore) -> list[PipelineStep]:
+    """The pipeline that does one job of `plan` a task."""
     marks = _Marks()
-    return [ReadCleaned(units, store, [TRAIN]), Decontamination(index, marks), _Commit(names, marks, store)]
+    return [ReadCleaned(jobs, store, [TRAIN]), Decontamination(index, marks), _Commit(jobs, marks, store)]
 
 
 class _Marks:
@@ -55,11 +53,11 @@ class _Commit(PipelineStep):  # type: ignore[misc]
     type = "writer"
     name = "marks"
 
-    def __init__(self, names: Sequence[str], marks: _Marks, store: WorkStore) -> None:
+    def __init__(self, jobs: Jobs, marks: _Marks, store: WorkStore) -> None:
         super().__init__()
-        self.names, self.marks, self.store = names, marks, store
+        self.jobs, self.marks, self.store = jobs, marks, store
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
         for _ in data:
             pass
-        self.store.commit(STAGE, self.names[rank], {}, {"marks": self.marks.positions})
+        self.store.commit(STAGE, self.jobs[rank].fingerprint, {}, {"marks": self.marks.positions})

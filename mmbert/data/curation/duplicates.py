@@ -7,9 +7,9 @@ kept. A training document that equals or resembles a held-out one is dropped in 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from mmbert import storage
 from mmbert.data.curation.clean import Cleaned
-from mmbert.data.curation.parts import Place, read_part
-from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, TEXT_ROWS, Hashes, SignedPart
+from mmbert.data.curation.executor import Jobs
+from mmbert.data.curation.parts import Part, Place, read_part
+from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, TEXT_ROW, SignedPart
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.dedup.clusters import duplicate_pairs, join, settle
 from mmbert.data.documents import HELD_OUT
-from mmbert.data.dedup import NO_SHINGLE, clusters, equal_pairs
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, Source
 
@@ -42,13 +43,19 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LanguagePart:
-    """One part of one unit. `unit` is the unit's number; `on_error` its source's."""
+    """One part of one unit. `number` is the unit's, `on_error` its source's."""
 
-    unit: int
-    place: Place
+    number: int
+    name: str
     source: str
     on_error: str
+    file: StoredFile
+    part: Part
     signed: SignedPart
+
+    @property
+    def is_held_out(self) -> bool:
+        return self.part.split == HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -89,15 +96,16 @@ def plan(
     """One job a language that the units hold, sorted."""
     by_language: dict[str, list[LanguagePart]] = {}
     for number, (unit, parts) in enumerate(zip(units, signed, strict=True)):
-        source = unit.job.source
-        for place, part in parts.items():
-            found = LanguagePart(number, place, source, sources[source].on_error, part)
-            by_language.setdefault(place[1], []).append(found)
+        source, name = unit.job.source, unit.job.unit.name
+        on_error = getattr(sources[source], "on_error", "stop")
+        for part in unit.parts:
+            found = LanguagePart(number, name, source, on_error, unit.documents, part, parts[part.place])
+            by_language.setdefault(part.language, []).append(found)
     bands = 0 if curation.near_duplicates is None else curation.near_duplicates.num_bands
     jobs = []
     for language, found in sorted(by_language.items()):
-        ordered = tuple(sorted(found, key=lambda part: (part.place[0] != HELD_OUT, part.unit)))
-        listed = [[part.place[0], part.source, part.on_error, part.signed.digest] for part in ordered]
+        ordered = tuple(sorted(found, key=lambda part: (not part.is_held_out, part.number)))
+        listed = [[part.is_held_out, part.source, part.on_error, part.signed.digest] for part in ordered]
         name = fingerprint(STAGE, _VERSION, language, curation.exact_deduplication, bands, listed)
         jobs.append(LanguageJob(language, ordered, bands, curation.exact_deduplication, name))
     return jobs
@@ -109,7 +117,7 @@ def pairs_jobs(jobs: Sequence[LanguageJob]) -> list[PairsJob]:
     for job in jobs:
         if job.documents >= _PAIRS_DOCUMENTS:
             shares = -(-job.documents // _RANGE_DOCUMENTS)
-            rows = [TEXT_ROWS[0], ID_ROW, *range(FIRST_BAND, FIRST_BAND + job.bands)]
+            rows = [TEXT_ROW, ID_ROW, *range(FIRST_BAND, FIRST_BAND + job.bands)]
             found += [PairsJob(job, row, share, shares) for row in rows for share in range(shares)]
     return found
 
@@ -137,46 +145,41 @@ class Drops:
 
 
 class FindPairs(PipelineStep):  # type: ignore[misc]
-    """Task number n does `jobs[n]`."""
+    """Does one `PairsJob` a task."""
 
     type = "dedup"
     name = "pairs"
 
-    def __init__(self, jobs: Sequence[PairsJob], store: WorkStore) -> None:
+    def __init__(self, jobs: Jobs, store: WorkStore) -> None:
         super().__init__()
         self.jobs, self.store = jobs, store
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
-        job = self.jobs[rank]
+        job: PairsJob = self.jobs[rank]
         pairs = _pairs_of_row(job.language, job.row, job.share, job.shares)
         with tempfile.TemporaryDirectory(prefix="mmbert-pairs-") as folder:
             path = Path(folder, PAIRS_FILE)
             path.write_bytes(pairs.astype("<i8").tobytes())
-            self.store.commit(PAIRS_STAGE, job.fingerprint, {PAIRS_FILE: path}, {"pairs": pairs.shape[1]})
+            self.store.commit(PAIRS_STAGE, job.fingerprint, {PAIRS_FILE: path}, {"pairs": len(pairs)})
 
 
 class FindDuplicates(PipelineStep):  # type: ignore[misc]
-    """Task number n does the languages `bundles[n]`: a language alone may take less time than a task costs."""
+    """Does several `LanguageJob`s a task: a language alone may take less time than a task costs."""
 
     type = "dedup"
     name = "duplicates"
 
-    def __init__(
-        self,
-        bundles: Sequence[Sequence[LanguageJob]],
-        pairs: Mapping[str, Finished],
-        units: Sequence[Cleaned],
-        store: WorkStore,
-    ) -> None:
+    def __init__(self, bundles: Jobs, store: WorkStore) -> None:
         super().__init__()
-        self.bundles, self.pairs, self.units, self.store = bundles, pairs, units, store
+        self.bundles, self.store = bundles, store
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
-        for job in self.bundles[rank]:
+        jobs: list[LanguageJob] = self.bundles[rank]
+        for job in jobs:
             reasons = self._reasons(job)
             borders = np.cumsum([0, *(part.signed.documents for part in job.parts)])
             blocks, counts, digests = [], [], []
-            for begin, end in zip(borders[:-1], borders[1:], strict=True):
+            for begin, end in itertools.pairwise(borders.tolist()):
                 positions = np.flatnonzero(reasons[begin:end] >= 0)
                 block = np.stack([positions, reasons[begin:end][positions]]).astype("<i8")
                 blocks.append(block)
@@ -193,7 +196,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
         """int64 [documents]: number of the reason to drop it, -1 where it stays."""
         reasons = np.full(job.documents, -1, np.int64)
         held_out = np.repeat(
-            [part.place[0] == HELD_OUT for part in job.parts], [part.signed.documents for part in job.parts]
+            [part.is_held_out for part in job.parts], [part.signed.documents for part in job.parts]
         ).astype(bool)
         alive = np.ones(job.documents, bool)
         first = self._firsts(job, [ID_ROW], alive)
@@ -202,7 +205,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
             self._check_ids(job, twice, first)
             reasons[twice] = REASONS.index("duplicate_id")
             alive[twice] = False
-        stages = [("equals_held_out", "duplicate", [TEXT_ROWS[0]], job.exact)]
+        stages = [("equals_held_out", "duplicate", [TEXT_ROW], job.exact)]
         if job.bands:
             bands = list(range(FIRST_BAND, FIRST_BAND + job.bands))
             stages.append(("near_held_out", "near_duplicate", bands, True))
@@ -217,15 +220,15 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
 
     def _firsts(self, job: LanguageJob, rows: Sequence[int], alive: NDArray[np.bool_]) -> Indices:
         """int64 [documents]: the first living document that each one is joined with by equal hashes in some rows."""
-        found = []
+        roots = np.arange(job.documents)
         for row in rows:
-            shares = [p for p in pairs_jobs([job]) if p.row == row]
+            shares = [pairs.fingerprint for pairs in pairs_jobs([job]) if pairs.row == row]
             if not shares:
-                found.append(_pairs_of_row(job, row, 0, 1))
-            for share in shares:
-                with self.store.fetched(self.pairs[share.fingerprint].files[PAIRS_FILE]) as path:
-                    found.append(np.fromfile(path, "<i8").reshape(2, -1))
-        roots = clusters(job.documents, np.concatenate(found, axis=1))
+                join(roots, _pairs_of_row(job, row, 0, 1))
+            for found in self.store.find(PAIRS_STAGE, shares).values():
+                with self.store.fetched(found.files[PAIRS_FILE]) as path:
+                    join(roots, np.fromfile(path, "<i8").reshape(-1, 2))
+        settle(roots)
         last_to_first = np.flatnonzero(alive)[::-1]
         firsts = np.arange(job.documents)
         firsts[roots[last_to_first]] = last_to_first
@@ -242,44 +245,16 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
             ident = self._id(part, index - int(borders[number]))
             other = job.parts[int(np.searchsorted(borders, first[index], side="right")) - 1]
             raise UserError(
-                f"source {part.source}: {self.units[part.unit].job.unit.name}: the id '{ident}' stands twice, also in "
-                f"{self.units[other.unit].job.unit.name}; make ids unique, name another id_field, or set "
-                f"sources.{part.source}.on_error: drop to keep the first of each"
+                f"source {part.source}: {part.name}: the id '{ident}' stands twice, also in {other.name}; "
+                f"make ids unique, name another id_field, or keep the first of each with "
+                f"sources.{part.source}.on_error: drop"
             )
 
     def _id(self, part: LanguagePart, position: int) -> str:
-        unit = self.units[part.unit]
-        listed = next(p for p in unit.parts if p.place == part.place)
-        with self.store.fetched(unit.documents) as path:
-            for number, document in enumerate(read_part(path, listed)):
-                if number == position:
-                    return document.id
-        raise AssertionError(json.dumps([part.place, position]))
+        with self.store.fetched(part.file) as path:
+            return next(itertools.islice(read_part(path, part.part), position, None)).id
 
 
 def _pairs_of_row(job: LanguageJob, row: int, share: int, shares: int) -> Indices:
-    """int64 [2, pairs]: (first, later) documents of equal hash in a row of the signatures, of one share of the hashes."""
-    hashes, indices = [], []
-    for begin, rows in _rows(job, row):
-        values = rows[0]
-        chosen = np.ones(len(values), bool) if row < FIRST_BAND else values != NO_SHINGLE
-        if shares > 1:
-            # The high bits of the product, so that shares are even whatever the hashes' own bits are.
-            chosen &= (values >> np.uint64(32)) * np.uint64(shares) >> np.uint64(32) == np.uint64(share)
-        if row == TEXT_ROWS[0]:
-            # Both halves of the digest have to agree.
-            values = values ^ (rows[1] * np.uint64(0x9E3779B97F4A7C15))
-        places = np.flatnonzero(chosen)
-        hashes.append(values[places])
-        indices.append(places + begin)
-    if not hashes:
-        return np.zeros((2, 0), np.int64)
-    return equal_pairs(np.concatenate(hashes), np.concatenate(indices))
-
-
-def _rows(job: LanguageJob, row: int) -> Iterator[tuple[int, Hashes]]:
-    begin = 0
-    last = TEXT_ROWS[1] + 1 if row == TEXT_ROWS[0] else row + 1
-    for part in job.parts:
-        yield begin, part.signed.rows(row, last)
-        begin += part.signed.documents
+    """int64 [pairs, 2]: documents with an equal hash in a row of the signatures, of one share of the hashes."""
+    return duplicate_pairs((part.signed.row(row) for part in job.parts), share, shares)

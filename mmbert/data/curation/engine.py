@@ -13,10 +13,11 @@ from mmbert.data.curation import clean, contamination, duplicates, finish, signa
 from mmbert.data.curation.clean import Cleaned
 from mmbert.data.curation.counts import Samples, Tally, merge_counts, most_common
 from mmbert.data.curation.duplicates import Drops, LanguageJob
-from mmbert.data.curation.executor import Executor
+from mmbert.data.curation.executor import Executor, Jobs
+from mmbert.data.curation.parts import Place
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore
+from mmbert.data.dedup.minhash import MinHashSettings
 from mmbert.data.documents import SUFFIX, TRAIN
-from mmbert.data.dedup import MinHashSettings
 from mmbert.data.readers import Selection
 from mmbert.data.steps import ContaminationIndex, contamination_index
 from mmbert.errors import InfrastructureError, UserError
@@ -71,9 +72,7 @@ def curate(
     texts = {name: source for name, source in sources.items() if source.kind != "tokenized"}
     run = _Run(store, executor)
     jobs = clean.plan(texts, curation, selection)
-    finished = run.stage(
-        clean.STAGE, jobs, lambda todo: (clean.steps(todo, texts, curation, selection, store), len(todo))
-    )
+    finished = run.stage(clean.STAGE, jobs, lambda todo: clean.steps(todo, texts, curation, selection, store))
     units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
     drops = _duplicates(run, units, texts, curation)
     marks = _marks(run, units, contamination_index(curation, texts, selection))
@@ -81,7 +80,7 @@ def curate(
         finish.FinishJob(unit, unit_drops, unit_marks, curation.keep_dropped)
         for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
     ]
-    written = run.stage(finish.STAGE, last, lambda todo: (finish.steps(todo, store), len(todo)))
+    written = run.stage(finish.STAGE, last, lambda todo: finish.steps(todo, store))
     return _collect(units, written, curation, run.work)
 
 
@@ -93,14 +92,6 @@ class _Job(Protocol):
 J = TypeVar("J", bound=_Job)
 
 
-@dataclass(frozen=True)
-class _Named:
-    """A unit and the fingerprint of what is done to it."""
-
-    unit: Cleaned
-    fingerprint: str
-
-
 @dataclass
 class _Run:
     store: WorkStore
@@ -108,19 +99,22 @@ class _Run:
     work: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def stage(
-        self, name: str, jobs: Sequence[J], pipeline: Callable[[list[J]], tuple[Sequence[PipelineStep], int]]
+        self,
+        name: str,
+        jobs: Sequence[J],
+        steps: Callable[[Jobs], Sequence[PipelineStep]],
+        tasks: Callable[[list[J]], Sequence[Any]] = list,
     ) -> list[Finished]:
-        """The results of all jobs, in order; those that are not there yet are made.
+        """The results of all jobs, in order; those that are not there yet are made by the pipeline of `steps`.
 
-        `pipeline` gives for pending jobs the steps and the number of tasks that do them.
+        `tasks`: what each of its tasks is given; by default a job.
         """
         names = [job.fingerprint for job in jobs]
         found = self.store.find(name, names)
         pending = [job for job in {job.fingerprint: job for job in jobs}.values() if job.fingerprint not in found]
         self.work[name] = len(pending), len(found)
         if pending:
-            steps, tasks = pipeline(pending)
-            self.executor.run(steps, tasks, self.store)
+            self.executor.run(steps, tasks(pending), self.store)
             found |= self.store.find(name, [job.fingerprint for job in pending])
         if missing := [name for name in names if name not in found]:
             raise InfrastructureError(
@@ -131,49 +125,36 @@ class _Run:
 
 def _duplicates(
     run: _Run, units: Sequence[Cleaned], sources: Mapping[str, Source], curation: Curation
-) -> list[dict[tuple[str, str], tuple[Drops, int]]]:
+) -> list[dict[Place, tuple[Drops, int]]]:
     """What is dropped of each unit: for each place the language's drops, and the place's number in them."""
-    near = curation.near_duplicates
+    near, store = curation.near_duplicates, run.store
     settings = None if near is None else MinHashSettings(**near.model_dump())
-    named = [_Named(unit, signatures.job(unit, settings)) for unit in units]
     signed = run.stage(
-        signatures.STAGE, named,
-        lambda todo: (signatures.steps(*_unzip(todo), settings, run.store), len(todo)),
-    )  # fmt: skip
-    languages = duplicates.plan(units, [signatures.signed(done) for done in signed], sources, curation)
-    large = duplicates.pairs_jobs(languages)
-    pairs = run.stage(
-        duplicates.PAIRS_STAGE, large, lambda todo: ([duplicates.FindPairs(todo, run.store)], len(todo))
+        signatures.STAGE, signatures.plan(units, settings), lambda jobs: signatures.steps(jobs, settings, store)
     )
-    by_name = {done.fingerprint: done for done in pairs}
-
-    def pipeline(todo: list[LanguageJob]) -> tuple[list[PipelineStep], int]:
-        bundles = _bundles(todo)
-        return [duplicates.FindDuplicates(bundles, by_name, units, run.store)], len(bundles)
-
-    done = run.stage(duplicates.STAGE, languages, pipeline)
-    found: list[dict[tuple[str, str], tuple[Drops, int]]] = [{} for _ in units]
+    languages = duplicates.plan(units, [signatures.signed(done) for done in signed], sources, curation)
+    run.stage(
+        duplicates.PAIRS_STAGE, duplicates.pairs_jobs(languages), lambda jobs: [duplicates.FindPairs(jobs, store)]
+    )
+    done = run.stage(duplicates.STAGE, languages, lambda jobs: [duplicates.FindDuplicates(jobs, store)], _bundles)
+    found: list[dict[Place, tuple[Drops, int]]] = [{} for _ in units]
     for job, result in zip(languages, done, strict=True):
         drops = Drops.of(result)
         for number, part in enumerate(job.parts):
             if drops.counts[number]:
-                found[part.unit][part.place] = drops, number
+                found[part.number][part.part.place] = drops, number
     return found
 
 
 def _marks(run: _Run, units: Sequence[Cleaned], index: ContaminationIndex | None) -> list[contamination.Marks]:
     if index is None:
         return [{} for _ in units]
-    named = [_Named(unit, contamination.job(unit, index)) for unit in units]
     done = run.stage(
-        contamination.STAGE, named,
-        lambda todo: (contamination.steps(*_unzip(todo), index, run.store), len(todo)),
-    )  # fmt: skip
+        contamination.STAGE,
+        contamination.plan(units, index),
+        lambda jobs: contamination.steps(jobs, index, run.store),
+    )
     return [result.found["marks"] for result in done]
-
-
-def _unzip(named: Sequence[_Named]) -> tuple[list[Cleaned], list[str]]:
-    return [item.unit for item in named], [item.fingerprint for item in named]
 
 
 def _bundles(jobs: Sequence[LanguageJob]) -> list[list[LanguageJob]]:

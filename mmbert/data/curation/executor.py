@@ -6,11 +6,14 @@ MMBERT_EXECUTOR is `local` (the default) or `ray`; Ray's cluster is the one that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import pickle
+import struct
 import tempfile
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,6 +26,33 @@ from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 EXECUTORS = ("local", "ray")
+
+
+class Jobs:
+    """What a pipeline's tasks have to do, in a file that each task reads its own part of.
+
+    Executors send the whole pipeline to every task: with a list in it, sending would take time with the square of the
+    number of tasks. The file: where each job begins (uint64), then the jobs, pickled.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def __getitem__(self, task: int) -> Any:
+        begin, end = struct.unpack("<QQ", storage.read_range(self._uri, 8 * task, 16))
+        return pickle.loads(storage.read_range(self._uri, begin, end - begin))  # noqa: S301 - written by this run
+
+    @classmethod
+    @contextlib.contextmanager
+    def written(cls, store: WorkStore, attempt: str, jobs: Sequence[Any]) -> Iterator[Jobs]:
+        uri = storage.join(store.uri, "jobs", attempt)
+        data = [pickle.dumps(job) for job in jobs]
+        begins = itertools.accumulate(map(len, data), initial=8 * (len(data) + 1))
+        storage.write_bytes(uri, struct.pack(f"<{len(data) + 1}Q", *begins) + b"".join(data))
+        try:
+            yield cls(uri)
+        finally:
+            storage.delete_file(uri)
 
 
 @dataclass(frozen=True)
@@ -40,20 +70,24 @@ class Executor:
             raise UserError(f"MMBERT_EXECUTOR={kind}: there is no such executor; it can be {', '.join(EXECUTORS)}")
         return cls(cast(Literal["local", "ray"], kind), workers)
 
-    def run(self, steps: Sequence[PipelineStep], tasks: int, store: WorkStore) -> None:
-        """Run a pipeline for the ranks 0 to tasks - 1. Raises what a task raises, in whatever process."""
+    def run(self, steps: Callable[[Jobs], Sequence[PipelineStep]], jobs: Sequence[Any], store: WorkStore) -> None:
+        """Run a pipeline once for each job: task number n does `jobs[n]`.
+
+        `steps` makes the pipeline. Raises what a task raises, in whatever process.
+        """
         attempt = uuid.uuid4().hex[:12]
-        pipeline = [*steps[:-1], _Guarded(steps[-1], store, attempt)]
         logger.disable("datatrove")
-        with self._logs(store, attempt) as logs:
+        with self._logs(store, attempt) as logs, Jobs.written(store, attempt, jobs) as listed:
+            *first, last = steps(listed)
+            pipeline = [*first, _Guarded(last, store, attempt)]
             # Finished work is known by its fingerprint; datatrove's own markers do not know the settings.
-            options: dict[str, Any] = {"tasks": tasks, "logging_dir": logs, "skip_completed": False}
+            options: dict[str, Any] = {"tasks": len(jobs), "logging_dir": logs, "skip_completed": False}
             if self.kind == "ray":
                 self._run_on_ray(pipeline, options)
                 store.raise_failure(attempt)
                 return
             try:
-                LocalPipelineExecutor(pipeline, workers=min(self.workers, tasks), **options).run()
+                LocalPipelineExecutor(pipeline, workers=min(self.workers, len(jobs)), **options).run()
             except MmbertError:
                 storage.delete_tree(storage.join(store.uri, "failed", attempt))
                 raise

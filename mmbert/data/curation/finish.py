@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from mmbert.data.curation import contamination
 from mmbert.data.curation.clean import DROPPED, Cleaned, dropped_line
 from mmbert.data.curation.counts import Kept, Samples, Tally
 from mmbert.data.curation.duplicates import REASONS, Drops
+from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Place, Spool
 from mmbert.data.curation.reading import ReadCleaned
 from mmbert.data.curation.work import WorkStore, fingerprint
@@ -56,21 +57,21 @@ class FinishJob:
         return found
 
 
-def steps(jobs: Sequence[FinishJob], store: WorkStore) -> list[PipelineStep]:
-    """The pipeline whose task number n does `jobs[n]`."""
-    return [ReadCleaned([job.unit for job in jobs], store, SPLITS), _Finish(jobs, store)]
+def steps(jobs: Jobs, store: WorkStore) -> list[PipelineStep]:
+    """The pipeline that does one `FinishJob` a task."""
+    return [ReadCleaned(jobs, store, SPLITS), _Finish(jobs, store)]
 
 
 class _Finish(PipelineStep):  # type: ignore[misc]
     type = "writer"
     name = "documents"
 
-    def __init__(self, jobs: Sequence[FinishJob], store: WorkStore) -> None:
+    def __init__(self, jobs: Jobs, store: WorkStore) -> None:
         super().__init__()
         self.jobs, self.store = jobs, store
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
-        job = self.jobs[rank]
+        job: FinishJob = self.jobs[rank]
         kept: dict[Place, Kept] = defaultdict(Kept)
         dropped, samples = Tally(), Samples()
         with tempfile.TemporaryDirectory(prefix="mmbert-finish-") as folder, Files(Path(folder)) as files:

@@ -1,7 +1,8 @@
 """The second stage: what stands for each cleaned document when duplicates are looked for.
 
-A unit's file holds for each part a matrix of uint64 [rows, documents], row after row: two rows of a digest of the text,
-one of the document's id, and one a MinHash band (NO_SHINGLE: the text is too short to have a near duplicate).
+A unit's file holds for each part a matrix of uint64 [rows, documents], row after row: a digest of the text, one of the
+document's id, and a row a MinHash band (NO_SHINGLE: the text is too short to have a near duplicate). 64 bits are
+enough: among a billion texts the chance that two different ones share a digest is below 3%.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from numpy.typing import NDArray
 
 from mmbert import storage
 from mmbert.data.curation.clean import Cleaned
+from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Place
-from mmbert.data.curation.reading import ReadCleaned
+from mmbert.data.curation.reading import ReadCleaned, UnitJob
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.dedup.minhash import MinHashSettings, band_hashes
 from mmbert.data.documents import SPLITS
-from mmbert.data.dedup import MinHashSettings, band_hashes
-from mmbert.data.steps import text_digest
 
 STAGE = "signatures"
 FILE = "signatures.u64"
-TEXT_ROWS = (0, 1)
-ID_ROW = 2
-FIRST_BAND = 3
+TEXT_ROW = 0
+ID_ROW = 1
+FIRST_BAND = 2
 _VERSION = 1
 _BATCH_CHARACTERS = 500_000
 
@@ -46,16 +47,15 @@ class SignedPart:
     documents: int
     digest: str
 
-    def rows(self, first: int, last: int) -> Hashes:
-        """Rows first to last - 1: uint64 [rows, documents]."""
+    def row(self, number: int) -> Hashes:
+        """One row: uint64 [documents]."""
         size = 8 * self.documents
-        data = storage.read_range(self.file.uri, self.offset + first * size, (last - first) * size)
-        return np.frombuffer(data, "<u8").reshape(last - first, self.documents)
+        return np.frombuffer(storage.read_range(self.file.uri, self.offset + number * size, size), "<u8")
 
 
-def job(unit: Cleaned, settings: MinHashSettings | None) -> str:
-    """The fingerprint of a unit's signatures."""
-    return fingerprint(STAGE, _VERSION, unit.documents.sha256, None if settings is None else asdict(settings))
+def plan(units: Sequence[Cleaned], settings: MinHashSettings | None) -> list[UnitJob]:
+    given = None if settings is None else asdict(settings)
+    return [UnitJob(unit, fingerprint(STAGE, _VERSION, unit.documents.sha256, given)) for unit in units]
 
 
 def signed(finished: Finished) -> dict[Place, SignedPart]:
@@ -64,25 +64,23 @@ def signed(finished: Finished) -> dict[Place, SignedPart]:
     return {(split, language): SignedPart(file, offset, n, digest) for split, language, offset, n, digest in listed}
 
 
-def steps(
-    units: Sequence[Cleaned], names: Sequence[str], settings: MinHashSettings | None, store: WorkStore
-) -> list[PipelineStep]:
-    """The pipeline whose task number n signs `units[n]`, whose work is called `names[n]`."""
-    return [ReadCleaned(units, store, SPLITS), _Sign(names, settings, store)]
+def steps(jobs: Jobs, settings: MinHashSettings | None, store: WorkStore) -> list[PipelineStep]:
+    """The pipeline that does one job of `plan` a task."""
+    return [ReadCleaned(jobs, store, SPLITS), _Sign(jobs, settings, store)]
 
 
 class _Sign(PipelineStep):  # type: ignore[misc]
     type = "dedup"
     name = "signatures"
 
-    def __init__(self, names: Sequence[str], settings: MinHashSettings | None, store: WorkStore) -> None:
+    def __init__(self, jobs: Jobs, settings: MinHashSettings | None, store: WorkStore) -> None:
         super().__init__()
-        self.names, self.settings, self.store = names, settings, store
+        self.jobs, self.settings, self.store = jobs, settings, store
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
         blocks: dict[Place, list[Hashes]] = {}
         texts: list[str] = []
-        facts: list[tuple[Place, bytes, bytes]] = []
+        facts: list[tuple[Place, bytes]] = []
         characters = 0
 
         def flush() -> None:
@@ -94,8 +92,7 @@ class _Sign(PipelineStep):  # type: ignore[misc]
         for record in data:
             metadata = record.metadata
             place = metadata["split"], metadata["language"]
-            ident = hashlib.blake2b(record.id.encode(), digest_size=8).digest()
-            facts.append((place, text_digest(place[1], record.text), ident))
+            facts.append((place, _digest(record.text) + _digest(record.id)))
             texts.append(record.text)
             characters += len(record.text)
             if characters >= _BATCH_CHARACTERS:
@@ -105,7 +102,7 @@ class _Sign(PipelineStep):  # type: ignore[misc]
         with tempfile.TemporaryDirectory(prefix="mmbert-signatures-") as folder:
             path = Path(folder, FILE)
             parts = _write(path, blocks)
-            self.store.commit(STAGE, self.names[rank], {FILE: path}, {"parts": parts})
+            self.store.commit(STAGE, self.jobs[rank].fingerprint, {FILE: path}, {"parts": parts})
 
     def _bands(self, texts: Sequence[str]) -> Hashes:
         """uint64 [bands, documents]."""
@@ -114,13 +111,16 @@ class _Sign(PipelineStep):  # type: ignore[misc]
         return band_hashes(texts, self.settings).T
 
 
-def _by_place(facts: Sequence[tuple[Place, bytes, bytes]], bands: Hashes) -> list[tuple[Place, Hashes]]:
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def _by_place(facts: Sequence[tuple[Place, bytes]], bands: Hashes) -> list[tuple[Place, Hashes]]:
     """One matrix for each run of documents of one part; the reader gives part after part."""
     if not facts:
         return []
-    digests = np.frombuffer(b"".join(digest for _, digest, _ in facts), "<u8").reshape(-1, 2).T
-    ids = np.frombuffer(b"".join(ident for _, _, ident in facts), "<u8")[None]
-    matrix = np.concatenate([digests, ids, bands])
+    digests = np.frombuffer(b"".join(both for _, both in facts), "<u8").reshape(-1, 2).T
+    matrix = np.concatenate([digests, bands])
     found = []
     begin = 0
     for index in range(1, len(facts) + 1):

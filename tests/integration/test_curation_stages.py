@@ -1,0 +1,233 @@
+"""Curation's units of work: what is done again and what is not, by whom, and after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mmbert.data.curation import Curated, Executor, duplicates
+from mmbert.data.documents import TRAIN
+from mmbert.errors import UserError
+from mmbert.recipe.schema import Curation, FilesSource, NearDuplicates, Source
+from tests.curating import contents, curate, drop_counts, dropped, read_all
+from tests.fixtures_stack import ROOT, clean_environment
+
+WORDS = "der die das Haus Baum Fluss Berg geht kommt sieht heute morgen gestern schnell langsam neu alt gross".split()  # noqa: SIM905
+NEAR = Curation(near_duplicates=NearDuplicates())
+
+
+def text(seed: int, words: int = 60) -> str:
+    """Words in an order that no other seed gives."""
+    return " ".join(random.Random(seed).choices(WORDS, k=words)) + "."
+
+
+def files(folder: Path, lines: Mapping[str, list[str]], **settings: object) -> FilesSource:
+    for name, texts in lines.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in texts))
+    options = {"kind": "files", "path": str(folder), "held_out_share": 1e-9} | settings
+    return FilesSource.model_validate(options)
+
+
+def rows(texts: list[str], begin: int = 0) -> list[str]:
+    return [json.dumps({"text": line, "id": f"r{begin + n}"}) for n, line in enumerate(texts)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FilesSource:
+    return files(
+        tmp_path / "mine",
+        {
+            "deu_Latn/a.txt": [text(n) for n in range(20)],
+            "deu_Latn/b.txt": [text(n) for n in range(15, 35)],
+            "fra_Latn/a.txt": [text(n) for n in range(40, 60)],
+            "fao_Latn/a.txt": [text(n) for n in range(60, 80)],
+        },
+    )
+
+
+def run(source: Source, curation: Curation, tmp_path: Path, name: str, executor: Executor | None = None) -> Curated:
+    return curate({"mine": source}, curation, [], 0, tmp_path / name, tmp_path / "work", executor)
+
+
+def done(curated: Curated) -> dict[str, int]:
+    return {stage: now for stage, (now, _) in curated.work.items() if now}
+
+
+def test_nothing_is_done_twice(source: FilesSource, tmp_path: Path) -> None:
+    first = run(source, NEAR, tmp_path, "first")
+    assert done(first) == {"clean": 4, "signatures": 4, "duplicates": 3, "finish": 4}
+    second = run(source, NEAR, tmp_path, "second")
+    assert done(second) == {}
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+def test_a_new_file_re_does_itself_and_its_language(source: FilesSource, tmp_path: Path) -> None:
+    run(source, NEAR, tmp_path, "first")
+    files(tmp_path / "mine", {"deu_Latn/c.txt": [text(100), text(0)]})
+    again = run(source, NEAR, tmp_path, "second")
+    # a and b lose nothing to c, so their files stay as they are.
+    assert done(again) == {"clean": 1, "signatures": 1, "duplicates": 1, "finish": 1}
+    assert again.counts["mine"]["deu_Latn"][TRAIN]["documents"] == 36
+
+
+def test_settings_of_deduplication_leave_cleaning_alone(source: FilesSource, tmp_path: Path) -> None:
+    run(source, NEAR, tmp_path, "first")
+    other = NEAR.model_copy(update={"near_duplicates": NearDuplicates(rows_per_band=7)})
+    assert "clean" not in done(run(source, other, tmp_path, "second"))
+    allowed = NEAR.model_copy(update={"exact_deduplication": False})
+    # Equal texts are near duplicates too, so nothing changes for the last stage.
+    assert done(run(source, allowed, tmp_path, "third")) == {"duplicates": 3, "finish": 1}
+
+
+def test_a_changed_file_is_cleaned_again(source: FilesSource, tmp_path: Path) -> None:
+    run(source, NEAR, tmp_path, "first")
+    files(tmp_path / "mine", {"fra_Latn/a.txt": [text(n) for n in range(41, 60)]})
+    assert done(run(source, NEAR, tmp_path, "second")) == {"clean": 1, "signatures": 1, "duplicates": 1, "finish": 1}
+
+
+def test_results_do_not_depend_on_who_does_the_work(source: FilesSource, tmp_path: Path) -> None:
+    expected = curate({"mine": source}, NEAR, [], 0, tmp_path / "alone")
+    curate({"mine": source}, NEAR, [], 0, tmp_path / "pool", executor=Executor("local", 2))
+    assert contents(tmp_path / "alone") == contents(tmp_path / "pool")
+    assert drop_counts(expected)["deu_Latn"] == {"duplicate": 5}
+
+
+def test_a_ray_cluster_gives_the_same_result(tmp_path: Path) -> None:
+    texts = [text(n) for n in range(10)]
+    source = files(tmp_path / "mine", {"deu_Latn/a.txt": texts, "deu_Latn/b.txt": texts[5:]})
+    curate({"mine": source}, NEAR, [], 0, tmp_path / "alone")
+    on_ray = curate({"mine": source}, NEAR, [], 0, tmp_path / "ray", executor=Executor("ray", 2))
+    assert contents(tmp_path / "alone") == contents(tmp_path / "ray")
+    assert drop_counts(on_ray) == {"deu_Latn": {"duplicate": 5}}
+
+
+@pytest.mark.parametrize("executor", [Executor("local", 2), Executor("ray", 2)], ids=["pool", "ray"])
+def test_errors_come_from_whatever_process(tmp_path: Path, executor: Executor) -> None:
+    source = files(tmp_path / "mine", {"deu_Latn/a.txt": [text(1)], "fra_Latn/b.txt": [text(2)]})
+    (tmp_path / "mine" / "fra_Latn" / "b.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(UserError, match=r"source mine: .*fra_Latn/b\.txt, line 1: not UTF-8"):
+        run(source, NEAR, tmp_path, "out", executor)
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.parts[-3] in {"failed", "logs", "jobs"}]
+
+
+def test_near_duplicates_over_files_and_sources(tmp_path: Path) -> None:
+    original = text(1, 200)
+    changed = original.replace("Haus", "Heim", 1).upper()
+    sources: dict[str, Source] = {
+        "web": files(tmp_path / "web", {"deu_Latn/a.txt": [text(2, 200), changed]}),
+        "books": files(tmp_path / "books", {"deu_Latn/a.txt": [original, text(3, 200)]}),
+    }
+    curated = curate(sources, NEAR, [], 0, tmp_path / "out")
+    assert drop_counts(curated) == {"deu_Latn": {"near_duplicate": 1}}
+    # The recipe's first source keeps its copy.
+    assert [(d.source, d.text) for d in dropped(tmp_path / "out")] == [("books", original)]
+    without = curate(sources, Curation(), [], 0, tmp_path / "without")
+    assert drop_counts(without) == {}
+
+
+def test_languages_do_not_share_duplicates(tmp_path: Path) -> None:
+    source = files(tmp_path / "mine", {"deu_Latn/a.txt": [text(1)], "ltz_Latn/a.txt": [text(1)]})
+    curate({"mine": source}, NEAR, [], 0, tmp_path / "out")
+    assert len(read_all(tmp_path / "out", TRAIN)) == 2
+
+
+def test_what_resembles_a_held_out_text_is_dropped_whichever_comes_first(tmp_path: Path) -> None:
+    original = text(1, 200)
+    changed = original.replace("Haus", "Heim", 1)
+    sources: dict[str, Source] = {
+        "web": files(tmp_path / "web", {"deu_Latn/a.txt": [changed, text(2, 200)]}),
+        "kept": files(tmp_path / "kept", {"deu_Latn/a.txt": [original]}, held_out_share=0.9999),
+    }
+    curated = curate(sources, NEAR, [], 0, tmp_path / "out")
+    assert drop_counts(curated) == {"deu_Latn": {"near_held_out": 1}}
+    assert [d.text for d in read_all(tmp_path / "out", TRAIN)] == [text(2, 200)]
+
+
+def test_repeated_ids_stop_or_are_dropped(tmp_path: Path) -> None:
+    lines = {
+        "deu_Latn/a.jsonl": rows([text(1), text(2)]),
+        # r1 with another text, and a text that only the dropped one had before.
+        "deu_Latn/b.jsonl": [*rows([text(3)], begin=1), *rows([text(3)], begin=7)],
+    }
+    source = files(tmp_path / "mine", lines, id_field="id")
+    with pytest.raises(
+        UserError, match=r"source mine: deu_Latn/b\.jsonl: the id '.*r1' stands twice, also in deu_Latn/a"
+    ):
+        run(source, NEAR, tmp_path, "out")
+    lenient = source.model_copy(update={"on_error": "drop"})
+    curated = run(lenient, NEAR, tmp_path, "lenient")
+    assert drop_counts(curated) == {"deu_Latn": {"duplicate_id": 1}}
+    assert sorted(d.text for d in read_all(tmp_path / "lenient", TRAIN)) == sorted([text(1), text(2), text(3)])
+
+
+def test_large_languages_are_done_in_parts_with_the_same_result(
+    source: FilesSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curate({"mine": source}, NEAR, [], 0, tmp_path / "whole")
+    monkeypatch.setattr(duplicates, "_PAIRS_DOCUMENTS", 30)
+    monkeypatch.setattr(duplicates, "_RANGE_DOCUMENTS", 15)
+    curated = curate({"mine": source}, NEAR, [], 0, tmp_path / "parts")
+    # Two rows for texts and ids and one a band, each in three ranges of hashes: German alone is large.
+    assert curated.work["pairs"] == ((2 + 14) * 3, 0)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "parts")
+
+
+def test_a_language_of_which_nothing_is_left_warns_or_stops(tmp_path: Path) -> None:
+    source = files(tmp_path / "mine", {"deu_Latn/a.txt": [text(1)], "fao_Latn/a.txt": ["1234 5678 90", "kort"]})
+    curated = run(source, NEAR, tmp_path, "out")
+    assert curated.warnings == ("fao_Latn (Faroese): nothing is left to train on (few_letters 1, too_short 1)",)
+    required = NEAR.model_copy(update={"required_languages": ("fao_Latn",)})
+    with pytest.raises(UserError, match=r"fao_Latn.*nothing is left.*curation\.required_languages"):
+        run(source, required, tmp_path, "required")
+
+
+def test_damaged_work_is_named(source: FilesSource, tmp_path: Path) -> None:
+    run(source, NEAR, tmp_path, "out")
+    stored = next((tmp_path / "work" / "clean").glob("*/documents.jsonl.zst"))
+    stored.write_bytes(stored.read_bytes()[:-5])
+    with pytest.raises(UserError, match=rf"{stored.name}.* altered since curation stored it; delete "):
+        run(source, NEAR.model_copy(update={"near_duplicates": None}), tmp_path, "again")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from mmbert.recipe.schema import FilesSource
+from tests.curating import curate
+from tests.integration.test_curation_stages import NEAR
+folder = Path(sys.argv[1])
+source = FilesSource(kind="files", path=str(folder / "mine"), held_out_share=1e-9)
+curated = curate({"mine": source}, NEAR, [], 0, folder / "killed", folder / "work")
+print("done again:", curated.work["clean"])
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    names = [f"deu_Latn/{n:02d}.txt" for n in range(12)]
+    source = files(tmp_path / "mine", {name: [text(50 * n + k) for k in range(50)] for n, name in enumerate(names)})
+    curate({"mine": source}, NEAR, [], 0, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment(), start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"cleaned mine/{names[4]}"):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    finished = len(list((tmp_path / "work" / "clean").glob("*/done.json")))
+    assert 5 <= finished < 12
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean_environment(), check=True)
+    assert f"done again: ({12 - finished}, {finished})" in again.stdout
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
