@@ -8,17 +8,19 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from mmbert.data.curation import Curated, Executor, duplicates
+from mmbert import storage
+from mmbert.data.curation import Curated, Executor, WorkStore, duplicates
+from mmbert.data.curation import curate as curate_documents
 from mmbert.data.documents import TRAIN
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, FilesSource, NearDuplicates, Source
 from tests.curating import contents, curate, drop_counts, dropped, read_all
-from tests.fixtures_stack import ROOT, clean_environment
+from tests.fixtures_stack import ROOT, S3, clean_environment
 
 WORDS = "der die das Haus Baum Fluss Berg geht kommt sieht heute morgen gestern schnell langsam neu alt gross".split()  # noqa: SIM905
 NEAR = Curation(near_duplicates=NearDuplicates())
@@ -102,13 +104,25 @@ def test_results_do_not_depend_on_who_does_the_work(source: FilesSource, tmp_pat
     assert drop_counts(expected)["deu_Latn"] == {"duplicate": 5}
 
 
-def test_a_ray_cluster_gives_the_same_result(tmp_path: Path) -> None:
+@pytest.fixture
+def bucket(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage.s3_client.cache_clear()
+    yield s3_server.make_bucket("curation-test")
+    storage.s3_client.cache_clear()
+
+
+def test_a_ray_cluster_and_s3_give_the_same_result(tmp_path: Path, bucket: str) -> None:
     texts = [text(n) for n in range(10)]
     source = files(tmp_path / "mine", {"deu_Latn/a.txt": texts, "deu_Latn/b.txt": texts[5:]})
-    curate({"mine": source}, NEAR, [], 0, tmp_path / "alone")
-    on_ray = curate({"mine": source}, NEAR, [], 0, tmp_path / "ray", executor=Executor("ray", 2))
-    assert contents(tmp_path / "alone") == contents(tmp_path / "ray")
+    alone = curate({"mine": source}, NEAR, [], 0, tmp_path / "alone")
+    on_ray = curate_documents({"mine": source}, NEAR, [], 0, WorkStore(f"{bucket}/work"), Executor("ray", 2))
     assert drop_counts(on_ray) == {"deu_Latn": {"duplicate": 5}}
+    assert [(f.path, f.stored.sha256) for f in on_ray.files] == [(f.path, f.stored.sha256) for f in alone.files]
+    assert {name.split("/")[0] for name in storage.list_files(f"{bucket}/work")} == {
+        "clean", "signatures", "duplicates", "finish",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("executor", [Executor("local", 2), Executor("ray", 2)], ids=["pool", "ray"])

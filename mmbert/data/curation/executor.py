@@ -26,6 +26,8 @@ from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 EXECUTORS = ("local", "ray")
+_PASSED_ON = ("AWS_", "S3_", "HF_", "MMBERT_")
+"""Beginnings of the variables by which a cluster's processes find the stores that this one uses."""
 
 
 class Jobs:
@@ -103,7 +105,9 @@ class Executor:
                 ray.init(address=address, log_to_driver=False, logging_level="error", **local)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InfrastructureError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
-        RayPipelineExecutor(pipeline, workers=self.workers, mem_per_cpu_gb=_ray_gigabytes(ray), **options).run()
+        variables = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+        options |= {"ray_remote_kwargs": {"runtime_env": {"env_vars": variables}}, "mem_per_cpu_gb": _gigabytes(ray)}
+        RayPipelineExecutor(pipeline, workers=self.workers, **options).run()
 
     @contextlib.contextmanager
     def _logs(self, store: WorkStore, attempt: str) -> Iterator[str]:
@@ -119,7 +123,7 @@ class Executor:
             storage.delete_tree(logs)
 
 
-def _ray_gigabytes(ray: Any) -> float:
+def _gigabytes(ray: Any) -> float:
     """Memory to ask for a task: 2 GB, or less where the cluster has less a core."""
     resources = ray.cluster_resources()
     return float(min(2.0, 0.8 * resources.get("memory", 2**31) / 2**30 / max(1.0, resources.get("CPU", 1.0))))
