@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import regex
 from datatrove.data import Document
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbert.data.dedup import shingles as shingles_module
@@ -51,6 +51,7 @@ def hashed(text: str, words: int = 5) -> set[int]:
     return {int(h) for part in shingles([text], words) for h in part.hashes}
 
 
+@settings(deadline=None, max_examples=300)  # the first call makes the table of letters
 @given(first=texts, second=texts, words=st.integers(1, 3))
 def test_shingles_are_those_of_a_plain_reading(first: str, second: str, words: int) -> None:
     a, b = plain_shingles(first, words), plain_shingles(second, words)
@@ -58,27 +59,29 @@ def test_shingles_are_those_of_a_plain_reading(first: str, second: str, words: i
     assert len(hashed(first, words) & hashed(second, words)) == len(a & b)
 
 
+@settings(deadline=None)
 @given(documents=st.lists(texts, max_size=8), batch=st.integers(1, 300), data=st.data())
 def test_a_document_has_the_same_hashes_in_any_batch_and_order(
     documents: list[str], batch: int, data: st.DataObject
 ) -> None:
-    settings = MinHashSettings(shingle_words=2)
-    together = band_hashes(documents, settings)
+    two_words = MinHashSettings(shingle_words=2)
+    together = band_hashes(documents, two_words)
     assert together.shape == (len(documents), 14)
     order = data.draw(st.permutations(range(len(documents))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shingles_module, "_BATCH_CHARACTERS", batch)
-        shuffled = band_hashes([documents[i] for i in order], settings)
+        shuffled = band_hashes([documents[i] for i in order], two_words)
     assert np.array_equal(shuffled, together[list(order)])
 
 
+@settings(deadline=None)
 @given(documents=st.lists(texts, max_size=4), length=st.integers(1, 60))
 def test_slices_of_a_long_document_give_the_hashes_of_the_whole(documents: list[str], length: int) -> None:
-    settings = MinHashSettings(shingle_words=2)
-    whole = minimums(documents, settings)
+    two_words = MinHashSettings(shingle_words=2)
+    whole = minimums(documents, two_words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shingles_module, "_SLICE_CHARACTERS", length)
-        sliced = minimums(documents, settings)
+        sliced = minimums(documents, two_words)
     assert np.array_equal(sliced.values, whole.values)
     assert np.array_equal(sliced.present, whole.present)
 
@@ -88,7 +91,7 @@ def test_hashes_stay_what_they_were() -> None:
     english = "All human beings are born free and equal in dignity and rights."
     chinese = "人人生而自由，在尊严和权利上一律平等。"
     found = band_hashes([english, chinese], MinHashSettings(num_bands=2, rows_per_band=3))
-    assert found.tolist() == []
+    assert found.tolist() == [[6475066974199865630, 18359836087903414839], [17627971650545482842, 2875819971106548252]]
 
 
 @pytest.mark.parametrize(
