@@ -28,6 +28,7 @@ _IDEOGRAPHIC = ("Hani", "Hira", "Kana", "Bopo", "Yiii")
 # Tibetan and Tai Viet divide syllables, which then count as words (as in Vietnamese).
 _UNSPACED = ("Thai", "Laoo", "Khmr", "Mymr", "Lana", "Talu", "Tale", "Java", "Bali")
 
+# Separators are 0, so that what is not zero is a word.
 _SEPARATOR, _LETTER, _NUMBER, _IDEOGRAPH, _UNSPACED_CHARACTER, _DECIMAL_POINT, _DROPPED = range(7)
 _DECIMAL_POINTS = ".,،٫٬"
 _CODE_POINTS = sys.maxunicode + 1
@@ -132,9 +133,14 @@ def _polynomials(values: UInt64s, begins: Ints, ends: Ints, base: int) -> UInt64
     """Sum of values[i] * base^(i - begin) mod 2^64 of each range [begin, end), as a difference of prefix sums."""
     # Few sizes, so that the tables are made seldom.
     powers, inverses = _powers(base, max(_BATCH_CHARACTERS, 2 ** len(values).bit_length()))
-    sums = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * powers[: len(values)], out=sums[1:])
-    return (sums[ends] - sums[begins]) * inverses[begins]
+    sums = np.empty(len(values) + 1, np.uint64)
+    sums[0] = 0
+    np.multiply(values, powers[: len(values)], out=sums[1:])
+    np.cumsum(sums, out=sums)
+    found = sums.take(ends)
+    found -= sums.take(begins)
+    found *= inverses.take(begins)
+    return found
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,19 +165,19 @@ def _words(text: str, shingle_words: int) -> _Words:
     if dropped.any():
         kept = np.flatnonzero(~dropped)
         codes, kinds = codes[kept], kinds[kept]
-    points = np.flatnonzero(kinds[1:-1] == _DECIMAL_POINT) + 1
-    kinds[points[(kinds[points - 1] == _NUMBER) & (kinds[points + 1] == _NUMBER)]] = _NUMBER
-    kinds[kinds == _DECIMAL_POINT] = _SEPARATOR
+    points = np.flatnonzero(kinds == _DECIMAL_POINT)
+    before, after = (kinds.take(points + step, mode="clip") == _NUMBER for step in (-1, 1))
+    kinds[points] = np.where(before & after, _NUMBER, _SEPARATOR)
 
     edge = np.ones(len(kinds) + 1, np.bool_)
     alone = kinds >= _IDEOGRAPH
     np.not_equal(kinds[1:], kinds[:-1], out=edge[1:-1])
     edge[:-1] |= alone
     edges = np.flatnonzero(edge)
-    is_word = kinds[edges[:-1]] != _SEPARATOR
-    begins, ends = edges[:-1][is_word], edges[1:][is_word]
+    words = np.flatnonzero(kinds.take(edges[:-1]))
+    begins, ends = edges.take(words), edges.take(words + 1)
     hashes = mix(_polynomials(table.values.take(codes), begins, ends, _LETTER_BASE) ^ np.uint64(_WORD_BASE))
-    spans = _spans(shingle_words)[kinds[begins]]
+    spans = _spans(shingle_words).take(kinds.take(begins))
     return _Words(begins if kept is None else kept[begins], hashes, spans)
 
 
