@@ -17,10 +17,10 @@ from loguru import logger
 
 from mmbert.data.documents import SUFFIX, TRAIN, Document, DocumentCounts, from_line, to_line, write_lines
 from mmbert.data.filters import ExactDeduplication, Quality, Repair, SplitLong, text_digest
-from mmbert.data.readers import Selection, to_document
-from mmbert.data.sources import make_reader
+from mmbert.data.readers import Selection, is_error, to_document
+from mmbert.data.sources import SourceReader, make_reader
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Curation, Source
+from mmbert.recipe.schema import Curation, Source, TokenizedSource
 
 COUNTS_FILE = "counts.json"
 DROPPED_FILE = f"dropped{SUFFIX}"
@@ -47,7 +47,11 @@ def curate(
     with tempfile.TemporaryDirectory(dir=out, prefix=".curation-") as temporary:
         record = Dropped(Path(temporary, "dropped.jsonl"))
         pipeline = [
-            *(make_reader(name, source, selection) for name, source in sources.items()),
+            *(
+                Read(make_reader(name, source), selection, record)
+                for name, source in sources.items()
+                if not isinstance(source, TokenizedSource)
+            ),
             Repair(),
             Quality(curation, record),
             SplitLong(curation.max_characters),
@@ -84,6 +88,28 @@ class Dropped:
         facts = document.metadata | {"split": split, "reason": reason}
         with self.path.open("ab") as stream:
             stream.write(to_line(Document(document.id, document.text, document.language, document.source, facts)))
+
+
+class Read(PipelineStep):
+    """One source's selected documents; what cannot be read goes to the dropped ones."""
+
+    type = "reader"
+    name = "source"
+
+    def __init__(self, reader: SourceReader, selection: Selection, dropped: Dropped) -> None:
+        super().__init__()
+        self.reader = reader
+        self.selection = selection
+        self.dropped = dropped
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Record]:  # noqa: ARG002
+        yield from data or ()
+        for unit in self.reader.units(self.selection):
+            for record in self.reader.read(unit, self.selection):
+                if is_error(record):
+                    self.dropped.add(record.metadata["split"], to_document(record), record.metadata["error"])
+                else:
+                    yield record
 
 
 class Spool(PipelineStep):

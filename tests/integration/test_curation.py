@@ -16,7 +16,7 @@ from mmbert.data.documents import HELD_OUT, TRAIN, Document, document_files, rea
 from mmbert.data.filters import Repair, letter_share, split_text
 from mmbert.data.readers import is_held_out, language_group
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Curation, EldSource, FilesSource, HubSource, Source, UdhrSource
+from mmbert.recipe.schema import Curation, EldSource, FilesSource, Source, UdhrSource
 
 DEMO: dict[str, Source] = {"eld": EldSource(kind="eld"), "udhr": UdhrSource(kind="udhr")}
 # A sixteenth of the languages keeps these tests short; the code is the same.
@@ -206,82 +206,6 @@ def test_source_code_keeps_its_white_space(tmp_path: Path) -> None:
     source = user_files(tmp_path / "mine", {"code/a.jsonl": json.dumps({"text": code})})
     curate({"mine": source}, Curation(), [], 0, tmp_path / "out")
     assert [d.text for split in (TRAIN, HELD_OUT) for d in read_all(tmp_path / "out", split)] == [code]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("deu_Latn/a.txt", sentence(1).encode() + b"\n\xff\xfe\n", r"deu_Latn/a\.txt, line 2: not UTF-8"),
-        ("deu_Latn/a.jsonl", '{"text": "x"}\n{"text"\n', r"deu_Latn/a\.jsonl, line 2: not JSON"),
-        ("deu_Latn/a.jsonl", '{"body": "x"}', r"line 1: no text in the field 'text'; set text_field"),
-        ("deu_Latn/a.txt.gz", gzip.compress(b"x" * 99)[:-9], r"a\.txt\.gz, after line \d: broken compression"),
-        (
-            "deu_Latn/a.txt.zst",
-            zstandard.compress(b"x\n" * 99)[:-5],
-            r"a\.txt\.zst, after line \d+: broken compression",
-        ),
-        ("deu_Latn/a.txt.zst", b"no zstd at all", r"a\.txt\.zst, after line 0: broken compression"),
-        ("german/a.txt", "x", r"unknown language 'german'; name the subfolder like deu_Latn"),
-        ("deu_Latn/a.pdf", "x", r"expected LANGUAGE/NAME\.txt or \.jsonl"),
-        ("deu_Latn/a.txt", "\n\n", r"source mine: no text below"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
-    source = user_files(tmp_path / "mine", {name: content})
-    with pytest.raises(UserError, match=message):
-        curate({"mine": source}, Curation(), [], 0, tmp_path / "out")
-    assert not (tmp_path / "out" / "counts.json").exists()
-
-
-def test_no_files_at_all_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="source mine: no text below"):
-        curate({"mine": user_files(tmp_path / "mine", {})}, Curation(), [], 0, tmp_path / "out")
-
-
-def test_missing_or_broken_declarations_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source: dict[str, Source] = {"udhr": UdhrSource(kind="udhr")}
-    monkeypatch.setenv("MMBERT_UDHR", str(tmp_path))
-    with pytest.raises(UserError, match="MMBERT_UDHR must name"):
-        curate(source, Curation(), [], 0, tmp_path / "out")
-    (tmp_path / "declaration").mkdir()
-    with pytest.raises(UserError, match="holds no declarations"):
-        curate(source, Curation(), [], 0, tmp_path / "out")
-    (tmp_path / "declaration" / "deu.html").write_bytes(b'<html data-iso6393="deu">\n<p>Pr\xe4ambel</p></html>')
-    with pytest.raises(UserError, match=r"deu\.html, line 2: not UTF-8"):
-        curate(source, Curation(), [], 0, tmp_path / "out")
-
-
-@pytest.fixture
-def hub_data_set(tmp_path: Path) -> Path:
-    """A data set with a subset a language, as the hub has them, in a local folder."""
-    folder = tmp_path / "data-set"
-    configs = []
-    for code in ("web_deu_Latn", "web_fao_Latn", "web_unknown"):
-        (folder / code).mkdir(parents=True)
-        rows = [{"text": sentence(n) + code, "id": f"r{n}", "url": "https://example.org", "score": 1} for n in range(5)]
-        (folder / code / "train.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-        configs.append(f"- config_name: {code}\n  data_files: {code}/*.jsonl")
-    (folder / "README.md").write_text("---\nconfigs:\n" + "\n".join(configs) + "\n---\n")
-    return folder
-
-
-def test_a_hub_data_set_is_read_a_subset_a_language(hub_data_set: Path, tmp_path: Path) -> None:
-    source = HubSource(kind="huggingface", dataset=str(hub_data_set), subset="web_{language}", held_out_share=0.3)
-    counts = curate({"web": source}, Curation(), ["fao_Latn"], 0, tmp_path / "out")
-    assert list(counts["web"]) == ["deu_Latn"]
-    documents = [d for split in (TRAIN, HELD_OUT) for d in read_all(tmp_path / "out", split)]
-    assert sorted(d.id for d in documents) == [f"web/deu_Latn/r{n}" for n in range(5)]
-    assert documents[0].metadata == {"url": "https://example.org"}
-
-
-def test_a_hub_data_set_that_cannot_be_read_is_named(hub_data_set: Path, tmp_path: Path) -> None:
-    source = HubSource(kind="huggingface", dataset=str(hub_data_set), subset="web_deu_Latn", language="deu_Latn")
-    with pytest.raises(UserError, match="no text in the field 'body'; its fields are id, score, text, url"):
-        curate({"web": source.model_copy(update={"text_field": "body"})}, Curation(), [], 0, tmp_path / "out")
-    with pytest.raises(UserError, match=r"source web: the data set .* cannot be read"):
-        curate({"web": source.model_copy(update={"split": "test"})}, Curation(), [], 0, tmp_path / "out")
-    with pytest.raises(UserError, match="its language is not known"):
-        curate({"web": source.model_copy(update={"language": None})}, Curation(), [], 0, tmp_path / "out")
 
 
 def test_documents_survive_the_round_trip_and_damage_is_named(tmp_path: Path) -> None:
