@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import string
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -12,6 +14,7 @@ from components.contract import Component, check_arguments
 from mmbert import artifacts, storage
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text
+from mmbert.recipe.pins import pin_revisions, unpinned
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -40,10 +43,9 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
     for parameter in item.parameters:
         value = checked[parameter.name]
         if parameter.name == "recipe" and parameter.kinds:
-            recipe = read_recipe(value)
-            parameters["recipe"] = {
-                key: _at(recipe.model_dump(mode="json"), key) for key in _keys(item, recipe, checked)
-            }
+            keys = _keys(item, read_recipe(value), checked)
+            recipe = _as_read(read_recipe(value), keys).model_dump(mode="json")
+            parameters["recipe"] = {key: _at(recipe, key) for key in keys}
         elif parameter.kinds:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
@@ -52,7 +54,11 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
             parameters[parameter.name] = value
     if "recipe" not in inputs and "recipe" not in parameters:
         # A preset or a file can change under its name: what counts is what it says.
-        parameters["recipe"] = artifacts.digest_json(recipe_of(checked).model_dump(mode="json"))
+        made = recipe_of(checked)
+        parameters["recipe"] = artifacts.digest_json(made.model_dump(mode="json"))
+        if unpinned(made):
+            # Which commits these are is asked once a workflow run; alone, the component is a run of its own.
+            parameters["run"] = os.environ.get("MMBERT_WORKFLOW_RUN", uuid.uuid4().hex)
     if "sources" in parameters["recipe"]:
         parameters["files"] = _files_state(parameters["recipe"]["sources"])
     digests = {name: [entry["digest"] for entry in entries] for name, entries in inputs.items()}
@@ -82,7 +88,16 @@ def declared_recipe(item: Component, recipe: Recipe, arguments: Mapping[str, Any
 
     So that a result can never depend on something that its fingerprint does not cover.
     """
-    return cast(Recipe, _View(recipe, "", _keys(item, recipe, arguments), item.name))
+    keys = _keys(item, recipe, arguments)
+    return cast(Recipe, _View(_as_read(recipe, keys), "", keys, item.name))
+
+
+def _as_read(recipe: Recipe, keys: list[str]) -> Recipe:
+    """The recipe with commits for the branches of its sources, where these are read.
+
+    Nothing is asked for the recipe of a workflow: the component that made it has pinned it.
+    """
+    return pin_revisions(recipe) if "sources" in keys else recipe
 
 
 class _View:

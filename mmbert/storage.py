@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from mmbert.errors import InfrastructureError, UserError
 
@@ -22,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _S3_ATTEMPTS = 5
+_S3_RANGE_BYTES = 2**23
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
 
@@ -214,14 +216,82 @@ def list_files(uri: str) -> list[str]:
 
 @_said_plainly
 def list_versions(uri: str) -> list[list[str]]:
-    """[path, version] of all files below a prefix, sorted; a version changes whenever a file is written anew."""
+    """[path, version] of all files below a prefix, sorted; a version changes whenever a file is written anew.
+
+    A file stands for itself, with its name as path.
+    """
     if is_s3(uri):
         bucket, key = split_s3(uri)
         prefix = key.rstrip("/") + "/" if key else ""
         pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted([i["Key"][len(prefix) :], i["ETag"]] for page in pages for i in page.get("Contents", []))
-    found = [(path, (Path(uri) / path).stat()) for path in list_files(uri)]
-    return [[path, f"{state.st_size}-{state.st_mtime_ns}"] for path, state in found]
+        found = sorted([i["Key"][len(prefix) :], i["ETag"]] for page in pages for i in page.get("Contents", []))
+        if not found and key and exists(uri):
+            return [[key.rpartition("/")[2], s3_client().head_object(Bucket=bucket, Key=key)["ETag"]]]
+        return found
+    paths = {path: Path(uri, path) for path in list_files(uri)} or {p.name: p for p in [Path(uri)] if p.is_file()}
+    states = {path: place.stat() for path, place in paths.items()}
+    return [[path, f"{state.st_size}-{state.st_mtime_ns}"] for path, state in states.items()]
+
+
+@_said_plainly
+def open_read(uri: str) -> BinaryIO:
+    """A file for reading and seeking; one in S3 is read in ranges, never downloaded whole.
+
+    Raises MissingFileError, InfrastructureError, and the latter when an object changes while it is read.
+    """
+    if not is_s3(uri):
+        return Path(uri).open("rb")
+    bucket, key = split_s3(uri)
+    head = s3_client().head_object(Bucket=bucket, Key=key)
+    return cast(BinaryIO, io.BufferedReader(_S3Object(uri, head["ContentLength"], head["ETag"]), _S3_RANGE_BYTES))
+
+
+class _S3Object(io.RawIOBase):
+    def __init__(self, uri: str, size: int, etag: str) -> None:
+        self._uri, self._size, self._etag = uri, size, etag
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self._size - self._position)
+        if length <= 0:
+            return 0
+        data = _read_range(self._uri, self._etag, self._position, length)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+@_said_plainly
+def _read_range(uri: str, etag: str, start: int, length: int) -> bytes:
+    bucket, key = split_s3(uri)
+    span = f"bytes={start}-{start + length - 1}"
+    for attempt in range(1, _S3_ATTEMPTS + 1):
+        answer = s3_client().get_object(Bucket=bucket, Key=key, Range=span)
+        if answer["ETag"] != etag:
+            raise InfrastructureError(f"{uri}: the object changed while it was read; run it again")
+        try:
+            data: bytes = answer["Body"].read()
+        except Exception:
+            # botocore repeats a request, but not the reading of its answer.
+            if attempt == _S3_ATTEMPTS:
+                raise
+            continue
+        return data
+    raise AssertionError("unreachable")
 
 
 @_said_plainly

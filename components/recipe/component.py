@@ -6,6 +6,7 @@ from components.contract import component
 from components.planning import RECIPE_FILE
 from components.runtime import Work
 from mmbert.recipe import load_recipe, recipe_to_yaml
+from mmbert.recipe.pins import pin_revisions
 
 
 @component(produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants"))
@@ -16,10 +17,13 @@ def recipe(
 ) -> None:
     """Check a recipe with its overrides and write it out whole.
 
-    The output `recipe.yaml` holds every key, defaults included. The lists `groups` (of languages, for curation) and
+    The output `recipe.yaml` holds every key, defaults included, and for each data set on the hub the commit that its
+    branch or tag stands for now: a workflow run reads one state of it.
+
+    The lists `groups` (of languages, for curation) and
     `variants` (of the decay phase) are what the workflow fans out over.
     """
-    checked = load_recipe(preset, overrides)
+    checked = pin_revisions(load_recipe(preset, overrides))
     work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(checked).encode())
     work.output.outputs["groups"] = [str(group) for group in range(checked.curation.groups)]
     work.output.outputs["variants"] = list(checked.phases.decay.variants)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import functools
 from dataclasses import dataclass
 from importlib import resources
@@ -42,6 +43,20 @@ def language_table() -> dict[str, Language]:
 
 def known_languages() -> frozenset[str]:
     return frozenset(language_table())
+
+
+def language_problem(code: str) -> str:
+    """What is wrong with a language code, and which one is probably meant; empty for a known one."""
+    table = language_table()
+    if code in table:
+        return ""
+    language, _, script = code.partition("_")
+    scripts = [known for known in table if known.partition("_")[0] == language]
+    if scripts and script:
+        return f"language '{code}' has another script than is known for it; the table has {' and '.join(scripts)}"
+    near = scripts or difflib.get_close_matches(code, table, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown language '{code}'; write it like deu_Latn (ISO 639-3 and script){hint}"
 
 
 def language_name(code: str) -> str:

@@ -200,17 +200,6 @@ def test_source_code_keeps_its_white_space(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("deu_Latn/a.txt", sentence(1).encode() + b"\n\xff\xfe\n", r"deu_Latn/a\.txt, line 2: not UTF-8"),
-        ("deu_Latn/a.jsonl", '{"text": "x"}\n{"text"\n', r"deu_Latn/a\.jsonl, line 2: not JSON"),
-        ("deu_Latn/a.jsonl", '{"body": "x"}', r"line 1: no text in the field 'text'; set text_field"),
-        ("deu_Latn/a.txt.gz", gzip.compress(b"x" * 99)[:-9], r"a\.txt\.gz, after line \d: broken compression"),
-        (
-            "deu_Latn/a.txt.zst",
-            zstandard.compress(b"x\n" * 99)[:-5],
-            r"a\.txt\.zst, after line \d+: broken compression",
-        ),
-        ("deu_Latn/a.txt.zst", b"no zstd at all", r"a\.txt\.zst, after line 0: broken compression"),
-        ("german/a.txt", "x", r"unknown language 'german'; name the subfolder like deu_Latn"),
-        ("deu_Latn/a.pdf", "x", r"expected LANGUAGE/NAME\.txt or \.jsonl"),
         ("deu_Latn/a.txt", "\n\n", r"source mine: no text in deu_Latn/a\.txt"),
     ],
 )
@@ -219,11 +208,6 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes 
     with pytest.raises(UserError, match=message):
         curate({"mine": source}, Curation(), [], 0, tmp_path / "out")
     assert not (tmp_path / "out" / "counts.json").exists()
-
-
-def test_no_files_at_all_is_the_users_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="source mine: no text below"):
-        curate({"mine": user_files(tmp_path / "mine", {})}, Curation(), [], 0, tmp_path / "out")
 
 
 def test_missing_or_broken_declarations_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

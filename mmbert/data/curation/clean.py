@@ -17,7 +17,7 @@ from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Spool, parts_of
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import Document, to_line
-from mmbert.data.readers import Selection, error_of, to_document
+from mmbert.data.readers import Selection, to_document
 from mmbert.data.sources import SourceReader, Unit, make_reader
 from mmbert.data.steps import CLEANING_VERSION, SplitLong, cleaning_steps, language_settings
 from mmbert.recipe.schema import Curation, Source
@@ -71,7 +71,7 @@ def steps(
 ) -> list[PipelineStep]:
     """The pipeline that does one `CleanJob` a task."""
     dropped = Dropped()
-    readers = {name: make_reader(name, source) for name, source in sources.items()}
+    readers = {name: make_reader(name, source, curation.max_characters) for name, source in sources.items()}
     return [
         _Read(jobs, readers, selection),
         _Unreadable(dropped),
@@ -164,7 +164,7 @@ class _Unreadable(BaseFilter):  # type: ignore[misc]
     name = "unreadable"
 
     def filter(self, doc: Record) -> bool | tuple[bool, str]:
-        reason = error_of(doc)
+        reason = doc.metadata.get("error")
         return (False, reason) if reason else True
 
 

@@ -1,0 +1,88 @@
+"""Data sets that are tokenized already: token ids straight from MDS shards on the hub, without curation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from mmbert import hub
+from mmbert.data.readers import Selection
+from mmbert.data.sources import mds
+from mmbert.data.sources.hub_files import find_files
+from mmbert.data.sources.reader import Unit, UnreadableError
+from mmbert.errors import UserError
+from mmbert.recipe.schema import Model, TokenizedSource
+
+Tokens = npt.NDArray[np.uint32]
+
+
+class TokenizedReader:
+    """Rows of token ids, a document (or a part of one) a row. A unit is a folder of shards with its index.json."""
+
+    def __init__(self, name: str, settings: TokenizedSource, model: Model) -> None:
+        self.name = name
+        self.settings = settings
+        self.model = model
+
+    def units(self, selection: Selection) -> list[Unit]:
+        """As SourceReader.units; `name` is the path of an index.json."""
+        settings = self.settings
+        if settings.language is not None and settings.language not in selection:
+            return []
+        commit = self._commit()
+        pattern = (f"{settings.path.rstrip('/')}/index.json",)
+        with hub.explained(self.name, settings.dataset, settings.revision):
+            files = find_files(settings.dataset, commit, pattern, settings.language_codes, selection)
+            everything = Selection(1, 0, frozenset())
+            if not files and not find_files(settings.dataset, commit, pattern, settings.language_codes, everything):
+                raise UserError(
+                    f"source {self.name}: the data set {settings.dataset} has no index.json of MDS shards at "
+                    f"{settings.path} for any known language; check path and language_codes"
+                )
+        # An index above others merges them: its shards would be read twice.
+        folders = {file.path.rpartition("/")[0] for file in files}
+        merged = {parent for folder in folders for parent in folders if folder.startswith(f"{parent}/")}
+        return [
+            Unit(file.path, (str(settings.language or file.language),), file.version)
+            for file in files
+            if file.path.rpartition("/")[0] not in merged
+        ]
+
+    def read_tokens(self, unit: Unit) -> Iterator[tuple[str, Tokens]]:
+        """(language, token ids, shape (length,)) of each row, in order, without the bos and eos that it may have.
+
+        Raises UserError, with shard and row, for ids outside of the vocabulary, a column that is missing, and shards
+        that cannot be read; InfrastructureError where the hub cannot be reached.
+        """
+        settings = self.settings
+        (language,) = unit.languages or ()
+        place = f"source {self.name}: {settings.dataset}"
+        with hub.explained(self.name, settings.dataset, settings.revision):
+            try:
+                for path, number, sample in mds.read_samples(settings.dataset, self._commit(), unit.name):
+                    if settings.tokens_field not in sample:
+                        raise UserError(
+                            f"{place}/{path}: no column '{settings.tokens_field}'; it has {', '.join(sorted(sample))}"
+                        )
+                    yield language, self._checked(f"{place}/{path}, row {number}", sample[settings.tokens_field])
+            except UnreadableError as problem:
+                raise UserError(f"{place}/{unit.name}: {problem}") from problem
+
+    def _commit(self) -> str:
+        return hub.resolve_commit(self.name, self.settings.dataset, self.settings.revision)
+
+    def _checked(self, where: str, tokens: object) -> Tokens:
+        ids = np.asarray(tokens).reshape(-1)
+        if ids.dtype.kind not in "iu" or (
+            ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self.model.vocab_size
+        ):
+            shown = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iu" and ids.size else str(ids.dtype)
+            raise UserError(
+                f"{where}: its token ids are {shown}, the vocabulary has {self.model.vocab_size} pieces; "
+                "was it made with another tokenizer?"
+            )
+        begin = int(ids.size > 0 and int(ids[0]) == self.model.bos_token_id)
+        end = len(ids) - int(ids.size > begin and int(ids[-1]) == self.model.eos_token_id)
+        return ids[begin:end].astype(np.uint32)
