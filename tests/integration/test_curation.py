@@ -87,8 +87,10 @@ def test_the_same_sources_give_the_same_bytes(demo: tuple[Path, dict[str, Any]],
 def test_groups_share_out_the_languages(tmp_path: Path) -> None:
     codes = ["deu_Latn", "fra_Latn", "fao_Latn", "tha_Thai", "hin_Deva", "kor_Hang"]
     source = user_files(tmp_path / "mine", {f"{code}/a.txt": sentence(1) for code in codes})
-    found = [sorted(curate({"mine": source}, Curation(groups=3), [], group, tmp_path / str(group)).counts.get("mine", {}))
-             for group in range(3)]  # fmt: skip
+    found = [
+        sorted(curate({"mine": source}, Curation(groups=3), [], group, tmp_path / str(group)).counts.get("mine", {}))
+        for group in range(3)
+    ]
     assert sorted(code for group in found for code in group) == sorted(codes)
     assert len([group for group in found if group]) > 1
     with pytest.raises(UserError, match="group 3 does not exist"):
