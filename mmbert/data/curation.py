@@ -16,9 +16,10 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from mmbert.data.documents import SUFFIX, TRAIN, Document, DocumentCounts, from_line, to_line, write_lines
-from mmbert.data.filters import ExactDeduplication, Quality, Repair, SplitLong, text_digest
+from mmbert.data.filters import ExactDeduplication, text_digest
 from mmbert.data.readers import Selection, to_document
 from mmbert.data.sources import make_reader
+from mmbert.data.steps.cleaning import cleaning_steps
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, Source
 
@@ -48,9 +49,7 @@ def curate(
         record = Dropped(Path(temporary, "dropped.jsonl"))
         pipeline = [
             *(make_reader(name, source, selection) for name, source in sources.items()),
-            Repair(),
-            Quality(curation, record),
-            SplitLong(curation.max_characters),
+            *cleaning_steps(curation, record),
             ExactDeduplication(curation.exact_deduplication, record),
             Spool(Path(temporary, "spool")),
         ]
