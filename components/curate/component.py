@@ -14,8 +14,9 @@ from mmbert.errors import UserError
     version=2,
     image="data",
     resources="data",
-    reads=("sources", "curation", "reserved_languages"),
-)
+    reads=("sources", "curation", "reserved_languages", "seed", "evaluation.intent_languages",
+           "evaluation.intent_sentences"),
+)  # fmt: skip
 def curate(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
@@ -30,14 +31,17 @@ def curate(
     """
     from mmbert.data.curation import Executor, WorkStore
     from mmbert.data.curation import curate as curate_documents
+    from mmbert.evaluation.suites.texts import evaluation_texts
 
     if not group.isdigit():
         raise UserError(f"--group '{group}' is not a number from 0")
-    settings = work.recipe
+    settings, decontamination = work.recipe, work.recipe.curation.decontamination
+    suites = decontamination.suites if decontamination else ()
     store = WorkStore(work.kept("curation"))
     curated = curate_documents(
         settings.sources, settings.curation, settings.reserved_languages, int(group), store,
         Executor.from_environment(profiles.own_threads()),
+        evaluation_texts(suites, settings.evaluation, settings.seed),
     )  # fmt: skip
     for warning in curated.warnings:
         print(f"warning: {warning}")

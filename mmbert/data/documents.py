@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import zstandard
 
@@ -91,7 +91,13 @@ def read_documents(path: Path) -> Iterator[Document]:
         raise UserError(f"{path}, after line {number}: not a file of documents: {error}") from error
 
 
-def zstd_lines(stream: IO[bytes]) -> Iterator[bytes]:
+class Readable(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+def zstd_lines(stream: Readable) -> Iterator[bytes]:
     """Lines, without their ends, of a stream of zstd frames.
 
     Raises ZstdError where it is broken or truncated; zstandard's own reader takes a truncated frame for a short one.

@@ -27,7 +27,9 @@ def _patterns() -> tuple[tuple[str, regex.Pattern[str]], ...]:
 
 @functools.cache
 def script_of_letter(letter: str) -> str | None:
-    """ISO 15924 code of one letter; None for letters of no script in `SCRIPTS`."""
+    """ISO 15924 code of one letter; None for other characters and letters of no script in `SCRIPTS`."""
+    if unicodedata.category(letter)[0] != "L":
+        return None
     return next((code for code, pattern in _patterns() if pattern.match(letter)), None)
 
 
@@ -38,7 +40,7 @@ def script_of(text: str) -> str | None:
     """
     counts: Counter[str] = Counter()
     for letter, n in Counter(text).items():
-        code = script_of_letter(letter) if unicodedata.category(letter)[0] == "L" else None
+        code = script_of_letter(letter)
         if code:
             counts[_UNIFIED.get(code, code)] += n
     if not counts:

@@ -18,8 +18,10 @@ from mmbert.data.curation.parts import Part, Spool, parts_of
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import Document, to_line
 from mmbert.data.readers import Selection, to_document
+from mmbert.data.scripts import script_of
 from mmbert.data.sources import SourceReader, Unit, make_reader
-from mmbert.data.steps import CLEANING_VERSION, SplitLong, cleaning_steps, language_settings
+from mmbert.data.steps.cleaning import VERSION as STEPS_VERSION
+from mmbert.data.steps.cleaning import cleaning_steps, language_settings
 from mmbert.recipe.schema import Curation, Source
 
 STAGE = "clean"
@@ -75,7 +77,6 @@ def steps(
     return [
         _Read(jobs, readers, selection),
         _Unreadable(dropped),
-        SplitLong(curation.max_characters),
         *cleaning_steps(curation, dropped),
         _Commit(jobs, dropped, curation.keep_dropped, store),
     ]
@@ -86,22 +87,16 @@ def _fingerprint(name: str, source: Source, unit: Unit, curation: Curation, sele
     part: Any = None
     if unit.languages is None or len(unit.languages) > 1:
         part = [selection.groups, selection.group, sorted(selection.reserved)]
-    languages = None if unit.languages is None else [code for code in unit.languages if code in selection]
-    settings = (
-        curation.model_dump(mode="json", include=set(CLEANING_KEYS))
-        if languages is None
-        else {code: language_settings(curation, code) for code in languages}
-    )
-    own = source.model_dump(mode="json")
-    common = [curation.max_characters, curation.keep_dropped]
-    return fingerprint(STAGE, _VERSION, CLEANING_VERSION, name, own, [unit.name, unit.version], part, common, settings)
+    if unit.languages is None:
+        settings: Any = [STEPS_VERSION, curation.model_dump(mode="json", exclude=_LATER_KEYS)]
+    else:
+        settings = {code: language_settings(curation, code) for code in unit.languages if code in selection}
+    own = [name, source.model_dump(mode="json"), unit.name, unit.version]
+    return fingerprint(STAGE, _VERSION, own, part, curation.keep_dropped, settings)
 
 
-CLEANING_KEYS = (
-    "min_characters", "min_letter_share", "max_repeated_line_share", "language_identification", "quality",
-    "personal_data", "quality_classifier",
-)  # fmt: skip
-"""The keys of `curation` that the cleaning steps read."""
+_LATER_KEYS = {"groups", "exact_deduplication", "near_duplicates", "decontamination", "required_languages"}
+"""Keys of `curation` that later stages read."""
 
 
 class Dropped:
@@ -126,7 +121,7 @@ class Dropped:
         document, split, reason = to_document(record), record.metadata["split"], record.metadata["filter_reason"]
         self.reasons.add(document.language, split, reason)
         self.samples.add(document.language, reason, document.id, document.text)
-        note_labels(self.labels, record)
+        note_labels(self.labels, record, reason)
         if self._spool is not None:
             self._spool.add(split, document.language, dropped_line(document, split, reason))
 
@@ -137,15 +132,17 @@ def dropped_line(document: Document, split: str, reason: str) -> bytes:
     return to_line(Document(document.id, document.text, document.language, document.source, facts))
 
 
-def note_labels(labels: Tally, record: Record) -> None:
-    """Count what language identification and the script check found."""
+def note_labels(labels: Tally, record: Record, reason: str = "") -> None:
+    """Count the language that was identified, and the script that was found in place of the language's own."""
     language = record.metadata["language"]
-    for key in ("identified", "script"):
-        if (label := record.metadata.get(key)) is not None:
-            labels.add(language, key, label)
+    if (identified := record.metadata["facts"].get("identified")) is not None:
+        labels.add(language, "identified", identified)
+    script = script_of(record.text) if reason == "wrong_script" else language.partition("_")[2]
+    if script:
+        labels.add(language, "script", script)
 
 
-class _Read(PipelineStep):  # type: ignore[misc]
+class _Read(PipelineStep):
     type = "reader"
     name = "unit"
 
@@ -158,7 +155,7 @@ class _Read(PipelineStep):  # type: ignore[misc]
         yield from self.readers[job.source].read(job.unit, self.selection)
 
 
-class _Unreadable(BaseFilter):  # type: ignore[misc]
+class _Unreadable(BaseFilter):
     """Drops what the reader could not read; it comes as a record that carries the reason."""
 
     name = "unreadable"
@@ -168,7 +165,7 @@ class _Unreadable(BaseFilter):  # type: ignore[misc]
         return (False, reason) if reason else True
 
 
-class _Commit(PipelineStep):  # type: ignore[misc]
+class _Commit(PipelineStep):
     type = "writer"
     name = "commit"
 

@@ -13,18 +13,19 @@ from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.reading import ReadCleaned, UnitJob
 from mmbert.data.curation.work import WorkStore, fingerprint
 from mmbert.data.documents import TRAIN
-from mmbert.data.steps import ContaminationIndex, Decontamination
+from mmbert.data.steps.decontamination import ContaminationIndex, Decontamination
 
 STAGE = "contamination"
 REASON = "contaminated"
 _VERSION = 1
 
-Marks = Mapping[str, Sequence[int]]
-"""Positions of contaminated training documents by language."""
+Marks = Mapping[str, Sequence[tuple[int, str]]]
+"""Contaminated training documents by language: their positions, and the tasks whose text they hold."""
 
 
 def plan(units: Sequence[Cleaned], index: ContaminationIndex) -> list[UnitJob]:
-    return [UnitJob(unit, fingerprint(STAGE, _VERSION, unit.documents.sha256, index.digest)) for unit in units]
+    digest = index.digest()
+    return [UnitJob(unit, fingerprint(STAGE, _VERSION, unit.documents.sha256, digest)) for unit in units]
 
 
 def steps(jobs: Jobs, index: ContaminationIndex, store: WorkStore) -> list[PipelineStep]:
@@ -37,7 +38,7 @@ class _Marks:
     """Takes what the filter drops and keeps its place only."""
 
     def __init__(self) -> None:
-        self.positions: dict[str, list[int]] = {}
+        self.found: dict[str, list[tuple[int, str]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -46,10 +47,11 @@ class _Marks:
         pass
 
     def write(self, record: Record, rank: int = 0) -> None:  # noqa: ARG002
-        self.positions.setdefault(record.metadata["language"], []).append(record.metadata["position"])
+        mark = record.metadata["position"], record.metadata["facts"]["contaminated_by"]
+        self.found.setdefault(record.metadata["language"], []).append(mark)
 
 
-class _Commit(PipelineStep):  # type: ignore[misc]
+class _Commit(PipelineStep):
     type = "writer"
     name = "marks"
 
@@ -60,4 +62,4 @@ class _Commit(PipelineStep):  # type: ignore[misc]
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
         for _ in data:
             pass
-        self.store.commit(STAGE, self.jobs[rank].fingerprint, {}, {"marks": self.marks.positions})
+        self.store.commit(STAGE, self.jobs[rank].fingerprint, {}, {"marks": self.marks.found})

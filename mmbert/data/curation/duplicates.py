@@ -99,14 +99,14 @@ def plan(
         source, name = unit.job.source, unit.job.unit.name
         on_error = getattr(sources[source], "on_error", "stop")
         for part in unit.parts:
-            found = LanguagePart(number, name, source, on_error, unit.documents, part, parts[part.place])
-            by_language.setdefault(part.language, []).append(found)
+            listed = LanguagePart(number, name, source, on_error, unit.documents, part, parts[part.place])
+            by_language.setdefault(part.language, []).append(listed)
     bands = 0 if curation.near_duplicates is None else curation.near_duplicates.num_bands
     jobs = []
     for language, found in sorted(by_language.items()):
         ordered = tuple(sorted(found, key=lambda part: (not part.is_held_out, part.number)))
-        listed = [[part.is_held_out, part.source, part.on_error, part.signed.digest] for part in ordered]
-        name = fingerprint(STAGE, _VERSION, language, curation.exact_deduplication, bands, listed)
+        identity = [[part.is_held_out, part.source, part.on_error, part.signed.digest] for part in ordered]
+        name = fingerprint(STAGE, _VERSION, language, curation.exact_deduplication, bands, identity)
         jobs.append(LanguageJob(language, ordered, bands, curation.exact_deduplication, name))
     return jobs
 
@@ -144,7 +144,7 @@ class Drops:
         return data[:n], data[n:]
 
 
-class FindPairs(PipelineStep):  # type: ignore[misc]
+class FindPairs(PipelineStep):
     """Does one `PairsJob` a task."""
 
     type = "dedup"
@@ -163,7 +163,7 @@ class FindPairs(PipelineStep):  # type: ignore[misc]
             self.store.commit(PAIRS_STAGE, job.fingerprint, {PAIRS_FILE: path}, {"pairs": len(pairs)})
 
 
-class FindDuplicates(PipelineStep):  # type: ignore[misc]
+class FindDuplicates(PipelineStep):
     """Does several `LanguageJob`s a task: a language alone may take less time than a task costs."""
 
     type = "dedup"
@@ -181,7 +181,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
             blocks, counts, digests = [], [], []
             for begin, end in itertools.pairwise(borders.tolist()):
                 positions = np.flatnonzero(reasons[begin:end] >= 0)
-                block = np.stack([positions, reasons[begin:end][positions]]).astype("<i8")
+                block = np.stack([positions, reasons[begin:end][positions]]).astype("<i8").tobytes()
                 blocks.append(block)
                 counts.append(len(positions))
                 digests.append(hashlib.sha256(block).hexdigest())
@@ -189,7 +189,7 @@ class FindDuplicates(PipelineStep):  # type: ignore[misc]
             with tempfile.TemporaryDirectory(prefix="mmbert-duplicates-") as folder:
                 if sum(counts):
                     files[FILE] = Path(folder, FILE)
-                    files[FILE].write_bytes(b"".join(block.tobytes() for block in blocks))
+                    files[FILE].write_bytes(b"".join(blocks))
                 self.store.commit(STAGE, job.fingerprint, files, {"counts": counts, "digests": digests})
 
     def _reasons(self, job: LanguageJob) -> Indices:

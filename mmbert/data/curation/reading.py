@@ -25,7 +25,7 @@ class UnitJob:
     fingerprint: str
 
 
-class ReadCleaned(PipelineStep):  # type: ignore[misc]
+class ReadCleaned(PipelineStep):
     """Reads the `unit` of each task's job: part after part, each document with its `position` within its part."""
 
     type = "reader"

@@ -69,7 +69,7 @@ def steps(jobs: Jobs, settings: MinHashSettings | None, store: WorkStore) -> lis
     return [ReadCleaned(jobs, store, SPLITS), _Sign(jobs, settings, store)]
 
 
-class _Sign(PipelineStep):  # type: ignore[misc]
+class _Sign(PipelineStep):
     type = "dedup"
     name = "signatures"
 
@@ -135,8 +135,8 @@ def _write(path: Path, blocks: dict[Place, list[Hashes]]) -> list[list[Any]]:
     parts: list[list[Any]] = []
     with path.open("wb") as stream:
         for place in sorted(blocks):
-            data = np.concatenate(blocks.pop(place), axis=1).astype("<u8", order="C")
-            digest = hashlib.sha256(data).hexdigest()
-            parts.append([*place, stream.tell(), data.shape[1], digest])
+            matrix = np.concatenate(blocks.pop(place), axis=1)
+            data = matrix.astype("<u8").tobytes()
+            parts.append([*place, stream.tell(), matrix.shape[1], hashlib.sha256(data).hexdigest()])
             stream.write(data)
     return parts

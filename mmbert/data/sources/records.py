@@ -10,11 +10,11 @@ from typing import Any
 from datatrove.data import Document as Record
 
 from mmbert.data.documents import Document
-from mmbert.data.filters import split_text
 from mmbert.data.readers import Selection, is_held_out, to_error_record, to_record
 from mmbert.data.sources.long_json import LongText
 from mmbert.data.sources.reader import Unit, UnreadableError
 from mmbert.data.sources.rows import Columns, Row, value_at
+from mmbert.data.steps.repair import split_text
 from mmbert.errors import UserError
 from mmbert.recipe.languages import language_problem
 from mmbert.recipe.schema import FilesSource, HubSource

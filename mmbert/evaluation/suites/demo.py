@@ -28,7 +28,7 @@ from mmbert.evaluation.masked_bits_per_byte import (
 from mmbert.evaluation.probe import linear_probe
 from mmbert.evaluation.scores import Score, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
-from mmbert.evaluation.suites.intents import LANGUAGES, IntentSentence, intent_sentences
+from mmbert.evaluation.suites.intents import IntentSentence, suite_sentences
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe.schema import Evaluation
@@ -173,15 +173,14 @@ def _language_identification(run: _Run, sentences: Mapping[str, Sequence[Documen
 
 
 def _intents(run: _Run) -> list[Score]:
-    languages = list(LANGUAGES)[: run.settings.intent_languages]
-    sentences = {code: intent_sentences(code, run.settings.intent_sentences, run.seed) for code in languages}
+    sentences = suite_sentences(run.settings, run.seed)
     embedded = run.embed([s.text for rows in sentences.values() for s in rows])
     predictions, start = [], 0
     for code, rows in sentences.items():
         predictions.append(_probe_intents(code, rows, embedded[start : start + len(rows)]))
         start += len(rows)
     samples = run.settings.bootstrap_samples
-    settings = {"languages": len(languages), "sentences": run.settings.intent_sentences, "split": "by template"}
+    settings = {"languages": len(sentences), "sentences": run.settings.intent_sentences, "split": "by template"}
     scores = []
     groups: list[tuple[str | None, list[intent_scores.Predictions]]] = [(None, predictions)]
     groups += [(p.language, [p]) for p in predictions]

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from mmbert.errors import UserError
+from mmbert.recipe.schema import Evaluation
 
 LANGUAGES = {
     "eng_Latn": "en",
@@ -51,6 +52,12 @@ class IntentSentence:
     intent: str
     template: str
     train: bool
+
+
+def suite_sentences(settings: Evaluation, seed: int) -> dict[str, tuple[IntentSentence, ...]]:
+    """The sentences of each language that the suite evaluates on."""
+    languages = list(LANGUAGES)[: settings.intent_languages]
+    return {code: intent_sentences(code, settings.intent_sentences, seed) for code in languages}
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Steps of curation, as datatrove steps: what cleans text between a source's reader and deduplication."""
