@@ -26,6 +26,9 @@ from mmbert import storage
 from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
+# In every process that a task is sent to: what is worth telling, the stages tell themselves.
+logger.disable("datatrove")
+
 EXECUTORS = ("local", "ray")
 _PASSED_ON = ("AWS_", "S3_", "HF_", "MMBERT_")
 """Beginnings of the variables by which a cluster's processes find the stores that this one uses."""
@@ -79,7 +82,6 @@ class Executor:
         `steps` makes the pipeline. Raises what a task raises, in whatever process.
         """
         attempt = uuid.uuid4().hex[:12]
-        logger.disable("datatrove")
         with self._logs(store, attempt) as logs, Jobs.written(store, attempt, jobs) as listed:
             *first, last = steps(listed)
             pipeline = [*first, _Guarded(last, store, attempt)]
