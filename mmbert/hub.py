@@ -30,8 +30,8 @@ def is_local(dataset: str) -> bool:
 def resolve_commit(source: str, dataset: str, revision: str) -> str:
     """The commit that a branch or tag stands for, asked once a process, so that a run reads one state.
 
-    A commit is returned as it is, without asking; for a data set in a local folder the revision is. `source` is named in
-    messages. Raises UserError or InfrastructureError.
+    A commit is returned as it is, without asking; for a data set in a local folder the revision is. `source` is named
+    in messages. Raises UserError or InfrastructureError.
     """
     if is_commit(revision) or is_local(dataset):
         return revision
