@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from components.contract import Component, check_arguments
-from mmbert import artifacts, storage
+from mmbert import artifacts, hub, storage
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text
 from mmbert.recipe.pins import pin_revisions, unpinned
@@ -131,6 +131,8 @@ def _keys(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> list
 def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
     """A digest of the listing of each source that reads a user's own files, so that changed text is seen."""
     own = {name: source["path"] for name, source in sources.items() if source["kind"] == "files"}
+    placed = {name: source["dataset"] for name, source in sources.items() if "dataset" in source}
+    own |= {name: dataset for name, dataset in placed.items() if hub.is_local(dataset)}
     return {name: artifacts.digest_json(storage.list_versions(path)) for name, path in own.items()}
 
 

@@ -27,19 +27,28 @@ def is_local(dataset: str) -> bool:
     return Path(dataset).is_dir()
 
 
-@functools.cache
 def resolve_commit(source: str, dataset: str, revision: str) -> str:
     """The commit that a branch or tag stands for, asked once a process, so that a run reads one state.
 
-    A commit is returned as it is, without asking; for a data set in a local folder the revision is.
-    Raises UserError or InfrastructureError.
+    A commit is returned as it is, without asking; for a data set in a local folder the revision is. `source` is named
+    in messages. Raises UserError or InfrastructureError.
     """
     if is_commit(revision) or is_local(dataset):
         return revision
+    with explained(source, dataset, revision):
+        return _ask_commit(dataset, revision)
+
+
+@functools.cache
+def _ask_commit(dataset: str, revision: str) -> str:
     from huggingface_hub import HfApi
 
-    with explained(source, dataset, revision):
-        return str(HfApi().dataset_info(dataset, revision=revision, timeout=60).sha)
+    return str(HfApi().dataset_info(dataset, revision=revision, timeout=60).sha)
+
+
+def forget_commits() -> None:
+    """Ask again for the commits of branches and tags: for a process that outlives a run."""
+    _ask_commit.cache_clear()
 
 
 def root_of(dataset: str, commit: str) -> tuple[Any, str]:
@@ -75,6 +84,9 @@ def _explanation(source: str, dataset: str, revision: str, error: Exception) -> 
 
     where = f"source {source}: the data set {dataset}"
     causes = _causes(error)
+    if type(error).__name__ == "DatasetNotFoundError":
+        # `datasets` hides why; the hub says it again.
+        causes += _causes(_access_error(dataset))
     refusal = _refusal(f"{constants.ENDPOINT}/datasets/{dataset}", dataset, revision, causes)
     if refusal:
         return UserError(f"{where} {refusal}")
@@ -122,6 +134,16 @@ def _status(causes: list[BaseException]) -> int | None:
     from huggingface_hub import errors
 
     return getattr(getattr(_first(causes, errors.HfHubHTTPError), "response", None), "status_code", None)
+
+
+def _access_error(dataset: str) -> Exception | None:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().auth_check(dataset, repo_type="dataset")
+    except Exception as error:
+        return error
+    return None
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -62,6 +62,8 @@ def s3_client() -> Any:
         # Some S3 servers send the whole object's checksum with a range of it.
         response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint else {},
+        # Some servers send the whole object's checksum with a range of it. Artifacts carry their own.
+        response_checksum_validation="when_required",
     )
     return boto3.session.Session().client(
         "s3", endpoint_url=endpoint, config=config, region_name=os.environ.get("AWS_REGION", "us-east-1")

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fixtures_stack import free_port
+from tests.hub_server import HubServer
+
+# Read when huggingface_hub is imported, so they are set before anything can. No test reaches the real hub.
+_HUB_PORT = free_port()
+_HUB_HOME = tempfile.mkdtemp(prefix="hub-home-")
+os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{_HUB_PORT}", "HF_HOME": _HUB_HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ.pop("HF_TOKEN", None)
 
 pytest_plugins = ["tests.fixtures_stack"]
 
@@ -23,3 +36,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if NOTE.exists():
         terminalreporter.write_sep("!", "tests that did NOT RUN", red=True)
         terminalreporter.write_line(NOTE.read_text("utf-8"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HUB_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def hub() -> Iterator[HubServer]:
+    """A Hugging Face hub on loopback, which huggingface_hub and datasets in this process talk to."""
+    server = HubServer(_HUB_PORT)
+    yield server
+    server.stop()

@@ -19,7 +19,7 @@ TOKEN = "hf_test"
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _RESOLVE = re.compile(rf"/(?P<kind>datasets/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _API = re.compile(
-    rf"/api/(?P<kind>datasets|models)/{_REPO}(?:/(?P<call>revision|tree|paths-info|refs)(?:/(?P<rest>.*))?)?"
+    rf"/api/(?P<kind>datasets|models)/{_REPO}(?:/(?P<call>revision|tree|paths-info|refs|auth-check)(?:/(?P<rest>.*))?)?"
 )
 
 
@@ -49,7 +49,7 @@ class Repo:
 class HubServer:
     """The hub. `repos` maps names to repositories; `requests` lists what was asked; `files` are plain URLs."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.repos: dict[str, Repo] = {}
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
@@ -58,7 +58,7 @@ class HubServer:
         class Handler(_Handler):
             server_hub = hub
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -104,16 +104,18 @@ class _Handler(BaseHTTPRequestHandler):
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if found is None or repo is None or (repo.private and not allowed):
             self._error(401 if not allowed else 404, "RepoNotFound")
+        elif repo.gated and not allowed and (found.re is _RESOLVE or found["call"] == "auth-check"):
+            self._error(401 if "Authorization" not in self.headers else 403, "GatedRepo")
         elif found.re is _RESOLVE:
-            if repo.gated and not allowed and found["path"] != "README.md":
-                self._error(401 if "Authorization" not in self.headers else 403, "GatedRepo")
-            else:
-                self._resolve(repo, found["revision"], found["path"])
+            self._resolve(repo, found["revision"], found["path"])
         else:
             query = urllib.parse.parse_qs(url.query)
             self._api(repo, found["repo"], found["call"], found["rest"] or "", query, sent)
 
     def _api(self, repo: Repo, name: str, call: str | None, rest: str, query: Any, sent: Any) -> None:
+        if call == "auth-check":
+            self._json({})
+            return
         if call == "refs":
             branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": repo.find("main")}]
             tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": c} for n, c in repo.tags.items()]

@@ -11,6 +11,7 @@ import yaml
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text, recipe_to_yaml
 from mmbert.recipe.languages import language_table, published_set
+from mmbert.recipe.schema import HubSource
 
 B, T = 10**9, 10**12
 
@@ -202,3 +203,66 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
         recipe.seed = 3  # type: ignore[misc]
     assert isinstance(recipe, Recipe)
     assert yaml.safe_load(recipe_to_yaml(recipe))["seed"] == 17
+
+
+@pytest.mark.parametrize("preset", ["small", "base"])
+def test_presets_take_their_sources_from_the_catalog(preset: str) -> None:
+    recipe = load_recipe(preset)
+    datasets = {name: source.dataset for name, source in recipe.sources.items() if isinstance(source, HubSource)}
+    assert datasets == {
+        "fineweb2": "HuggingFaceFW/fineweb-2",
+        "dclm": "mlfoundations/dclm-baseline-1.0",
+        "starcoder": "bigcode/starcoderdata",
+        "arxiv": "allenai/dolma",
+        "stackexchange": "allenai/dolma",
+        "tulu_flan": "allenai/dolma",
+        "books": "allenai/dolma",
+        "dolmino_math": "allenai/dolmino-mix-1124",
+        "pes2o": "allenai/dolmino-mix-1124",
+        "dclm_dolmino": "allenai/dolmino-mix-1124",
+        "wikipedia": "jhu-clsp/megawika-2",
+        "textbooks": "princeton-nlp/prolong-data-64K",
+        "prolong_code": "princeton-nlp/prolong-data-64K",
+    }
+    assert set(recipe.phases.pretrain.source_shares) | set(
+        recipe.phases.decay.variants["decay-cont"].source_shares
+    ) == set(datasets)
+
+
+def test_a_recipe_may_change_a_catalog_entry_and_is_written_whole() -> None:
+    recipe = load_recipe("small", ["sources.fineweb2.held_out_share=0.01", "sources.fineweb2.on_error=drop"])
+    source = recipe.sources["fineweb2"]
+    assert isinstance(source, HubSource)
+    assert (source.held_out_share, source.on_error, source.dataset) == (0.01, "drop", "HuggingFaceFW/fineweb-2")
+    again = recipe_from_text(recipe_to_yaml(recipe), "again")
+    assert again == recipe
+
+
+HUB = "kind: huggingface, dataset: a/b"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{kind: catalog, name: fineweb3}", "the catalog has no data set 'fineweb3'; it has arxiv, books"),
+        ("{kind: catalog, name: dclm, colour: red}", "colour.*unknown key"),
+        ("{kind: files, path: x, language: deu_Cyrl}", "another script than is known for it; the table has deu_Latn"),
+        ("{kind: files, path: x, language: germn}", "unknown language 'germn'"),
+        ("{kind: files, path: x, language_codes: {de: deu}}", "unknown language 'deu'.*did you mean deu_Latn"),
+        ("{kind: files, path: x, language: deu_Latn, language_field: l}", "language and language_field exclude"),
+        ("{kind: files, path: x, text_field: a, text_template: '{b}'}", "text_field and text_template exclude"),
+        ("{kind: files, path: x, text_template: 'no fields'}", "names no field"),
+        ("{kind: files, path: x, text_template: '{a!r}'}", "is not a template"),
+        ("{kind: files, path: x, on_error: ignore}", "on_error.*'stop' or 'drop'"),
+        ("{kind: files, path: x, held_out_share: 1.5}", "held_out_share"),
+        (f"{{{HUB}}}", "the language of its documents is not known; set language"),
+        (f"{{{HUB}, subset: '{{language}}', data_files: [a]}}", "subset and data_files exclude"),
+        (f"{{{HUB}, language: code, url_list: a}}", "url_list needs data_files"),
+        (f"{{{HUB}, language: code, decode: {{tokenizer: a/b}}}}", "decode needs data_files"),
+        ("{kind: tokenized, dataset: a/b, path: 'x/*'}", "either set language, or put {language} into path"),
+        ("{kind: tokenized, dataset: a/b, path: 'x/{language}'}", "sources.own is tokenized already.*pretrained"),
+    ],
+)
+def test_wrong_sources_name_the_fix(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        load_recipe("tiny", [f"sources.own={source}"])

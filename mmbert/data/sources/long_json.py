@@ -12,13 +12,10 @@ import orjson
 from mmbert.data.sources.reader import UnreadableError
 
 _LONG_BYTES = 2**20
-_BLOCK_BYTES = 2**22
-_IN_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-# Whole characters of a JSON string: plain ones, pairs of surrogates, other code points, short escapes.
-_WHOLE = re.compile(
-    rb"(?:[^\\]++|\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\u(?![dD][89aAbB])[0-9a-fA-F]{4}|\\[^u])*+",
-    re.DOTALL,
-)
+_BLOCK_BYTES = 2**20
+_ESCAPE_BYTES = len(r"\u0000")
+_BACKSLASH = ord("\\")
+_HIGH_SURROGATE = re.compile(rb"\\u[dD][89aAbB]")
 _MARK = "\0long string %d"
 
 
@@ -63,39 +60,36 @@ def _shorten(parts: Iterator[bytes]) -> tuple[bytearray, list[IO[bytes]]]:
                 short += data[position:end]
                 in_string, position = quote >= 0, end
                 continue
-            end = _end_of(_IN_STRING, data, position)
+            quote = _closing_quote(data, position)
+            end = quote if quote >= 0 else max(_whole_escapes(data), position)
             string += data[position:end]
             if len(string) > _LONG_BYTES:
                 file = file or tempfile.TemporaryFile()  # noqa: SIM115 - closed when nothing reads it any more
                 file.write(string)
                 string.clear()
-            position = end
-            if data[end : end + 1] == b'"':
-                if file:
-                    file.write(string)
-                    string[:] = orjson.dumps(_MARK % len(files))[1:-1]
-                    files.append(file)
-                    file = None
-                short += string + b'"'
-                string.clear()
-                in_string, position = False, end + 1
-            elif end < len(data):
-                # A backslash whose partner comes with the next part.
-                left, position = data[end:], len(data)
+            if quote < 0:
+                left = data[end:]
+                break
+            if file:
+                file.write(string)
+                string[:] = orjson.dumps(_MARK % len(files))[1:-1]
+                files.append(file)
+                file = None
+            short += string + b'"'
+            string.clear()
+            in_string, position = False, quote + 1
     return short + string, files
-
-
-def _end_of(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
-    match = pattern.match(data, position)
-    return match.end() if match else position
 
 
 def _restore(value: Any, files: list[IO[bytes]]) -> Any:
     marks = {_MARK % number: file for number, file in enumerate(files)}
 
+    def restored_key(key: str) -> str:
+        return "".join(_parts(marks[key])) if key in marks else key
+
     def restored(node: Any) -> Any:
         if isinstance(node, dict):
-            return {key: restored(item) for key, item in node.items()}
+            return {restored_key(key): restored(item) for key, item in node.items()}
         if isinstance(node, list):
             return [restored(item) for item in node]
         if isinstance(node, str) and node in marks:
@@ -115,17 +109,41 @@ def _parts(file: IO[bytes]) -> Iterator[str]:
         if not data:
             file.close()
             return
-        end = _end_of(_WHOLE, data, 0)
-        if block:
-            end = _before_cut_character(data, end)
-        elif end < len(data):
-            raise UnreadableError("not_json", "not JSON: a broken escape in a long string")
+        end = _before_cut_character(data, _whole_escapes(data)) if block else len(data)
         try:
             yield orjson.loads(b'"' + data[:end] + b'"')
         except orjson.JSONDecodeError as error:
             reason = "invalid_utf8" if "utf-8" in str(error).lower() else "not_json"
             raise UnreadableError(reason, f"not JSON: {error}") from error
         left = data[end:]
+
+
+def _closing_quote(data: bytes, position: int) -> int:
+    """Where a string ends that `position` lies in; -1 where its end is not here."""
+    quote = data.find(b'"', position)
+    while quote > position and _is_escape(data, quote - 1, position):
+        quote = data.find(b'"', quote + 1)
+    return quote
+
+
+def _is_escape(data: bytes, at: int, start: int = 0) -> bool:
+    """Whether an escape begins at this byte: a backslash that no other one escapes."""
+    first = at
+    while first >= start and data[first] == _BACKSLASH:
+        first -= 1
+    return (at - first) % 2 == 1
+
+
+def _whole_escapes(data: bytes) -> int:
+    """The end of the data, or the start of the escape, or pair of surrogates, that it cuts."""
+    at = data.rfind(b"\\", max(len(data) - 2 * _ESCAPE_BYTES, 0))
+    if at < 0 or not _is_escape(data, at):
+        return len(data)
+    before = at - _ESCAPE_BYTES
+    is_cut = len(data) < at + (_ESCAPE_BYTES if data[at + 1 : at + 2] == b"u" else 2)
+    if before >= 0 and _HIGH_SURROGATE.match(data, before) and _is_escape(data, before):
+        return before if is_cut else len(data)
+    return at if is_cut or _HIGH_SURROGATE.match(data, at) else len(data)
 
 
 def _before_cut_character(data: bytes, end: int) -> int:

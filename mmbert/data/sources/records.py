@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from datatrove.data import Document as Record
 
 from mmbert.data.documents import Document
+from mmbert.data.pieces import pieces_of
 from mmbert.data.readers import Selection, is_held_out, to_error_record, to_record
 from mmbert.data.sources.long_json import LongText
 from mmbert.data.sources.reader import Unit, UnreadableError
 from mmbert.data.sources.rows import Columns, Row, value_at
-from mmbert.data.steps.repair import split_text
 from mmbert.errors import UserError
 from mmbert.recipe.languages import language_problem
 from mmbert.recipe.schema import FilesSource, HubSource
@@ -86,7 +87,7 @@ class RecordMaker:
         parts = text.parts if isinstance(text, LongText) else iter([text])
         beginning = next(parts, "")
         held_out = is_held_out(beginning, self.settings.held_out_share)
-        pieces = _pieces(beginning, parts, self.max_characters)
+        pieces = pieces_of(itertools.chain([beginning], parts), self.max_characters)
         for ident, piece in _named(self._ident(unit, row, language), pieces):
             yield to_record(Document(ident, piece, language, self.name, facts), held_out)
 
@@ -148,16 +149,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime.date):
         return value.isoformat()
     return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
-
-
-def _pieces(beginning: str, parts: Iterator[str], max_characters: int) -> Iterator[str]:
-    """What split_text makes of the whole text, without ever holding it. One piece at least."""
-    *pieces, rest = split_text(beginning, max_characters)
-    yield from pieces
-    for part in parts:
-        *pieces, rest = split_text(rest + part, max_characters)
-        yield from pieces
-    yield rest
 
 
 def _named(ident: str, pieces: Iterator[str]) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,9 @@ from mmbert.errors import UserError
 
 FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 
-_LONG_LINE = 2**23
-"""Bytes from which a line is read in parts; more characters than decide a text's split, whatever the script."""
-_LONG_CELL = 2**23
+# More characters than decide a text's split, in any script.
+_LONG_TEXT = 2**20
+_LONG_JSON = 2**23
 _BATCH_BYTES = 2**24
 _BATCH_ROWS = 1024
 # The csv module holds a cell in 4 bytes a character.
@@ -65,9 +65,9 @@ def read_rows(
         return
     chunks = decompressed(stream, file)
     if kind == "jsonl":
-        yield from _jsonl(Lines(chunks, _LONG_LINE))
+        yield from _jsonl(Lines(chunks, _LONG_JSON))
     elif kind == "txt":
-        yield from _txt(Lines(chunks, _LONG_LINE), text_field)
+        yield from _txt(Lines(chunks, _LONG_TEXT), text_field)
     else:
         yield from _csv(chunks, file, "\t" if kind == "tsv" else ",", columns)
 
@@ -215,7 +215,7 @@ def _table_row(number: int, where: str, batch: Any, index: int) -> Row:
         cell = column[index]
         buffer = cell.as_buffer() if hasattr(cell, "as_buffer") else None
         try:
-            if buffer is not None and buffer.size > _LONG_CELL:
+            if buffer is not None and buffer.size > _LONG_TEXT:
                 values[name] = LongText(decode(_slices(memoryview(buffer))))
             else:
                 values[name] = cell.as_py()
@@ -225,5 +225,5 @@ def _table_row(number: int, where: str, batch: Any, index: int) -> Row:
 
 
 def _slices(data: memoryview) -> Iterator[bytes]:
-    for start in range(0, len(data), _LONG_CELL):
-        yield bytes(data[start : start + _LONG_CELL])
+    for start in range(0, len(data), _LONG_TEXT):
+        yield bytes(data[start : start + _LONG_TEXT])
