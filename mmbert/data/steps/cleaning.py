@@ -32,6 +32,8 @@ def cleaning_steps(
     `contamination` is the index of the suites that `curation.decontamination` names, and of what else no training
     document may hold. Addresses are masked before any filter, so that no dropped document shows one.
     """
+    if curation.decontamination and contamination is None:
+        raise ValueError("curation.decontamination is set, so cleaning needs an index of the evaluation texts")
     steps: list[PipelineStep] = [SplitLong(curation.max_characters), Repair()]
     if curation.personal_data:
         steps.append(MaskPersonalData(curation.personal_data))
@@ -61,7 +63,10 @@ def language_settings(curation: Curation, code: str, contamination: Contaminatio
             "max_repeated_line_share": curation.max_repeated_line_share,
         }
     if curation.personal_data:
-        settings["personal_data"] = curation.personal_data.model_dump(mode="json")
+        personal_data = curation.personal_data
+        settings["personal_data"] = personal_data.model_dump(mode="json") | {
+            "ip_addresses": personal_data.ip_addresses and code != CODE
+        }
     if curation.language_identification and code != CODE:
         identification = curation.language_identification
         settings["language_identification"] = {
