@@ -152,7 +152,7 @@ class LanguageIdentification(Section):
     )
     min_score_by_language: dict[str, Share] = Field(default_factory=dict)
     min_characters: int = Field(50, ge=0, description="the language of shorter texts is not judged")
-    max_characters: int = Field(8_000, gt=0, description="of longer texts this many are judged, spread over the text")
+    max_characters: int = Field(4_000, gt=0, description="of longer texts this many are judged, spread over the text")
 
 
 class WebThresholds(Section):
