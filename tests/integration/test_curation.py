@@ -12,9 +12,10 @@ import pytest
 import zstandard
 
 from mmbert.data.documents import HELD_OUT, TRAIN, Document, document_files, read_documents, write_documents
-from mmbert.data.steps.light import letter_share
-from mmbert.data.steps.repair import Repair, split_text
+from mmbert.data.pieces import split_text
 from mmbert.data.readers import is_held_out, language_group
+from mmbert.data.steps.light import letter_share
+from mmbert.data.steps.repair import Repair
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, EldSource, FilesSource, Source, UdhrSource
 from tests.curating import contents, curate, dropped, read_all

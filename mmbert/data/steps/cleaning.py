@@ -15,7 +15,7 @@ from mmbert.data.steps.decontamination import ContaminationIndex, Decontaminatio
 from mmbert.data.steps.fasttext_model import is_on_hub, model_file
 from mmbert.data.steps.light import Quality
 from mmbert.data.steps.personal_data import MaskPersonalData
-from mmbert.data.steps.repair import Repair, SplitLong
+from mmbert.data.steps.repair import Repair
 from mmbert.data.steps.web_quality import WebFilters, limits_of
 from mmbert.recipe.languages import CODE
 from mmbert.recipe.schema import Curation, QualityClassifier
@@ -32,7 +32,9 @@ def cleaning_steps(
     `contamination` is the index of the suites that `curation.decontamination` names, and of what else no training
     document may hold. Addresses are masked before any filter, so that no dropped document shows one.
     """
-    steps: list[PipelineStep] = [SplitLong(curation.max_characters), Repair()]
+    if curation.decontamination and contamination is None:
+        raise ValueError("curation.decontamination is set, so cleaning needs an index of the evaluation texts")
+    steps: list[PipelineStep] = [Repair()]
     if curation.personal_data:
         steps.append(MaskPersonalData(curation.personal_data))
     steps.append(Quality(curation, exclusion_writer))
@@ -61,7 +63,10 @@ def language_settings(curation: Curation, code: str, contamination: Contaminatio
             "max_repeated_line_share": curation.max_repeated_line_share,
         }
     if curation.personal_data:
-        settings["personal_data"] = curation.personal_data.model_dump(mode="json")
+        personal_data = curation.personal_data
+        settings["personal_data"] = personal_data.model_dump(mode="json") | {
+            "ip_addresses": personal_data.ip_addresses and code != CODE
+        }
     if curation.language_identification and code != CODE:
         identification = curation.language_identification
         settings["language_identification"] = {

@@ -26,7 +26,7 @@ class FastTextModel:
         self.name = name
 
     def labels(self) -> frozenset[str]:
-        return frozenset(label.removeprefix(_LABEL) for label in _load(self.name).getLabels("strict")[0])
+        return _labels(self.name)
 
     def probabilities(self, text: str, least: float = 0.0) -> dict[str, float]:
         """Label -> probability, the most probable first; those below `least` are left out, which saves time."""
@@ -46,6 +46,11 @@ def _load(name: str) -> Any:
         return _FastText(str(path)).f
     except ValueError as error:
         raise UserError(f"{name}: not a fastText model that can be read: {error}") from error
+
+
+@functools.cache
+def _labels(name: str) -> frozenset[str]:
+    return frozenset(label.removeprefix(_LABEL) for label in _load(name).getLabels("strict")[0])
 
 
 def model_file(name: str) -> Path:
