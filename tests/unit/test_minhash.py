@@ -1,14 +1,18 @@
 """Near duplicates: shingles and signatures against plain sets, clusters against a plain union-find."""
 
+import tracemalloc
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import regex
 from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loguru import logger
 
 from mmbert.data.dedup import shingles as shingles_module
 from mmbert.data.dedup.clusters import duplicate_clusters, duplicate_pairs, join, settle
@@ -51,7 +55,7 @@ def hashed(text: str, words: int = 5) -> set[int]:
     return {int(h) for part in shingles([text], words) for h in part.hashes}
 
 
-@settings(deadline=None, max_examples=300)  # the first call makes the table of letters
+@settings(deadline=None, max_examples=200)  # the first call makes the table of letters
 @given(first=texts, second=texts, words=st.integers(1, 3))
 def test_shingles_are_those_of_a_plain_reading(first: str, second: str, words: int) -> None:
     a, b = plain_shingles(first, words), plain_shingles(second, words)
@@ -84,6 +88,23 @@ def test_slices_of_a_long_document_give_the_hashes_of_the_whole(documents: list[
         sliced = minimums(documents, two_words)
     assert np.array_equal(sliced.values, whole.values)
     assert np.array_equal(sliced.present, whole.present)
+
+
+def test_memory_does_not_grow_with_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shingles_module, "_SLICE_CHARACTERS", 2**13)
+    text = "some words of a very long document " * 30_000
+    band_hashes([text[: 2**14], "short"], SETTINGS)
+    tracemalloc.start()
+    band_hashes([text, "short"], SETTINGS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(text)
+
+
+def test_short_documents_that_differ_are_kept_apart() -> None:
+    """With 32 bits for the single shingle of each, ten pairs would be expected to collide."""
+    hashes = band_hashes([f"n {''.join(chr(97 + int(d)) for d in str(n))} z z z" for n in range(300_000)], SETTINGS)
+    assert len(np.unique(hashes[:, 0])) == len(hashes)
 
 
 def test_hashes_stay_what_they_were() -> None:
@@ -244,6 +265,10 @@ def documents_of_task(rank: int) -> list[Document]:
     return [Document(text, f"{rank}-{n}") for n, text in enumerate(texts)]
 
 
+def read_task(data: None, rank: int, world_size: int) -> Iterator[Document]:
+    yield from documents_of_task(rank)
+
+
 def run_signatures(folder: Path, tasks: int) -> None:
     for rank in range(tasks):
         passed = list(MinHashSignatures(str(folder)).run(iter(documents_of_task(rank)), rank, tasks))
@@ -260,11 +285,37 @@ def kept_by_filter(folder: Path, rank: int, documents: list[Document]) -> list[s
     return [d.id for d in MinHashFilter(str(folder)).run(iter(documents), rank, 3)]
 
 
-def test_steps_keep_the_first_of_each_cluster_over_tasks(tmp_path: Path) -> None:
+def test_pipelines_keep_the_first_of_each_cluster_over_tasks(tmp_path: Path) -> None:
+    folder, kept = str(tmp_path / "dedup"), []
+
+    def note(data: Iterator[Document], rank: int, world_size: int) -> Iterator[Document]:
+        for document in data:
+            kept.append(document.id)
+            yield document
+
+    logger.disable("datatrove")
+    for pipeline, tasks in (
+        ([read_task, MinHashSignatures(folder)], 3),
+        ([MinHashPairs(folder)], 28),
+        ([MinHashClusters(folder)], 1),
+        ([read_task, MinHashFilter(folder), note], 3),
+    ):
+        logs = str(tmp_path / f"logs-{len(list(tmp_path.iterdir()))}")
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=logs).run()
+    assert kept == ["0-0", "0-1", "0-3", "0-4", "1-0", "1-3", "2-0", "2-3"]
+
+
+def test_pairs_of_all_tasks_are_those_of_each_band(tmp_path: Path) -> None:
     run_signatures(tmp_path, 3)
-    run_clusters(tmp_path)
-    kept = [kept_by_filter(tmp_path, rank, documents_of_task(rank)) for rank in range(3)]
-    assert kept == [["0-0", "0-1", "0-3", "0-4"], ["1-0", "1-3"], ["2-0", "2-3"]]
+    for rank in range(42):
+        MinHashPairs(str(tmp_path)).run(rank=rank, world_size=42)
+    hashes = band_hashes([d.text for rank in range(3) for d in documents_of_task(rank)], SETTINGS)
+    for band in range(14):
+        files = sorted((tmp_path / "pairs").glob(f"{band:02d}-*.pairs"))
+        assert len(files) == 3
+        found = np.concatenate([np.fromfile(file, "<i8") for file in files]).reshape(-1, 2)
+        assert sorted(found.tolist()) == sorted(duplicate_pairs([hashes[:, band]]).tolist())
+        assert len(found) == 7
 
 
 def test_steps_without_documents(tmp_path: Path) -> None:
