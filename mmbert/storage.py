@@ -59,8 +59,6 @@ def s3_client() -> Any:
         retries={"max_attempts": _S3_ATTEMPTS, "mode": "standard"},
         connect_timeout=5,
         read_timeout=60,
-        # Some S3 servers send the whole object's checksum with a range of it.
-        response_checksum_validation="when_required",
         s3={"addressing_style": "path"} if endpoint else {},
         # Some servers send the whole object's checksum with a range of it. Artifacts carry their own.
         response_checksum_validation="when_required",

@@ -55,7 +55,7 @@ def test_word_lengths_are_not_checked_where_words_come_from_a_segmenter_unless_t
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("curation.quality={by_language: {deu_Latin: {}}}", "quality.by_language: unknown language 'deu_Latin'"),
+        ("curation.quality={by_language: {german: {}}}", "quality.by_language: unknown language 'german'"),
         ("curation.language_identification={min_score_by_language: {xx: 0.5}}", "min_score_by_language: unknown lang"),
         ("curation.language_identification={min_score: 2}", "curation.language_identification.min_score = 2"),
         ("curation.quality={all_languages: {dup_lines: 1}}", "dup_lines = 1: unknown key"),
