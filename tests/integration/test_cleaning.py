@@ -15,7 +15,6 @@ from datatrove.data import Document as Record
 from datatrove.pipeline.base import PipelineStep
 
 from mmbert.data import eld
-from mmbert.data.curation import curate
 from mmbert.data.documents import HELD_OUT, TRAIN, Document, read_documents
 from mmbert.data.readers import to_record
 from mmbert.data.steps.classifier import KeepBest, ScoreQuality, share_threshold
@@ -32,6 +31,7 @@ from mmbert.recipe.schema import (
     PersonalData,
     QualityClassifier,
 )
+from tests.curating import curate
 
 SCRIPTS = ("deu_Latn", "rus_Cyrl", "hin_Deva", "arb_Arab", "cmn_Hani", "kor_Hang", "ell_Grek", "heb_Hebr", "jpn_Jpan")
 FULL = Curation.model_validate({"language_identification": {}, "quality": {}, "personal_data": {}})
@@ -480,7 +480,7 @@ def test_curation_counts_every_reason(tmp_path: Path, pages: dict[str, str]) -> 
         rows = [{"text": text}, {"text": "Das ist ein zu kurzer Text."}] if code == "deu_Latn" else [{"text": text}]
         file.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
     source = FilesSource(kind="files", path=str(tmp_path / "text"), held_out_share=1e-9)
-    counts = curate({"mine": source}, FULL, [], 0, tmp_path / "out")["mine"]
+    counts = curate({"mine": source}, FULL, [], 0, tmp_path / "out").counts["mine"]
     assert counts["deu_Latn"][TRAIN] == {
         "documents": 1,
         "bytes": len(pages["deu_Latn"].encode()),
