@@ -45,7 +45,7 @@ class StreamOrder:
         spans, ends = self._spans(epoch)
         place = int(np.searchsorted(ends, index, side="right"))
         span = int(spans[place])
-        begin, end = self._edges[span : span + 2].tolist()
+        begin, end = (int(edge) for edge in self._edges[span : span + 2])
         count = end - begin
         within = index - int(ends[place]) + count
         return begin + permute(within, count, derive_key("rows", self._key, epoch, span))

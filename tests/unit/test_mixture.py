@@ -198,6 +198,8 @@ def test_much_repetition_is_a_warning_unless_it_was_capped() -> None:
 def test_too_little_text_for_the_phase_is_the_users_error() -> None:
     with pytest.raises(UserError, match=r"max_epochs.*enough for 0\.4 only: 600,000 tokens are missing"):
         plan({("web", "deu"): 200_000}, max_epochs=2)
+    with pytest.raises(UserError, match=r"all sources has a share of 1 = .*600,000 tokens are missing"):
+        plan({("web", "deu"): 100_000, ("web", "eng"): 100_000}, max_epochs=2, language_shares={"eng": 0.1})
     with pytest.raises(UserError, match=r"eng has a share of 0\.5 = 500,000.*300,000 tokens are missing"):
         plan({("web", "deu"): 10**7, ("web", "eng"): 100_000}, max_epochs=2, language_shares={"eng": 0.5})
     with pytest.raises(UserError, match=r"language_shares\.eng = 0\.5: .*max_epochs make it 0\.8.*300,000 tokens more"):
