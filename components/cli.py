@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from components.contract import Component, Parameter, component_names, get_component
+from components.mixture_command import mixture_command
 from mmbert import __version__
 from mmbert.errors import MmbertError
 
@@ -138,6 +139,9 @@ def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | Non
     runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name)
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
+
+
+cli.add_command(mixture_command)
 
 
 @cli.group(name="components")

@@ -2,15 +2,15 @@
 
 Within a source p(language) ~ size^temperature over the languages allowed; a temperature of 1 is proportional to size, a
 smaller one is flatter. Fixed language shares and source shares are honoured, and no text repeats more than `max_epochs`
-times: what a cap takes away goes to the others in proportion.
+times: what a cap takes away goes to the others in proportion. docs/mixture.md derives it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmbert.errors import UserError
@@ -23,8 +23,14 @@ Key = tuple[str, str]
 _TOLERANCE = 1e-9
 _CONVERGED = 1e-13
 _MAX_ROUNDS = 1_000
-_ROUNDED = 0.005
-"""Published shares are rounded: English has 34.5% of phase 1 and its sources alone 34.7%."""
+_ROUNDED = 0.01
+"""How far, relatively, a fixed language share may be missed: published shares are rounded. English has 34.5% of phase 1
+and its sources alone 34.7%."""
+_GOOD_EPOCHS = 4
+"""Up to four epochs of the same text are nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
+
+FIXED_SHARE, MAX_EPOCHS = "fixed_share", "max_epochs"
+"""What can hold a language away from size^temperature."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +46,44 @@ class MixtureRow:
 
 
 @dataclass(frozen=True)
+class LanguageShare:
+    """What is drawn of one language over all sources. `size`: the tokens that these hold; `epochs` = `tokens` / `size`.
+
+    `caps`: FIXED_SHARE, where its share was given; MAX_EPOCHS, where all or some of its text reached the limit.
+    """
+
+    share: float
+    tokens: int
+    epochs: float
+    size: int
+    caps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class MixturePlan:
-    """Rows sorted by source and language; shares sum to 1. `warnings` are for the person who wrote the recipe."""
+    """Rows sorted by source and language; shares sum to 1. `warnings` are for the person who wrote the recipe.
+
+    `sizes`: tokens that the sources hold of each row; `fixed`: languages whose share was given.
+    """
 
     rows: tuple[MixtureRow, ...]
     warnings: tuple[str, ...]
+    sizes: Mapping[Key, int]
+    fixed: frozenset[str]
 
-    def languages(self) -> dict[str, float]:
-        """Share of each language over all sources."""
-        shares: dict[str, float] = {}
+    def languages(self) -> dict[str, LanguageShare]:
+        """Each language over all sources, the largest share first."""
+        rows: dict[str, list[MixtureRow]] = {}
         for row in self.rows:
-            shares[row.language] = shares.get(row.language, 0.0) + row.share
-        return dict(sorted(shares.items()))
+            rows.setdefault(row.language, []).append(row)
+        found = {language: self._language(language, of) for language, of in rows.items()}
+        return dict(sorted(found.items(), key=lambda item: (-item[1].share, item[0])))
+
+    def _language(self, language: str, rows: Sequence[MixtureRow]) -> LanguageShare:
+        tokens, size = sum(row.tokens for row in rows), sum(self.sizes[row.source, language] for row in rows)
+        held = {FIXED_SHARE: language in self.fixed, MAX_EPOCHS: any(row.capped for row in rows)}
+        caps = tuple(cap for cap, binds in held.items() if binds)
+        return LanguageShare(math.fsum(row.share for row in rows), tokens, tokens / size, size, caps)
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": [asdict(row) for row in self.rows], "warnings": list(self.warnings)}
@@ -94,20 +126,45 @@ def plan_mixture(sizes: Mapping[Key, int], mixture: Mixture, languages: Sequence
         _Part(name, share, keys, _weights(keys, held, mixture.temperature), {key: limit * held[key] for key in keys})
         for name, share, keys in _parts(held, mixture)
     ]
-    shares = _fixed(parts, mixture)
+    _check_enough(parts, tokens)
+    shares = _fixed(parts, mixture, tokens)
     for part in parts:
         free = [key for key in part.keys if key[1] not in mixture.language_shares]
         rest = part.share - sum(shares.get(key, 0.0) for key in part.keys)
-        shares |= _fill({key: part.weights[key] for key in free}, part.limits, max(rest, 0.0), part.name)
-    _check_reached(shares, mixture)
+        shares |= _fill({key: part.weights[key] for key in free}, part.limits, max(rest, 0.0), part.name, tokens)
+    _check_reached(shares, mixture, tokens)
+    shares = {key: share for key, share in shares.items() if share > 0}
     counts = _whole_tokens(shares, tokens)
     rows = tuple(
         MixtureRow(*key, share, counts[key], counts[key] / held[key], share >= limit * held[key] * (1 - _TOLERANCE))
         for key, share in sorted(shares.items())
     )
-    missing = sorted(allowed - {row.language for row in rows})
-    warning = f"{len(missing)} languages asked for have no text: {', '.join(missing)}"
-    return MixturePlan(rows, (warning,) if missing else ())
+    plan = MixturePlan(rows, (), {key: held[key] for key in shares}, frozenset(mixture.language_shares))
+    missing = sorted(allowed - {language for _, language in held})
+    return replace(plan, warnings=tuple(_warnings(plan, missing, parts, mixture)))
+
+
+def _warnings(plan: MixturePlan, missing: Sequence[str], parts: Sequence[_Part], mixture: Mixture) -> Iterator[str]:
+    languages = plan.languages()
+    if missing:
+        yield f"{len(missing)} languages asked for have no text: {', '.join(missing)}"
+    zero = {language for language, share in mixture.language_shares.items() if share == 0}
+    nothing = sorted({key[1] for part in parts for key in part.keys} - languages.keys() - zero)
+    if nothing:
+        yield f"the fixed shares leave nothing for {len(nothing)} languages: {', '.join(nothing)}"
+    for language, wanted in sorted(mixture.language_shares.items()):
+        if wanted and abs(languages[language].share - wanted) > _TOLERANCE:
+            yield (
+                f"language_shares.{language} = {wanted}: with the source shares it becomes "
+                f"{languages[language].share:.4f}"
+            )
+    often = {name: found.epochs for name, found in languages.items() if found.epochs > _GOOD_EPOCHS}
+    if often and mixture.max_epochs is None:
+        most = max(often, key=lambda name: often[name])
+        yield (
+            f"{len(often)} languages repeat more than {_GOOD_EPOCHS} times, {most} most: {often[most]:,.1f} epochs; "
+            "max_epochs caps it"
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +197,7 @@ def _weights(keys: Sequence[Key], held: Mapping[Key, int], temperature: float) -
     return {key: weight / total for key, weight in weights.items()}
 
 
-def _fixed(parts: Sequence[_Part], mixture: Mixture) -> dict[Key, float]:
+def _fixed(parts: Sequence[_Part], mixture: Mixture, tokens: int) -> dict[Key, float]:
     """Shares of the languages with a fixed share, by source.
 
     Scaled in turns so that each language has its share and each source neither more than its own nor, where its other
@@ -154,29 +211,30 @@ def _fixed(parts: Sequence[_Part], mixture: Mixture) -> dict[Key, float]:
     for _ in range(_MAX_ROUNDS if shares else 0):
         before = dict(shares)
         for language, share in fixed.items():
-            shares |= _fill({key: x for key, x in shares.items() if key[1] == language}, limits, share, language)
+            shares |= _fill(
+                {key: x for key, x in shares.items() if key[1] == language}, limits, share, language, tokens
+            )
         for part in parts:
             own = {key: shares[key] for key in part.keys if key in shares}
             others = sum(part.limits[key] for key in part.keys if key[1] not in mixture.language_shares)
             least = max(0.0, part.share - others)
             bounded = min(max(sum(own.values()), least), part.share)
-            shares |= _fill(own, limits, bounded, part.name) if own else {}
+            shares |= _fill(own, limits, bounded, part.name, tokens) if own else {}
         if max(abs(shares[key] - before[key]) for key in shares) < _CONVERGED:
             break
     return shares
 
 
-def _fill(weights: Mapping[Key, float], limits: Mapping[Key, float], total: float, name: str) -> dict[Key, float]:
+def _fill(
+    weights: Mapping[Key, float], limits: Mapping[Key, float], total: float, name: str, tokens: int
+) -> dict[Key, float]:
     """min(limit, a * weight), with the `a` that makes them add up to `total`.
 
     Raises UserError where the limits add up to less.
     """
     room = sum(limits[key] for key in weights)
     if room < total * (1 - _TOLERANCE) - _CONVERGED:
-        raise UserError(
-            f"max_epochs: {name} has a share of {total:.4g}, but its text, so often repeated, is enough for {room:.4g} "
-            "only; raise max_epochs, train for fewer tokens, or change the shares"
-        )
+        raise _too_little(name, total, room, tokens)
     keys = sorted(weights, key=lambda key: (limits[key] / weights[key] if weights[key] else math.inf, key))
     weights_left = list(itertools.accumulate(weights[key] for key in reversed(keys)))[::-1]
     filled: dict[Key, float] = {}
@@ -189,6 +247,21 @@ def _fill(weights: Mapping[Key, float], limits: Mapping[Key, float], total: floa
         filled[key] = limits[key]
         left = max(0.0, left - limits[key])
     return filled
+
+
+def _too_little(name: str, share: float, room: float, tokens: int) -> UserError:
+    return UserError(
+        f"max_epochs: {name} has a share of {share:.4g} = {share * tokens:,.0f} tokens, but its text, so often "
+        f"repeated, is enough for {room:.4g} only: {(share - room) * tokens:,.0f} tokens are missing; raise "
+        "max_epochs, train for fewer tokens, or change the shares"
+    )
+
+
+def _check_enough(parts: Sequence[_Part], tokens: int) -> None:
+    for part in parts:
+        room = sum(part.limits.values())
+        if room < part.share * (1 - _TOLERANCE):
+            raise _too_little(part.name, part.share, room, tokens)
 
 
 def _check_present(held: Mapping[Key, int], mixture: Mixture) -> None:
@@ -207,13 +280,17 @@ def _check_present(held: Mapping[Key, int], mixture: Mixture) -> None:
             )
 
 
-def _check_reached(shares: Mapping[Key, float], mixture: Mixture) -> None:
+def _check_reached(shares: Mapping[Key, float], mixture: Mixture, tokens: int) -> None:
+    causes = "the other shares, and the languages that each source holds,"
+    if mixture.max_epochs is not None:
+        causes = "the other shares, the languages that each source holds, and max_epochs"
     for language, wanted in mixture.language_shares.items():
         reached = sum(share for key, share in shares.items() if key[1] == language)
-        if abs(reached - wanted) > _ROUNDED:
+        if abs(reached - wanted) > _ROUNDED * wanted:
+            off = f"{abs(reached - wanted) * tokens:,.0f} tokens {'more' if reached > wanted else 'less'}"
             raise UserError(
-                f"language_shares.{language} = {wanted}: the other shares, and the languages that each source holds, "
-                f"make it {reached:.4f}; change the shares or add languages"
+                f"language_shares.{language} = {wanted}: {causes} make it {reached:.4f}, {off}; "
+                "change the shares or add languages"
             )
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from mmbert.loader.lane import Lane, LaneSettings, PackedRow, ReadRow, Schedule,
 from mmbert.loader.masking import Masker, MaskingRule
 from mmbert.loader.randomness import derive_key, random_bits
 from mmbert.loader.state import LoaderState
+
+if TYPE_CHECKING:
+    from mmbert.loader.shards import DataSet
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,19 @@ def build_loader(
     Global batches depend on streams, settings and state alone, not on world_size or workers. Raises UserError where a
     stream has no rows or no weight, a data set is damaged, or the state belongs to something else.
     """
-    from mmbert.loader.shards import ShardReader, open_data_set
+    from mmbert.loader.shards import ShardReader
+
+    rows, data_sets = open_streams(streams)
+    reader = ShardReader(data_sets, settings.cache, settings.masking.vocab_size, settings.cache_limit_bytes)
+    return Loader(rows, reader, settings, rank, world_size, workers=workers, state=state, start_method=start_method)
+
+
+def open_streams(streams: Sequence[MixtureStream]) -> tuple[list[StreamRows], list[DataSet]]:
+    """What the order of documents needs to know of each stream, and the data set that each reads from.
+
+    Raises UserError where a stream has no rows or no weight, or a data set's index is damaged.
+    """
+    from mmbert.loader.shards import open_data_set
 
     opened = {uri: open_data_set(uri) for uri in dict.fromkeys(s.uri for s in streams)}
     rows = []
@@ -85,19 +100,9 @@ def build_loader(
             raise UserError(
                 f"{stream.source}/{stream.language}: its weight is {stream.weight}; weights must be above 0"
             )
-        rows.append(
-            StreamRows(
-                f"{stream.source}/{stream.language}",
-                stream.weight,
-                found.row_begin,
-                found.rows,
-                found.tokens,
-                data_set.begins,
-            )
-        )
-    data_sets = [opened[s.uri][0] for s in streams]
-    reader = ShardReader(data_sets, settings.cache, settings.masking.vocab_size, settings.cache_limit_bytes)
-    return Loader(rows, reader, settings, rank, world_size, workers=workers, state=state, start_method=start_method)
+        name = f"{stream.source}/{stream.language}"
+        rows.append(StreamRows(name, stream.weight, found.row_begin, found.rows, found.tokens, data_set.begins))
+    return rows, [opened[s.uri][0] for s in streams]
 
 
 class Loader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,13 +23,21 @@ class StreamOrder:
     def __init__(self, name: str, seed: int, row_begin: int, rows: int, shard_begins: NDArray[np.int64]) -> None:
         """`shard_begins`: int64 [shards + 1], the data set's first row of each shard and, last, its number of rows."""
         self.rows = rows
-        self._key = derive_key("order", seed, name)
-        first = int(np.searchsorted(shard_begins, row_begin, side="right")) - 1
-        last = int(np.searchsorted(shard_begins, row_begin + rows, side="left"))
-        edges = shard_begins[first : last + 1].clip(row_begin, row_begin + rows)
-        self._begins = edges[:-1]
-        self._counts = np.diff(edges)
+        self._name, self._seed, self._row_begin, self._shard_begins = name, seed, row_begin, shard_begins
         self._orders: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    # Made on first use: a process has thousands of streams, and draws from few of them in its first batches.
+    @functools.cached_property
+    def _key(self) -> int:
+        return derive_key("order", self._seed, self._name)
+
+    @functools.cached_property
+    def _edges(self) -> NDArray[np.int64]:
+        """The stream's first row in each of its shards and, last, the end of its rows."""
+        begin, end, begins = self._row_begin, self._row_begin + self.rows, self._shard_begins
+        first = int(np.searchsorted(begins, begin, side="right")) - 1
+        last = int(np.searchsorted(begins, end, side="left"))
+        return begins[first : last + 1].clip(begin, end)
 
     def row(self, position: int) -> int:
         """The row of the data set at a position of the stream."""
@@ -35,16 +45,18 @@ class StreamOrder:
         spans, ends = self._spans(epoch)
         place = int(np.searchsorted(ends, index, side="right"))
         span = int(spans[place])
-        count = int(self._counts[span])
+        begin, end = (int(edge) for edge in self._edges[span : span + 2])
+        count = end - begin
         within = index - int(ends[place]) + count
-        return int(self._begins[span]) + permute(within, count, derive_key("rows", self._key, epoch, span))
+        return begin + permute(within, count, derive_key("rows", self._key, epoch, span))
 
     def _spans(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The spans in this epoch's order and the index at which each ends."""
         if epoch not in self._orders:
             if len(self._orders) >= _EPOCHS_KEPT:
                 del self._orders[min(self._orders)]
-            bits = random_bits(derive_key("shards", self._key, epoch), len(self._counts))
+            counts = np.diff(self._edges)
+            bits = random_bits(derive_key("shards", self._key, epoch), len(counts))
             order = np.argsort(bits, kind="stable")
-            self._orders[epoch] = order, np.cumsum(self._counts[order])
+            self._orders[epoch] = order, np.cumsum(counts[order])
         return self._orders[epoch]

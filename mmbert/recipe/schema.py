@@ -456,7 +456,9 @@ class Draw(Section):
 
 class Sampling(Section):
     temperature: float = Field(gt=0, le=1, description="p ~ size^temperature over languages")
-    max_epochs: float | None = Field(None, gt=0, description="how often a language's text may repeat at most")
+    max_epochs: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="how often a language's text may repeat at most"
+    )
 
 
 class Mixture(Draw, Sampling):
