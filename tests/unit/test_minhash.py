@@ -208,6 +208,7 @@ def hash_tables(draw: st.DrawFn) -> np.ndarray:
     return np.array(rows, np.uint64).reshape(-1, bands)
 
 
+@settings(deadline=None)
 @given(hashes=hash_tables(), parts=st.integers(1, 7), chunk=st.integers(1, 9))
 def test_clusters_are_those_of_a_plain_union_find_in_any_number_of_parts(
     hashes: np.ndarray, parts: int, chunk: int
@@ -217,6 +218,7 @@ def test_clusters_are_those_of_a_plain_union_find_in_any_number_of_parts(
         assert duplicate_clusters(hashes, parts).tolist() == plain_clusters(hashes)
 
 
+@settings(deadline=None)
 @given(hashes=hash_tables(), parts=st.integers(1, 7))
 def test_parts_hold_the_pairs_of_the_whole(hashes: np.ndarray, parts: int) -> None:
     column = hashes[:, 0]
@@ -230,6 +232,7 @@ def test_a_part_that_does_not_exist_is_refused() -> None:
         duplicate_pairs([], 2, 2)
 
 
+@settings(deadline=None)
 @given(data=st.data(), documents=st.integers(1, 30))
 def test_the_order_of_joins_does_not_matter(data: st.DataObject, documents: int) -> None:
     index = st.integers(0, documents - 1)

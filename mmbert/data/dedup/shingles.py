@@ -33,7 +33,7 @@ _SEPARATOR, _LETTER, _NUMBER, _IDEOGRAPH, _UNSPACED_CHARACTER, _DECIMAL_POINT, _
 _DECIMAL_POINTS = ".,،٫٬"
 _CODE_POINTS = sys.maxunicode + 1
 
-# Arrays of a batch stay near the cache: of 2^13 to 2^19 the fastest.
+# Of 2^13 to 2^19 this and twice as much are the fastest, within a tenth of each other; this takes half the memory.
 _BATCH_CHARACTERS = 2**17
 # A longer text is read in slices of this length, so that memory does not grow with it.
 _SLICE_CHARACTERS = 2**20
