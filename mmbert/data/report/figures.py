@@ -11,13 +11,13 @@ from mmbert.pages.plots import Figure, layout_of
 from mmbert.recipe.languages import language_name
 
 _LARGEST = 25
-_REASON_COLOURS = ("@orange", "@violet", "@rose", "@blue", "@bad", "@muted")
+_REASON_COLOURS = ("@orange", "@violet", "@rose", "@blue", "@teal", "@bad", "@good", "@muted")
 _PHASE_COLOURS = ("@blue", "@teal", "@violet", "@rose", "@orange")
 
 
 def data_figures(data: DataStatistics) -> dict[str, Figure]:
     """`drops`, `lengths`, `shares` and `tokens`; those without data are left out."""
-    languages = data.languages()
+    languages = data.languages
     found = {
         "drops": drops_figure(languages),
         "lengths": lengths_figure(languages.values()),

@@ -18,13 +18,15 @@ KEPT = "kept"
 SAMPLE_BYTES = 8 * 10**6
 """Samples of all languages together, in UTF-8, so that a page of 1,833 languages stays below 15 MB."""
 LANGUAGE_SAMPLE_BYTES = 32_000
-_LISTED = 8
+_SAMPLES_FIT = 12
+_PACKED_TOGETHER = 40
+_LISTED = 5
 
 
 def build_data_report(data: DataStatistics, *, title: str, lead: str, facts: Mapping[str, str]) -> str:
     """The page as HTML. Parts without data are left out."""
     warnings = find_warnings(data)
-    languages = data.languages()
+    languages = data.languages
     by_language: dict[str, list[LanguageWarning]] = {}
     for warning in warnings:
         by_language.setdefault(warning.language, []).append(warning)
@@ -46,16 +48,17 @@ def build_data_report(data: DataStatistics, *, title: str, lead: str, facts: Map
         language_count=len(languages),
         table_json=script_json(_table(data, languages, by_language)),
         details=_packed(_details(data, languages, by_language)),
+        packed_together=_PACKED_TOGETHER,
     )
 
 
 def summary(data: DataStatistics) -> dict[str, Any]:
     """The report's main figures and all of its warnings, as plain values."""
-    languages = data.languages()
+    languages = data.languages
     return {
         "languages": len(languages),
         "totals": _summary_of(total(languages.values())),
-        "sources": {name: _summary_of(text) for name, text in data.sources().items()},
+        "sources": {name: _summary_of(text) for name, text in data.sources.items()},
         "phases": {phase.label: len(phase.languages) for phase in data.phases},
         "warnings": [{"kind": w.kind, "language": w.language, "figure": w.figure} for w in find_warnings(data)],
     }
@@ -78,7 +81,7 @@ def _cards(
     drawn = {code for phase in data.phases for code in phase.languages}
     cards = [
         Card("Languages", f"{len(languages):,}", f"{len(drawn):,} of them in a mixture"),
-        Card("Training text", f"{short_number(everything.size)}B", f"{everything.documents:,} documents"),
+        Card("Training text", _bytes(everything.size), f"{everything.documents:,} documents"),
     ]
     if everything.seen:
         main = f", most as {reason_name(main_reason(everything)[0])}" if everything.dropped.total() else ""
@@ -109,13 +112,13 @@ def _source_columns(data: DataStatistics) -> list[str]:
 
 def _source_rows(data: DataStatistics) -> list[list[Cell]]:
     rows = []
-    for name, text in data.sources().items():
+    for name, text in data.sources.items():
         reason = reason_name(main_reason(text)[0]) if text.dropped.total() else "–"
         row = [
             Cell(name, name),
             _number(sum(name in sources for sources in data.parts.values())),
             _number(text.documents),
-            Cell(f"{short_number(text.size)}B", text.size),
+            Cell(_bytes(text.size), text.size),
             _number(text.held_out),
             _share_cell(text.dropped_share),
             Cell(reason, reason),
@@ -140,6 +143,11 @@ def _reason_rows(languages: Mapping[str, TextStatistics]) -> list[list[Cell]]:
         cells = [_number(n), _share_cell(n / everything.seen), _number(len(hit)), Cell(named, named, "left")]
         rows.append([Cell(reason_name(reason), reason), *cells])
     return rows
+
+
+def _bytes(value: int) -> str:
+    """`4.8MB`, `2.3GB`."""
+    return short_number(value).replace("B", "G") + "B"
 
 
 def _number(value: int) -> Cell:
@@ -232,20 +240,23 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
 def pick_samples(
     samples: Mapping[str, Samples], dropped: Mapping[str, int], budget: int
 ) -> list[tuple[str, str, str, str]]:
-    """Samples of a language as (`kept` or reason, source, id, text), of `budget` bytes of UTF-8 text.
+    """Samples of a language as (`kept` or reason, source, id, text), with at most `budget` bytes of UTF-8 text.
 
     `samples` are by source. They are taken in turns, one of each group and source before a second one of any, kept text
-    first and then reasons by how much they dropped; what no longer fits is left out. Sorted by group in that order.
+    first and then reasons by how much they dropped. Long texts are cut so that a dozen fit. Sorted by group.
     """
     groups = sorted({group for found in samples.values() for group in found})
     groups.sort(key=lambda group: (group != KEPT, -dropped.get(group, 0)))
     picked: list[tuple[str, str, str, str]] = []
     left = budget
-    for sample in _in_turns(samples, groups):
-        size = len(sample[3].encode())
-        if size <= left:
-            left -= size
-            picked.append(sample)
+    for group, source, ident, text in _in_turns(samples, groups):
+        encoded = text.encode()
+        if len(encoded) > budget // _SAMPLES_FIT:
+            encoded = f"{encoded[: budget // _SAMPLES_FIT - 3].decode(errors='ignore')}…".encode()
+        if len(encoded) > left:
+            break
+        left -= len(encoded)
+        picked.append((group, source, ident, encoded.decode()))
     return sorted(picked, key=lambda sample: groups.index(sample[0]))
 
 
@@ -260,6 +271,9 @@ def _in_turns(samples: Mapping[str, Samples], groups: Sequence[str]) -> Iterator
                     yield group, source, ident, text
 
 
-def _packed(value: Any) -> str:
-    """JSON as base64 of gzip: small, and costs a browser nothing before the page opens it."""
-    return base64.b64encode(gzip.compress(plain_json(value).encode(), mtime=0)).decode("ascii")
+def _packed(details: Mapping[str, Any]) -> list[str]:
+    """JSON of some languages each, as base64 of gzip: small, and costs a browser nothing before it is looked at."""
+    codes = list(details)
+    parts = [codes[start : start + _PACKED_TOGETHER] for start in range(0, len(codes), _PACKED_TOGETHER)]
+    packed = [gzip.compress(plain_json({code: details[code] for code in part}).encode(), mtime=0) for part in parts]
+    return [base64.b64encode(part).decode("ascii") for part in packed]

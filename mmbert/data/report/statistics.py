@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import Any
 from mmbert.artifacts import Artifact
 from mmbert.data.documents import HELD_OUT, TRAIN
 from mmbert.data.mixture import MixtureRow
-from mmbert.recipe.languages import language_name
 
 COUNTS_FILE, REPORT_FILE, MIXTURE_FILE = "counts.json", "report.json", "mixture.json"
 DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
@@ -141,17 +141,17 @@ class DataStatistics:
     samples: Mapping[str, Mapping[str, Samples]]
     phases: tuple[PhaseDraw, ...]
 
+    @functools.cached_property
     def languages(self) -> dict[str, TextStatistics]:
         """By language over all sources, the one with the most text first."""
         totals = {code: total(sources.values()) for code, sources in self.parts.items()}
         return dict(sorted(totals.items(), key=lambda item: (-item[1].size, -item[1].seen, item[0])))
 
+    @functools.cached_property
     def sources(self) -> dict[str, TextStatistics]:
+        """By source over all languages, by name."""
         names = sorted({source for sources in self.parts.values() for source in sources})
         return {name: total(s[name] for s in self.parts.values() if name in s) for name in names}
-
-    def name_of(self, language: str) -> str:
-        return language_name(language)
 
 
 def total(parts: Iterable[TextStatistics]) -> TextStatistics:

@@ -72,7 +72,7 @@ KINDS = (
 
 def find_warnings(data: DataStatistics) -> list[LanguageWarning]:
     """All warnings, in the order of `KINDS`, the worst of a kind first."""
-    languages = data.languages()
+    languages = data.languages
     known = _identifiable(languages)
     found: list[LanguageWarning] = []
     for code, text in languages.items():
