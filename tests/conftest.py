@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.fixtures_stack"]
+pytest_plugins = ["tests.fixtures_stack", "tests.browser"]
 
 NOTE = Path(__file__).resolve().parents[1] / ".cache" / "tests-not-run"
 """Left by scripts/setup-test.sh where there is no browser."""

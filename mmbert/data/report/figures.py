@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from mmbert.data.report.statistics import DataStatistics, TextStatistics, length_class
 from mmbert.data.report.warnings import FALLBACK_SHARE, reason_name
+from mmbert.pages.page import short_number
 from mmbert.pages.plots import Figure, layout_of
 from mmbert.recipe.languages import language_name
 
@@ -49,19 +50,23 @@ def drops_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
             "type": "bar",
             "orientation": "h",
             "name": name,
-            "y": [_named(code) for code in shown],
+            "y": shown,
             "x": [n / languages[code].seen for n, code in zip(numbers, shown, strict=True)],
-            "text": [f"{n:,} of {languages[code].seen:,}" for n, code in zip(numbers, shown, strict=True)],
+            "text": [
+                f"<b>{_named(code)}</b><br>{name}: {n:,} of {languages[code].seen:,} documents"
+                for n, code in zip(numbers, shown, strict=True)
+            ],
             "textposition": "none",
             "marker": {"color": colour},
-            "hovertemplate": "<b>%{y}</b><br>" + name + " %{x:.1%}, %{text} documents<extra></extra>",
+            "hovertemplate": "%{text}, %{x:.1%}<extra></extra>",
         }
         for name, colour, numbers in parts
     ]
     layout = layout_of("share of the documents", "")
     layout |= {"barmode": "stack", "bargap": 0.28, "height": 110 + 21 * len(shown)}
     layout["xaxis"] |= {"tickformat": ".0%", "range": [0, 1]}
-    layout["yaxis"] |= {"automargin": True}
+    names = [language_name(code) for code in shown]
+    layout["yaxis"] |= {"automargin": True, "tickvals": shown, "ticktext": names, "ticklabelstandoff": 6}
     layout["margin"] |= {"l": 16}
     layout["legend"] |= {"traceorder": "normal"}
     return {"data": traces, "layout": layout}
@@ -95,15 +100,12 @@ def lengths_figure(texts: Iterable[TextStatistics]) -> Figure | None:
 
 def _class_label(bits: int) -> str:
     low, high = length_class(bits)
-    return f"{short_binary(low)}–{short_binary(high + 1)}" if low >= 1024 else f"{low}–{high}"
+    return f"{_power(low)}–{_power(high + 1)}" if low >= 1024 else f"{low}–{high}"
 
 
-def short_binary(number: int) -> str:
-    """`512`, `4k`, `2M`: powers of two as people say them."""
-    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
-        if number >= size:
-            return f"{number // size}{unit}"
-    return str(number)
+def _power(number: int) -> str:
+    """`4k`, `2M`: powers of two as people say them."""
+    return f"{number >> 20}M" if number >= 1 << 20 else f"{number >> 10}k"
 
 
 def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics]) -> Figure | None:
@@ -119,10 +121,13 @@ def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics])
                     "x": [held[code] for code, _ in points],
                     "y": [part.share for _, part in points],
                     "text": [_named(code) for code, _ in points],
-                    "customdata": [[part.tokens, round(part.epochs, 3)] for _, part in points],
-                    "hovertemplate": "<b>%{text}</b><br>%{x:.3s} tokens held, %{y:.3%} of "
+                    "customdata": [
+                        [short_number(held[code]), short_number(part.tokens), f"{part.epochs:.2g}"]
+                        for code, part in points
+                    ],
+                    "hovertemplate": "<b>%{text}</b><br>%{customdata[0]} tokens held, %{y:.3%} of "
                     + phase.label
-                    + "<br>%{customdata[0]:,} tokens drawn, at most %{customdata[1]} epochs<extra></extra>",
+                    + "<br>%{customdata[1]} tokens drawn, at most %{customdata[2]} epochs<extra></extra>",
                     "mode": "markers",
                     "name": phase.label,
                     "marker": {"color": _PHASE_COLOURS[number % len(_PHASE_COLOURS)], "size": 5.5, "opacity": 0.65},
@@ -134,7 +139,7 @@ def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics])
     line = {"color": "@muted", "width": 1, "dash": "dot"}
     proportional = {"x": ends, "y": [x / everything for x in ends], "mode": "lines", "line": line, "hoverinfo": "skip"}
     layout = layout_of("tokens held", "share of the phase")
-    layout["xaxis"] |= {"type": "log", "dtick": 1, "tickformat": "~s"}
+    layout["xaxis"] |= {"type": "log", "dtick": 1, "exponentformat": "B"}
     layout["yaxis"] |= {"type": "log", "dtick": 1, "tickformat": "~%"}
     layout["margin"] |= {"l": 64}
     return {"data": [{**proportional, "name": "in proportion to size"}, *traces], "layout": layout}
@@ -158,9 +163,15 @@ def tokens_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
                     "x": [text.tokens for _, text in points],
                     "y": [round(text.bytes_per_token or 0, 3) for _, text in points],
                     "text": [_named(code) for code, _ in points],
-                    "customdata": ["unknown" if (f := t.fallback_share) is None else f"{f:.1%}" for _, t in points],
-                    "hovertemplate": "<b>%{text}</b><br>%{y:.2f} bytes a token, %{x:.3s} tokens"
-                    "<br>byte fallback %{customdata}<extra></extra>",
+                    "customdata": [
+                        [
+                            short_number(text.tokens),
+                            "not known" if text.fallback_share is None else f"{text.fallback_share:.1%}",
+                        ]
+                        for _, text in points
+                    ],
+                    "hovertemplate": "<b>%{text}</b><br>%{y:.2f} bytes a token, %{customdata[0]} tokens"
+                    "<br>byte fallback %{customdata[1]}<extra></extra>",
                     "mode": "markers",
                     "name": name,
                     "marker": {"color": colour, "symbol": symbol, "size": 6, "opacity": 0.7},
@@ -169,7 +180,7 @@ def tokens_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
     if not traces:
         return None
     layout = layout_of("tokens held", "bytes a token")
-    layout["xaxis"] |= {"type": "log", "dtick": 1, "tickformat": "~s"}
+    layout["xaxis"] |= {"type": "log", "dtick": 1, "exponentformat": "B"}
     layout["yaxis"] |= {"rangemode": "tozero"}
     layout["showlegend"] = len(traces) > 1
     return {"data": traces, "layout": layout}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -242,8 +243,8 @@ def pick_samples(
 ) -> list[tuple[str, str, str, str]]:
     """Samples of a language as (`kept` or reason, source, id, text), with at most `budget` bytes of UTF-8 text.
 
-    `samples` are by source. They are taken in turns, one of each group and source before a second one of any, kept text
-    first and then reasons by how much they dropped. Long texts are cut so that a dozen fit. Sorted by group.
+    `samples` are by source. They are taken in turns, one of each group before a second one of any, kept text first and
+    then reasons by how much they dropped. Long texts are cut so that a dozen fit. Sorted by group.
     """
     groups = sorted({group for found in samples.values() for group in found})
     groups.sort(key=lambda group: (group != KEPT, -dropped.get(group, 0)))
@@ -261,14 +262,18 @@ def pick_samples(
 
 
 def _in_turns(samples: Mapping[str, Samples], groups: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
-    most = max((len(texts) for found in samples.values() for texts in found.values()), default=0)
-    for turn in range(most):
-        for group in groups:
-            for source in sorted(samples):
-                texts = samples[source].get(group, [])
-                if turn < len(texts):
-                    ident, text = texts[turn]
-                    yield group, source, ident, text
+    """One sample of each group, then a second one of each; within a group one of each source before a second."""
+    queues = []
+    for group in groups:
+        ranked = [
+            (turn, source, ident, text)
+            for source, found in sorted(samples.items())
+            for turn, (ident, text) in enumerate(found.get(group, ()))
+        ]
+        ranked.sort(key=lambda item: item[0])
+        queues.append([(group, source, ident, text) for _, source, ident, text in ranked])
+    for turn in itertools.zip_longest(*queues):
+        yield from (sample for sample in turn if sample is not None)
 
 
 def _packed(details: Mapping[str, Any]) -> list[str]:

@@ -103,7 +103,7 @@ def draw_warnings(code: str, text: TextStatistics, phases: Iterable[PhaseDraw]) 
     if drawn:
         label, most = max(drawn, key=lambda item: item[1].epochs)
         if most.epochs > MANY_EPOCHS:
-            found.append(LanguageWarning("many_epochs", code, f"{most.epochs:.1f} epochs in {label}", most.epochs))
+            found.append(LanguageWarning("many_epochs", code, f"{most.epochs:,.1f} epochs in {label}", most.epochs))
     return found
 
 
