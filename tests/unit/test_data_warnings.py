@@ -33,7 +33,7 @@ def curated(texts: list[str]) -> TextStatistics:
 def sentences() -> dict[str, list[str]]:
     """eld's texts by its own codes, the broken language too, which the reader leaves out."""
     found = defaultdict(list)
-    for line in eld.sentence_file().read_text("utf-8").splitlines():
+    for line in eld.sentence_file().read_text("utf-8").split("\n")[:-1]:
         code, _, text = line.partition("\t")
         found[code].append(text)
     return found

@@ -11,7 +11,7 @@ from mmbert.pages.page import short_number
 from mmbert.pages.plots import Figure, layout_of
 from mmbert.recipe.languages import language_name
 
-_LARGEST = 25
+_BARS = 25
 _REASON_COLOURS = ("@orange", "@violet", "@rose", "@blue", "@teal", "@bad", "@good", "@muted")
 _PHASE_COLOURS = ("@blue", "@teal", "@violet", "@rose", "@orange")
 
@@ -29,11 +29,11 @@ def data_figures(data: DataStatistics) -> dict[str, Figure]:
 
 
 def drops_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
-    """Kept and dropped shares of the languages that curation read most documents of, as stacked bars."""
-    largest = sorted((code for code, text in languages.items() if text.seen), key=lambda c: (-languages[c].seen, c))
-    if not largest:
+    """Kept and dropped shares of the languages that lost most documents, as stacked bars."""
+    lost = {code: n for code, text in languages.items() if (n := text.dropped.total())}
+    if not lost:
         return None
-    shown = largest[:_LARGEST][::-1]
+    shown = sorted(lost, key=lambda code: (-lost[code], code))[:_BARS][::-1]
     reasons: Counter[str] = Counter()
     for code in shown:
         reasons.update(languages[code].dropped)

@@ -95,7 +95,13 @@ def _cards(
             note += f", {everything.fallback_share:.1%} single bytes"
         cards.append(Card("Tokens", short_number(everything.tokens), note))
     count = sum(len(found) for found in warned.values())
-    cards.append(Card("Warnings", f"{count:,}", f"about {len(warned):,} languages" if count else "nothing found"))
+    cards.append(
+        Card(
+            "Warnings",
+            f"{count:,}",
+            f"about {len(warned):,} language{'s' if len(warned) > 1 else ''}" if count else "nothing found",
+        )
+    )
     return cards
 
 
@@ -162,7 +168,9 @@ def _share_cell(value: float | None) -> Cell:
 def _percent(value: float | None) -> str:
     if value is None:
         return "–"
-    return "<0.1%" if 0 < value < 0.0005 else f"{value:.1%}"
+    if value == 0:
+        return "0%"
+    return "<0.1%" if value < 0.0005 else f"{value:.1%}"
 
 
 def _table(
