@@ -102,15 +102,15 @@ class OutputOperator(BaseOperator):
 
 
 class EndOperator(BaseOperator):
-    """Ends the workflow's own run in MLflow, by whether its last task left a result."""
+    """Ends the workflow's own run in MLflow, by whether each of its last tasks left a result."""
 
-    def __init__(self, *, recipe: dict[str, Any], last: str, **kwargs: Any) -> None:
+    def __init__(self, *, recipe: dict[str, Any], last: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recipe = recipe
         self.last = last
 
     def execute(self, context: Any) -> None:
-        worked = context["ti"].xcom_pull(task_ids=self.last) is not None
+        worked = all(context["ti"].xcom_pull(task_ids=task) is not None for task in self.last)
         arguments = {name: _plain(value, context["params"]) for name, value in self.recipe.items()}
         os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
         # A recipe that is wrong has no run to end. MLflow being away is tried again; a teardown cannot fail the run.
@@ -145,10 +145,11 @@ class AirflowRunner:
     def output(self, handle: Any, name: str) -> Any:
         return OutputOperator(task_id=f"{handle.operator.task_id}_{name}", uri=handle, output=name, **RETRIES).output
 
-    def end(self, last: Any, **recipe: Any) -> None:
-        """After the workflow's last task, whatever became of it; it has no say in whether the DAG run succeeded."""
-        ending = EndOperator(task_id="end", recipe=recipe, last=last.operator.task_id, **RETRIES).as_teardown()
-        last.operator >> ending
+    def end(self, last: list[Any], **recipe: Any) -> None:
+        """After the workflow's last tasks, whatever became of them; it has no say in whether the DAG run succeeded."""
+        operators = [handle.operator for handle in last]
+        names = [operator.task_id for operator in operators]
+        operators >> EndOperator(task_id="end", recipe=recipe, last=names, **RETRIES).as_teardown()
 
 
 def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:

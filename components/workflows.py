@@ -18,7 +18,7 @@ class Runner(Protocol):
         """A list that a component left as an output, to map over."""
 
 
-def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
+def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
     """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, register."""
     recipe = runner.run("recipe", preset=preset, overrides=overrides)
     groups, variants = runner.output(recipe, "groups"), runner.output(recipe, "variants")
@@ -33,6 +33,10 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
     decay_mixtures = runner.map(
         "mixture", task="mixture_decay", over={"variant": variants}, recipe=recipe, shards=shards, phase="decay"
     )
+    mixtures = [pretrain_mixture, extend_mixture, decay_mixtures]
+    # No training waits for it.
+    data_report = runner.run("data_report", recipe=recipe, documents=documents, shards=shards, mixtures=mixtures)
+
     pretrained = runner.run("train", task="train_pretrain", phase="pretrain", mixture=pretrain_mixture, **data)
     extended = runner.run(
         "train", task="train_extend", phase="extend", mixture=extend_mixture, checkpoint=pretrained, **data
@@ -51,12 +55,14 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> Any:
     report = runner.run(
         "report",
         recipe=recipe,
-        mixtures=[pretrain_mixture, extend_mixture, decay_mixtures],
+        mixtures=mixtures,
         checkpoints=[pretrained, extended, decayed, merged],
         model=model,
         scores=scores,
     )
-    return runner.run("register", recipe=recipe, model=model, scores=model_scores, report=report)
+    registered = runner.run("register", recipe=recipe, model=model, scores=model_scores, report=report)
+    return [registered, data_report]
 
 
 WORKFLOWS = {"pretrain": pretrain}
+"""By name. Each returns the handles of its last tasks."""

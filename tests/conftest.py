@@ -19,7 +19,7 @@ _HUB_HOME = tempfile.mkdtemp(prefix="hub-home-")
 os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{_HUB_PORT}", "HF_HOME": _HUB_HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ.pop("HF_TOKEN", None)
 
-pytest_plugins = ["tests.fixtures_stack"]
+pytest_plugins = ["tests.fixtures_stack", "tests.browser"]
 
 NOTE = Path(__file__).resolve().parents[1] / ".cache" / "tests-not-run"
 """Left by scripts/setup-test.sh where there is no browser."""

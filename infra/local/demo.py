@@ -177,15 +177,17 @@ def _cell(value: Any) -> str:
 
 
 def _mlflow_links(settings: Settings, workflow_run: str) -> dict[str, str]:
-    """Pages of the workflow's own run in MLflow and of its report."""
+    """Pages of the workflow's own run in MLflow and of its reports."""
     ours = f"tags.`mmbert.workflow_run` = '{workflow_run}'"
-    parents = _search_runs(settings, f"{ours} and tags.`mmbert.role` = 'workflow'")
-    reports = _search_runs(settings, f"{ours} and tags.`mmbert.task` = 'report'")
-    links = {
-        name: _run_page(settings, found[0]) for name, found in (("MLflow run", parents), ("Report", reports)) if found
+    wanted = {
+        "MLflow run": ("tags.`mmbert.role` = 'workflow'", ""),
+        "Report": ("tags.`mmbert.task` = 'report'", "/artifacts/report/report.html"),
+        "Data report": ("tags.`mmbert.task` = 'data_report'", "/artifacts/data_report/data_report.html"),
     }
-    if "Report" in links:
-        links["Report"] += "/artifacts/report/report.html"
+    links = {}
+    for name, (tag, place) in wanted.items():
+        if found := _search_runs(settings, f"{ours} and {tag}"):
+            links[name] = _run_page(settings, found[0]) + place
     return links
 
 

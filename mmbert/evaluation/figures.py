@@ -1,7 +1,4 @@
-"""The report's plots of data and training, as plotly.js figures in plain dictionaries.
-
-A colour like `@blue` is a name that the page replaces by its theme's colour, so that plots follow light and dark.
-"""
+"""The report's plots of data and training."""
 
 from __future__ import annotations
 
@@ -10,11 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmbert.evaluation.report_data import HistoryRow, PhaseReport, ReportData
-
-Figure = dict[str, Any]
+from mmbert.pages.plots import Figure, axis_of, layout_of
 
 _VARIANT_COLOURS = ("@violet", "@rose", "@teal", "@muted")
-MARGIN = {"l": 56, "r": 16, "t": 34, "b": 46}
 SEEN_COLOURS = ("@blue", "@teal", "@orange")
 """Colours of languages by the phase that first had them."""
 
@@ -204,14 +199,3 @@ def bits_figures(data: ReportData) -> dict[str, Figure]:
         layout["margin"] |= {"t": 12}
         figures[f"bits-{index}"] = {"data": traces, "layout": layout}
     return figures
-
-
-def axis_of(title: str) -> dict[str, Any]:
-    """An axis with a title and no line at zero."""
-    return {"title": {"text": title, "standoff": 8}, "zeroline": False}
-
-
-def layout_of(x: str, y: str) -> Figure:
-    """The layout that all plots share, with titles for both axes."""
-    legend = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"}
-    return {"xaxis": axis_of(x), "yaxis": axis_of(y), "margin": dict(MARGIN), "legend": legend}

@@ -2,49 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any
-
 from mmbert.evaluation import figures, lineage, score_figures, tables
 from mmbert.evaluation.claims import claims
 from mmbert.evaluation.published import published_tables
 from mmbert.evaluation.report_data import ReportData
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, LANGUAGE_ID, RETRIEVAL
-
-
-@dataclass(frozen=True)
-class Card:
-    """A headline figure, with a line of context below it."""
-
-    label: str
-    value: str
-    note: str
+from mmbert.pages.page import Card, render, short_number
+from mmbert.pages.plots import Figure
 
 
 def build_report(data: ReportData) -> str:
-    """The page as HTML, with plotly.js inside (about 5 MB): it works offline, from a file and inside an iframe.
-
-    Parts without data are left out. Each plot's element gets `data-drawn="true"` once it has been drawn.
-    """
-    from jinja2 import Environment, StrictUndefined
+    """The page as HTML. Parts without data are left out."""
     from markdown_it import MarkdownIt
-    from plotly.offline import get_plotlyjs
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = resources.files("mmbert.evaluation").joinpath("report.html").read_text("utf-8")
     plots = _figures(data)
     panels = [*data.trunk, *([data.widest_variant] if data.widest_variant else [])]
     bits_columns, bits = tables.bits_rows(data)
     mixture_columns, mixture = tables.mixture_rows(data)
-    return environment.from_string(source).render(
+    return render(
+        "mmbert.evaluation",
+        "report.html",
+        title=data.recipe_name,
+        eyebrow="Run report",
+        lead=data.description,
+        facts=data.run,
+        plots=plots,
         data=data,
         cards=_cards(data),
         claims=claims(data),
-        plots=plots,
-        plots_json=_script_json(plots),
-        plotly=get_plotlyjs(),
         share_labels=[p.label for p in panels],
         share_colours=[colour.removeprefix("@") for colour in figures.SEEN_COLOURS],
         other_variants={
@@ -65,8 +50,8 @@ def build_report(data: ReportData) -> str:
     )
 
 
-def _figures(data: ReportData) -> dict[str, figures.Figure]:
-    found: dict[str, figures.Figure | None] = {**figures.share_figures(data)}
+def _figures(data: ReportData) -> dict[str, Figure]:
+    found: dict[str, Figure | None] = {**figures.share_figures(data)}
     if any(phase.history for phase in data.phases):
         found["training"] = figures.training_figure(data)
     found |= figures.bits_figures(data)
@@ -75,11 +60,6 @@ def _figures(data: ReportData) -> dict[str, figures.Figure]:
     found["retrieval"] = score_figures.retrieval_figure(data)
     found["time"] = score_figures.time_figure(data.times)
     return {name: figure for name, figure in found.items() if figure is not None}
-
-
-def _script_json(value: Any) -> str:
-    """JSON that may stand inside a script element: text in it cannot end the element."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _cards(data: ReportData) -> list[Card]:
@@ -102,11 +82,3 @@ def _cards(data: ReportData) -> list[Card]:
             parts += [f"chance {score.chance:.1%}"] if score.chance is not None else []
             cards.append(Card(label, f"{score.value:{number}}", ", ".join(parts)))
     return cards
-
-
-def short_number(value: float) -> str:
-    """`4.8M`, `2.3T`, `950`."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.1f}".removesuffix(".0") + unit
-    return f"{value:.0f}"

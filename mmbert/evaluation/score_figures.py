@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmbert.evaluation.figures import MARGIN, Figure, layout_of
 from mmbert.evaluation.report_data import RELEASE, UNTRAINED, ComponentTime, ModelReport, ReportData
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, RETRIEVAL
+from mmbert.pages.plots import MARGIN, Figure, layout_of
 
 
 def score_figure(models: Sequence[ModelReport], task: str, metric: str) -> Figure | None:

@@ -8,6 +8,7 @@ from typing import Any
 from mmbert.evaluation.published import PublishedTable
 from mmbert.evaluation.report_data import ReportData
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.pages.page import Cell
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,6 @@ TASKS = (
     Task(INTENTS, "accuracy", "Intent classification", "linear probe, split by template; accuracy"),
     Task(INTENTS, "macro_f1", "Intent classification, macro-F1", "linear probe, split by template"),
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell. `sort` is what a sortable table sorts by; `mark` is a CSS class."""
-
-    text: str
-    sort: float | str = ""
-    mark: str = ""
 
 
 def score_rows(data: ReportData) -> list[tuple[Task, list[Cell]]]:

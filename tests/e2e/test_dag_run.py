@@ -108,7 +108,8 @@ def test_every_task_succeeds_under_a_readable_name(first: Demo) -> None:
 
 
 def test_results_and_links_are_printed(stack: LocalStack, first: Demo) -> None:
-    for word in ("bits", f"http://127.0.0.1:{stack.airflow_port}/dags/mmbert_pretrain/runs/", "MLflow run", "Report"):
+    assert f"http://127.0.0.1:{stack.airflow_port}/dags/mmbert_pretrain/runs/" in first.printed
+    for word in ("bits", "MLflow run", "report/report.html", "data_report/data_report.html"):
         assert word in first.printed
 
 

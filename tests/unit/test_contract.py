@@ -32,6 +32,7 @@ def test_there_are_all_the_components() -> None:
         "merge",
         "convert",
         "evaluate",
+        "data_report",
         "report",
         "register",
     }
