@@ -23,7 +23,7 @@ from mmbert.data.steps.decontamination import ContaminationIndex, Decontaminatio
 from mmbert.data.steps.personal_data import MaskPersonalData
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.intents import suite_sentences
-from mmbert.evaluation.suites.texts import contamination_index
+from mmbert.evaluation.suites.texts import evaluation_texts
 from mmbert.recipe.loading import load_recipe
 from mmbert.recipe.schema import (
     Curation,
@@ -300,11 +300,10 @@ def index() -> ContaminationIndex:
     ],
 )
 def test_evaluation_text_is_found_whatever_its_case_and_spacing(
-    text: str, task: str | None, index: ContaminationIndex, tmp_path: Path
+    text: str, task: str | None, index: ContaminationIndex
 ) -> None:
     assert index.find([text]) == [task]
-    index.save(tmp_path / "index.npz")
-    assert ContaminationIndex.load(tmp_path / "index.npz").find(["x", text]) == [None, task]
+    assert index.find(["x", text]) == [None, task]
 
 
 def test_contaminated_training_documents_are_dropped_and_held_out_ones_kept(
@@ -336,27 +335,14 @@ def test_the_index_does_not_depend_on_the_order_of_texts_and_its_digest_on_every
     assert digests.isdisjoint({build(PLANTED[1:], 12, 4).digest(), build(PLANTED, 11, 4).digest()})
 
 
-def test_an_index_that_cannot_be_read_is_a_users_error(tmp_path: Path) -> None:
-    (tmp_path / "index.npz").write_bytes(b"nothing")
-    for name in ("index.npz", "missing.npz"):
-        with pytest.raises(UserError, match="not a contamination index"):
-            ContaminationIndex.load(tmp_path / name)
-
-
 def test_the_demo_suites_sentences_are_kept_out_of_training(pages: dict[str, str]) -> None:
     recipe = load_recipe("tiny", ["curation.decontamination={}", "evaluation.intent_languages=2"])
-    index = contamination_index(recipe)
-    assert index is not None
+    index = ContaminationIndex.build(evaluation_texts(["demo"], recipe.evaluation, recipe.seed), words=12, min_words=4)
     planted = [s.text for rows in suite_sentences(recipe.evaluation, recipe.seed).values() for s in rows]
     planted = [text for text in planted if len(text.split()) >= 5]
     assert len(planted) > 50
-    assert {reason(text, "deu_Latn", recipe.curation, contamination=index) for text in planted} == {"contaminated"}
+    assert set(index.find(planted)) == {"demo/intent_classification"}
     assert index.find(list(pages.values())) == [None] * len(pages)
-
-
-def test_cleaning_does_not_go_on_without_the_index_that_the_recipe_asks_for() -> None:
-    with pytest.raises(ValueError, match="index of the evaluation texts"):
-        cleaning_steps(Curation.model_validate({"decontamination": {}}))
 
 
 def vowels(texts: list[str], language: str) -> list[float]:
@@ -463,7 +449,7 @@ def test_pickled_steps_do_the_same(pages: dict[str, str], index: ContaminationIn
         documents = [record(page, code) for code, page in pages.items()]
         return [(r.text, r.metadata) for r in run(steps, documents)]
 
-    steps = cleaning_steps(curation, None, index)
+    steps = [*cleaning_steps(curation, None), Decontamination(index)]
     before = results(steps)
     assert len(before) > 40
     assert results(pickle.loads(pickle.dumps(steps))) == before  # noqa: S301 - our own bytes

@@ -111,7 +111,7 @@ def test_a_language_that_identification_does_not_know_is_not_called_another() ->
     saterland = text(identified=Counter(deu_Latn=1000))
     german = text(identified=Counter(deu_Latn=1000))
     assert find_warnings(DataStatistics({"stq_Latn": {"a": saterland}, "deu_Latn": {"a": german}}, {}, ())) == []
-    judged = text(identified=Counter(deu_Latn=1000), dropped=Counter(other_language=100))
+    judged = text(identified=Counter(deu_Latn=1000), dropped=Counter(wrong_language=100))
     (warning,) = find_warnings(DataStatistics({"stq_Latn": {"a": judged}, "deu_Latn": {"a": german}}, {}, ()))
     assert (warning.kind, warning.language) == ("other_language", "stq_Latn")
 

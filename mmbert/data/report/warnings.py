@@ -113,7 +113,7 @@ def _identifiable(languages: Mapping[str, TextStatistics]) -> set[str]:
     The others are unknown to the model, which gives their text to whatever is close.
     """
     given = {_language(label) for text in languages.values() for label in text.identified}
-    return {c for c, text in languages.items() if _language(c) in given or text.dropped["other_language"]}
+    return {c for c, text in languages.items() if _language(c) in given or text.dropped["wrong_language"]}
 
 
 def _nothing_left(code: str, text: TextStatistics) -> LanguageWarning | None:

@@ -11,7 +11,6 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from mmbert.data.steps import classifier, language
-from mmbert.data.steps.decontamination import ContaminationIndex, Decontamination
 from mmbert.data.steps.fasttext_model import is_on_hub, model_file
 from mmbert.data.steps.light import Quality
 from mmbert.data.steps.personal_data import MaskPersonalData
@@ -24,16 +23,11 @@ VERSION = 1
 """Raised by hand when the steps give other results for the same settings."""
 
 
-def cleaning_steps(
-    curation: Curation, exclusion_writer: Any = None, contamination: ContaminationIndex | None = None
-) -> list[PipelineStep]:
+def cleaning_steps(curation: Curation, exclusion_writer: Any = None) -> list[PipelineStep]:
     """The steps in order, the cheap ones first; what they drop goes to `exclusion_writer` with `filter_reason`.
 
-    `contamination` is the index of the suites that `curation.decontamination` names, and of what else no training
-    document may hold. Addresses are masked before any filter, so that no dropped document shows one.
+    Addresses are masked before any filter, so that no dropped document shows one.
     """
-    if curation.decontamination and contamination is None:
-        raise ValueError("curation.decontamination is set, so cleaning needs an index of the evaluation texts")
     steps: list[PipelineStep] = [Repair()]
     if curation.personal_data:
         steps.append(MaskPersonalData(curation.personal_data))
@@ -42,14 +36,12 @@ def cleaning_steps(
         steps.append(language.LanguageAgreement(curation.language_identification, exclusion_writer))
     if curation.quality:
         steps.append(WebFilters(curation.quality, exclusion_writer))
-    if contamination:
-        steps.append(Decontamination(contamination, exclusion_writer))
     if curation.quality_classifier:
         steps.append(classifier.ScoreQuality(curation.quality_classifier, exclusion_writer))
     return steps
 
 
-def language_settings(curation: Curation, code: str, contamination: ContaminationIndex | None = None) -> dict[str, Any]:
+def language_settings(curation: Curation, code: str) -> dict[str, Any]:
     """All that decides what happens to the documents of one language, thresholds resolved, as JSON.
 
     Files of models count by their content, files of the hub by their name: pin a revision. Raises UserError for a model
@@ -78,8 +70,6 @@ def language_settings(curation: Curation, code: str, contamination: Contaminatio
     if curation.quality and code != CODE:
         settings["quality"] = {"filters": sorted(curation.quality.filters)}
         settings["quality"] |= _as_json(asdict(limits_of(curation.quality, code)))
-    if contamination:
-        settings["decontamination"] = contamination.digest()
     if curation.quality_classifier:
         settings["quality_classifier"] = _classifier_settings(curation.quality_classifier, code)
     return settings

@@ -13,8 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from mmbert.data.documents import HELD_OUT
 from mmbert.data.steps.verdict import Verdict
 from mmbert.data.steps.words import CHINESE, SOUTH_EAST_ASIAN
-from mmbert.errors import UserError
 
 # How much of a word a character begins, in quarters: with spaces between words a whole one, of Chinese a half, of
 # South-East Asian scripts a quarter, their marks nothing.
@@ -81,35 +79,15 @@ class ContaminationIndex:
     @classmethod
     def build(cls, texts: Iterable[EvaluationText], words: int, min_words: int) -> ContaminationIndex:
         """The index of texts, whatever their order; of several tasks with one run the first by name is told."""
-        long: dict[int, str] = {}
-        short: dict[int, str] = {}
-        for text in texts:
-            analysed = _Analysed([text.text])
-            runs, found = analysed.runs(words), long
-            if not len(runs.hashes):
-                runs, found = analysed.wholes(min_words, words), short
-            for value in runs.hashes.tolist():
-                found[value] = min(text.task, found.get(value, text.task))
-        tasks = sorted({*long.values(), *short.values()})
-        return cls(words, min_words, tasks, *(_sorted(found, tasks) for found in (long, short)))
-
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **self._arrays())
-
-    @classmethod
-    def load(cls, path: Path) -> ContaminationIndex:
-        """Raises UserError for a file that is missing or is not what `save` writes."""
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                words, min_words = found["sizes"].tolist()
-                long = _Hashed(found["long"], found["long_tasks"])
-                return cls(
-                    words, min_words, found["tasks"].tolist(), long, _Hashed(found["short"], found["short_tasks"])
-                )
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: not a contamination index: {error}") from error
+        long, short = _Collected(), _Collected()
+        for batch in _parts(texts):
+            analysed = _Analysed([text.text for text in batch])
+            runs, wholes = analysed.runs(words), analysed.wholes(min_words, words)
+            apart = ~np.isin(wholes.texts, runs.texts)
+            long.add(runs, batch)
+            short.add(_Runs(wholes.hashes[apart], wholes.texts[apart]), batch)
+        tasks = sorted({*long.tasks, *short.tasks})
+        return cls(words, min_words, tasks, long.sorted(tasks), short.sorted(tasks))
 
     def digest(self) -> str:
         """Changes with whatever changes a verdict."""
@@ -160,17 +138,49 @@ class Decontamination(BaseFilter):
                 yield False, "contaminated"
 
 
-def _parts(batch: list[Record]) -> Iterator[list[Record]]:
-    """A batch in parts of bounded size, for numpy's arrays take 50 bytes a character."""
-    part: list[Record] = []
+T = TypeVar("T", Record, EvaluationText)
+
+
+def _parts(texts: Iterable[T]) -> Iterator[list[T]]:
+    """Texts in batches of bounded size, for numpy's arrays take 50 bytes a character."""
+    part: list[T] = []
     characters = 0
-    for record in batch:
-        if part and characters + len(record.text) > _BATCH_CHARACTERS:
+    for text in texts:
+        if part and characters + len(text.text) > _BATCH_CHARACTERS:
             yield part
             part, characters = [], 0
-        part.append(record)
-        characters += len(record.text)
-    yield part
+        part.append(text)
+        characters += len(text.text)
+    if part:
+        yield part
+
+
+class _Collected:
+    """Hashes of runs, each with the task of its text."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, int] = {}
+        self._hashes: list[Hashes] = [np.empty(0, np.uint64)]
+        self._of: list[Integers] = [np.empty(0, np.int64)]
+
+    def add(self, runs: _Runs, batch: Sequence[EvaluationText]) -> None:
+        used = np.unique(runs.texts)
+        numbers = np.zeros(len(batch), np.int64)
+        numbers[used] = [self.tasks.setdefault(batch[text].task, len(self.tasks)) for text in used]
+        self._hashes.append(runs.hashes)
+        self._of.append(numbers[runs.texts])
+
+    def sorted(self, tasks: Sequence[str]) -> _Hashed:
+        """Each hash once, with the number in `tasks` of the first of its tasks."""
+        places = {task: place for place, task in enumerate(tasks)}
+        own = np.array([places[task] for task in self.tasks], np.int64)
+        hashes = np.concatenate(self._hashes)
+        of = own[np.concatenate(self._of)] if len(hashes) else np.empty(0, np.int64)
+        order = np.lexsort((of, hashes))
+        hashes, of = hashes[order], of[order]
+        first = np.ones(len(hashes), bool)
+        first[1:] = hashes[1:] != hashes[:-1]
+        return _Hashed(hashes[first], of[first])
 
 
 class _Analysed:
@@ -220,12 +230,6 @@ class _Analysed:
         start = self.starts[first]
         hashes = (self.prefix[self.starts[after]] - self.prefix[start]) * _powers(self.letters)[1][start]
         return _Runs(hashes, self.texts[first])
-
-
-def _sorted(found: dict[int, str], tasks: Sequence[str]) -> _Hashed:
-    number = {task: i for i, task in enumerate(tasks)}
-    hashes = sorted(found)
-    return _Hashed(np.array(hashes, np.uint64), np.array([number[found[value]] for value in hashes], np.int64))
 
 
 @functools.cache

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from mmbert.data.steps.decontamination import ContaminationIndex, EvaluationText
+from mmbert.data.steps.decontamination import EvaluationText
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.intents import suite_sentences
 from mmbert.evaluation.suites.names import INTENTS
-from mmbert.recipe.schema import Evaluation, Recipe
+from mmbert.recipe.schema import Evaluation
 
 SuiteTexts = Callable[[Evaluation, int], Iterator[EvaluationText]]
 """The texts of a suite with a recipe's settings and seed."""
@@ -37,15 +37,6 @@ def evaluation_texts(suites: Iterable[str], settings: Evaluation, seed: int) -> 
                 f"curation.decontamination.suites: no suite '{suite}'; there are {', '.join(sorted(_SUITES))}"
             )
         yield from _SUITES[suite](settings, seed)
-
-
-def contamination_index(recipe: Recipe) -> ContaminationIndex | None:
-    """The index of the suites that a recipe's curation keeps out of its training text; None where it names none."""
-    settings = recipe.curation.decontamination
-    if settings is None:
-        return None
-    texts = evaluation_texts(settings.suites, recipe.evaluation, recipe.seed)
-    return ContaminationIndex.build(texts, settings.words, settings.min_words)
 
 
 @register("demo")
