@@ -147,9 +147,14 @@ class Curation(Section):
 
 class Shards(Section):
     row_tokens: PositiveTokens = Field(
-        16_384, description="a row holds documents of one language up to this many tokens"
+        16_384, ge=3, description="a row holds documents of one language up to this many tokens"
     )
-    shard_size_mb: float = Field(64, gt=0)
+    shard_size_mb: float = Field(64, gt=0, le=2048, description="before compression")
+    add_bos: bool = Field(True, description="bos in front of each document, and of each piece of one that was cut")
+    add_eos: bool = Field(True, description="eos behind each")
+    engine: Literal["fast", "reference"] = Field(
+        "fast", description="fast: gigatoken, held to the tokenizers library on a sample of every language"
+    )
     compression: Literal["zstd:3", "zstd:7"] | None = "zstd:3"
 
 
