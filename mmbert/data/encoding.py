@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 
 from mmbert.data.rows import Ids, Integers
 from mmbert.data.tokenizer import TOKENIZER_FILE, read_tokenizer
@@ -113,7 +113,7 @@ def byte_tokens(tokenizer: Tokenizer, vocab_size: int) -> NDArray[np.bool_]:
     """
     found = np.zeros(vocab_size, bool)
     pieces = [f"<0x{byte:02X}>" for byte in range(256)]
-    if isinstance(tokenizer.decoder, decoders.ByteLevel):
+    if _is_byte_level(tokenizer):
         pieces = [piece for piece, byte in _byte_level_alphabet().items() if byte >= 0x80]
     ids = [number for piece in pieces if (number := tokenizer.token_to_id(piece)) is not None]
     found[[number for number in ids if number < vocab_size]] = True
@@ -126,7 +126,7 @@ def token_text_bytes(tokenizer: Tokenizer, vocab_size: int) -> Integers:
     The sum over a text's tokens is its size, up to what the tokenizer's normaliser changed.
     """
     sizes = np.zeros(vocab_size, np.int64)
-    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    byte_level = _is_byte_level(tokenizer)
     single = byte_tokens(tokenizer, vocab_size)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     for piece, number in tokenizer.get_vocab(with_added_tokens=True).items():
@@ -134,6 +134,10 @@ def token_text_bytes(tokenizer: Tokenizer, vocab_size: int) -> Integers:
             sizes[number] = len(piece) if byte_level else len(piece.replace("\u2581", " ").encode())
     sizes[single] = 1
     return sizes
+
+
+def _is_byte_level(tokenizer: Tokenizer) -> bool:
+    return all(tokenizer.token_to_id(character) is not None for character in _byte_level_alphabet())
 
 
 def _byte_level_alphabet() -> dict[str, int]:

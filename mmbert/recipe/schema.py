@@ -87,10 +87,14 @@ class TrainedTokenizer(Section):
     max_bytes_per_language: int = Field(
         200_000, gt=0, description="text taken from each language, so that large ones do not crowd out small ones"
     )
+    prefix_space: bool = Field(
+        False,
+        description="a space in front of every text: a word alone (tagging) has the tokens it has in a sentence",
+    )
 
 
 class PretrainedTokenizer(Section):
-    """A tokenizer from the Hugging Face hub or a local folder."""
+    """A tokenizer from the Hugging Face hub, a local folder or a tokenizer.json."""
 
     kind: Literal["pretrained"]
     name: str = Field(min_length=1)
