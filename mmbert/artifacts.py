@@ -4,6 +4,7 @@ Layout of one artifact, at `<root>/<kind>/<fingerprint>`:
 
     manifest.json              what it is, what is in it, who made it from what
     attempts/<attempt>/<path>  the files; each attempt has its own prefix, so two at once are harmless
+    kept/<path>                files whose bytes are the same in every attempt, so that any can go on from them
 
 The content digest covers kind, schema version and the sorted (path, sha256) of the digested files, nothing else.
 """
@@ -28,6 +29,7 @@ from mmbert.errors import UserError
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Artifact:
         return storage.join(self.uri, self.file(path).key)
 
     def remote_folder(self, folder: str) -> str:
-        """The URI of a folder whose files were written by one attempt, as the streaming library wants it."""
+        """The URI of a folder whose files stand together (of one attempt, or kept), as the streaming library wants."""
         first = next((p for p in self.paths(f"{folder.strip('/')}/" if folder else "")), None)
         if first is None:
             raise UserError(f"{self.uri}: the {self.manifest.kind} artifact has no folder '{folder}'")
@@ -132,6 +134,22 @@ class Artifact:
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 
+    def download(self, path: str, target: Path) -> None:
+        """Bring a file to `target`, checked against its digest. Raises UserError as `read` does, and leaves nothing."""
+        entry = self.file(path)
+        try:
+            storage.download(self.remote(path), target)
+        except storage.MissingFileError as error:
+            raise self._spoilt(path, "is missing") from error
+        try:
+            if (size := target.stat().st_size) != entry.size:
+                raise self._spoilt(path, f"has {size} bytes instead of {entry.size}")
+            if digest_file(target) != entry.sha256:
+                raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
+        except UserError:
+            target.unlink()
+            raise
+
     def fetch(self, path: str, cache: Path) -> Path:
         """Bring a file into `cache` (shared by processes, keyed by content) and return its local path."""
         entry = self.file(path)
@@ -139,18 +157,8 @@ class Artifact:
         if target.exists() and target.stat().st_size == entry.size:
             return target
         incoming = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            try:
-                storage.download(self.remote(path), incoming)
-            except storage.MissingFileError as error:
-                raise self._spoilt(path, "is missing") from error
-            if incoming.stat().st_size != entry.size:
-                raise self._spoilt(path, f"has {incoming.stat().st_size} bytes instead of {entry.size}")
-            if digest_file(incoming) != entry.sha256:
-                raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
-            incoming.replace(target)
-        finally:
-            incoming.unlink(missing_ok=True)
+        self.download(path, incoming)
+        incoming.replace(target)
         return target
 
     def fetch_folder(self, target: Path, cache: Path, prefix: str = "") -> Path:
@@ -268,6 +276,15 @@ class ArtifactWriter:
         self.add_bytes(
             path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(), digested
         )
+
+    @property
+    def kept_uri(self) -> str:
+        """Where work that any attempt may go on from puts its files; `adopt` makes them the artifact's."""
+        return storage.join(self.uri, KEPT)
+
+    def adopt(self, path: str, sha256: str, size: int) -> None:
+        """List a file that stands below `kept_uri` already. Its bytes must not depend on the attempt."""
+        self._files[path] = File(path=path, key=f"{KEPT}/{path}", sha256=sha256, size=size)
 
     def commit(self, producer: Mapping[str, Any]) -> Artifact:
         """Write the manifest, which makes the artifact complete, then do what waits for that (`after_commit`)."""

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import os
+import time
 from typing import Annotated
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 
 
-@component(produces="shards", version=1, image="data", resources="data", reads=("shards", "model.vocab_size"))
+@component(
+    produces="shards",
+    version=2,
+    image="data",
+    resources="data",
+    reads=("shards", "model.vocab_size", "model.bos_token_id", "model.eos_token_id"),
+)
 def tokenize(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
@@ -16,14 +24,24 @@ def tokenize(
     """Tokenize curated training documents into MDS shards, one data set a source.
 
     The output holds `<source>/` (MDS, uint32 tokens in long rows with document boundaries), `<source>/languages.json`
-    (where each language's rows lie) and `counts.json`.
+    (where each language's rows lie) and `counts.json` (documents, tokens, bytes, byte-fallback share). A killed run
+    goes on at the last shard that was uploaded. It works in as many processes as its profile gives it threads.
     """
     from mmbert.data.tokenization import tokenize_documents
 
-    out = work.scratch / "shards"
-    (source,) = work.fetch_folders([documents], "documents", "train/")
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
-    counts = tokenize_documents(source, folder, work.recipe.shards, work.recipe.model.vocab_size, out)
-    work.output.add_folder("", out)
-    work.output.outputs["label"] = work.open(documents).outputs["label"]
-    work.run.log_metrics(counts.metrics(), step=0)
+    source = work.open(documents, "documents")
+    begin = time.monotonic()
+    counts = tokenize_documents(
+        source,
+        folder,
+        work.recipe.shards,
+        work.recipe.model,
+        work.output,
+        work.scratch,
+        processes=int(os.environ.get("OMP_NUM_THREADS", "1")),
+    )
+    work.output.outputs["label"] = source.outputs["label"]
+    metrics = counts.metrics()
+    rate = metrics["tokens"] / (time.monotonic() - begin)
+    work.run.log_metrics(metrics | {"tokens_per_second": rate}, step=0)

@@ -32,5 +32,5 @@ def tokenizer(
         load_pretrained(settings.name, settings.revision, out, work.recipe.model)
     else:
         folders = work.fetch_folders(documents, "documents", "train/")
-        train_bpe(folders, work.recipe.model, settings.max_bytes_per_language, out)
+        train_bpe(folders, work.recipe.model, settings.max_bytes_per_language, out, prefix_space=settings.prefix_space)
     work.output.add_folder("", out)

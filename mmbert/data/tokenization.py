@@ -1,187 +1,280 @@
-"""Tokenization: from documents to MDS shards, one data set a source, each language one contiguous run of rows."""
+"""Tokenization: documents, or text that was tokenized elsewhere, to MDS shards, one data set a source."""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+import orjson
+import zstandard
 
-from mmbert.data.documents import TRAIN, DocumentFile, document_files, read_documents
+from mmbert.artifacts import Artifact, ArtifactWriter
+from mmbert.data.documents import TRAIN, zstd_lines
+from mmbert.data.encoding import Encoder, byte_tokens, token_text_bytes
+from mmbert.data.mds import ShardFormat
+from mmbert.data.rows import Ids, Integers, Place, TokenBatch
+from mmbert.data.shard_sets import TokenCounts, write_shard_sets
+from mmbert.data.shard_units import Part, Reader, RowSettings
 from mmbert.data.tokenizer import read_tokenizer
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Shards
+from mmbert.recipe.schema import Model, Shards
 
-COLUMNS = {"tokens": "ndarray:uint32", "lengths": "ndarray:uint32"}
-LANGUAGES_FILE = "languages.json"
-COUNTS_FILE = "counts.json"
-HASH = "xxh64"
-_BATCH_CHARACTERS = 1_000_000
+T = TypeVar("T")
 
-Ids = NDArray[np.uint32]
+SAMPLE_DOCUMENTS = 16
+SAMPLE_EVERY = 4096
+_BATCH_BYTES = 2_000_000
+_BATCH_TOKENS = 500_000
 
 
-@dataclass
-class LanguageShards:
-    """Where a language's rows lie in its source's data set, and what they hold.
+def tokenize_documents(
+    documents: Artifact,
+    tokenizer: Path,
+    shards: Shards,
+    model: Model,
+    output: ArtifactWriter,
+    scratch: Path,
+    processes: int = 1,
+) -> TokenCounts:
+    """Tokenize the training documents of an artifact into `output`.
 
-    `bytes` are of UTF-8 text; `tokens` count the special ones too.
+    Writes `<source>/` (MDS: a row's tokens, and the lengths of the pieces in it), `<source>/languages.json` and
+    `counts.json`. A row holds whole documents of one language, in their order, up to `shards.row_tokens` tokens; a
+    longer document is cut into pieces without losing a token. Parts are fetched into `scratch` one ahead and deleted
+    when they are read. Raises UserError for documents that cannot be read, a tokenizer with another template than
+    `<bos> text <eos>` or ids beyond the vocabulary, and EngineDifferenceError where the fast engine differs from the
+    reference in a sample of a language; finished shards then stay for the next attempt.
     """
-
-    row_begin: int
-    rows: int = 0
-    tokens: int = 0
-    documents: int = 0
-    bytes: int = 0
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self.bytes / max(1, self.tokens)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "bytes_per_token": round(self.bytes_per_token, 4)}
+    parts = []
+    for path in documents.paths(f"{TRAIN}/"):
+        _, source, language, _ = path.split("/")
+        parts.append(Part(source, language, path, documents.file(path).size))
+    open_reader = functools.partial(_open_documents, documents, tokenizer, shards, model, scratch)
+    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes)
 
 
-@dataclass
-class TokenCounts:
-    """Counts by source and language. `seconds` is a wall time, so it is no part of what is written."""
-
-    sources: dict[str, dict[str, LanguageShards]] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {source: _to_json(languages) for source, languages in self.sources.items()}
-
-    def metrics(self) -> dict[str, float]:
-        """Totals, for tracking."""
-        found = [counts for languages in self.sources.values() for counts in languages.values()]
-        totals = {
-            name: float(sum(getattr(c, name) for c in found)) for name in ("tokens", "documents", "bytes", "rows")
-        }
-        rates = {
-            "bytes_per_token": totals["bytes"] / max(1.0, totals["tokens"]),
-            "tokens_per_second": totals["tokens"] / max(1e-9, self.seconds),
-        }
-        return totals | rates
+ReadTokens = Callable[[Part, int], Iterable[Ids]]
+"""A part, and how many documents of it to skip -> uint32 ids of each document after them, with or without bos and eos.
+It is called in other processes, so it can be pickled."""
 
 
-def tokenize_documents(documents: Path, tokenizer: Path, shards: Shards, vocab_size: int, out: Path) -> TokenCounts:
-    """Tokenize the training split of a folder of documents.
+def write_token_shards(
+    parts: Sequence[Part],
+    read: ReadTokens,
+    tokenizer: Path,
+    shards: Shards,
+    model: Model,
+    output: ArtifactWriter,
+    processes: int = 1,
+) -> TokenCounts:
+    """Write text that was tokenized elsewhere as `tokenize_documents` writes its own.
 
-    Writes `<source>/` (MDS with the columns of `COLUMNS`: a row's tokens, and the lengths of the documents in it),
-    `<source>/languages.json` and `counts.json` into `out`; the same input gives the same bytes. A row holds whole
-    documents of one language, in their order, up to `shards.row_tokens` tokens; a longer document is cut into rows
-    without losing a token. Each document, and each piece of a cut one, is `<bos> ... <eos>`. Raises UserError where the
-    tokenizer's template is another, or its ids go beyond `vocab_size`.
+    bos and eos at a document's ends are taken off and put on as the recipe says; bytes of text are those that the
+    tokens stand for. Raises UserError for ids beyond the vocabulary.
     """
-    begin = time.monotonic()
-    encoder = Encoder(read_tokenizer(tokenizer), shards.row_tokens, vocab_size, str(tokenizer))
-    counts = TokenCounts()
-    out.mkdir(parents=True, exist_ok=True)
-    for source, files in itertools.groupby(document_files([documents], TRAIN), key=lambda f: f.source):
-        languages = _write_source(files, encoder, shards, out / source)
-        counts.sources[source] = languages
-        (out / source / LANGUAGES_FILE).write_text(json.dumps(_to_json(languages), indent=1) + "\n")
-    (out / COUNTS_FILE).write_text(json.dumps(counts.to_json(), indent=1) + "\n")
-    counts.seconds = time.monotonic() - begin
-    return counts
+    open_reader = functools.partial(_open_tokens, read, tokenizer, shards, model)
+    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes)
 
 
-def _to_json(languages: dict[str, LanguageShards]) -> dict[str, Any]:
-    return {language: counts.to_json() for language, counts in languages.items()}
+def _open_documents(
+    documents: Artifact, tokenizer: Path, shards: Shards, model: Model, scratch: Path, warn: bool
+) -> tuple[Reader, RowSettings]:
+    encoder = Encoder(tokenizer, shards.engine, model.vocab_size)
+    template = encoder.reference.encode("").ids
+    if template != [model.bos_token_id, model.eos_token_id]:
+        raise UserError(
+            f"tokenizer {tokenizer}: its template adds the ids {template}; it must be '<bos> text <eos>' with "
+            f"model.bos_token_id {model.bos_token_id} and model.eos_token_id {model.eos_token_id}"
+        )
+    if warn and encoder.fallback:
+        print(
+            f"warning: the fast tokenization engine cannot load this tokenizer ({encoder.fallback}); the reference "
+            "does the work, at about a sixth of the speed",
+            flush=True,
+        )
+    settings = _row_settings(shards, model, byte_tokens(encoder.reference, model.vocab_size))
+    return _DocumentReader(documents, encoder, scratch), settings
 
 
-def _write_source(
-    files: Iterable[DocumentFile], encoder: Encoder, shards: Shards, out: Path
-) -> dict[str, LanguageShards]:
-    # The streaming library imports torch and transformers.
-    from streaming.base.format.mds.writer import MDSWriter
-
-    languages: dict[str, LanguageShards] = {}
-    row = 0
-    with MDSWriter(
-        columns=COLUMNS,
-        out=str(out),
-        compression=shards.compression,
-        hashes=[HASH],
-        size_limit=int(shards.shard_size_mb * 2**20),
-        exist_ok=True,
-    ) as writer:
-        for file in files:
-            counts = languages[file.language] = LanguageShards(row_begin=row)
-            for pieces in pack_rows(encoder.pieces(file.path, counts), shards.row_tokens):
-                tokens = np.concatenate(pieces)
-                writer.write({"tokens": tokens, "lengths": np.array([len(piece) for piece in pieces], np.uint32)})
-                counts.rows += 1
-                counts.tokens += len(tokens)
-            row += counts.rows
-    return languages
+def _open_tokens(
+    read: ReadTokens,
+    tokenizer: Path,
+    shards: Shards,
+    model: Model,
+    warn: bool,  # noqa: ARG001
+) -> tuple[Reader, RowSettings]:
+    reference = read_tokenizer(tokenizer)
+    text_bytes = token_text_bytes(reference, model.vocab_size)
+    settings = _row_settings(shards, model, byte_tokens(reference, model.vocab_size))
+    return _TokenReader(read, model, text_bytes), settings
 
 
-class Encoder:
-    """Documents to token ids, in batches."""
+def _shard_bytes(shards: Shards) -> int:
+    return int(shards.shard_size_mb * 2**20)
 
-    def __init__(self, tokenizer: Tokenizer, row_tokens: int, vocab_size: int, name: str) -> None:
-        template = tokenizer.encode("").ids
-        if len(template) != 2:
+
+def _row_settings(
+    shards: Shards, model: Model, single_bytes: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> RowSettings:
+    return RowSettings(
+        row_tokens=shards.row_tokens,
+        format=ShardFormat(shards.compression, _shard_bytes(shards)),
+        bos=model.bos_token_id if shards.add_bos else None,
+        eos=model.eos_token_id if shards.add_eos else None,
+        byte_tokens=single_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """Document `number` of part `part`; `text` is UTF-8."""
+
+    part: int
+    number: int
+    id: str
+    text: bytes
+
+
+class _DocumentReader:
+    """Reads and encodes parts of a documents artifact, fetching one ahead."""
+
+    def __init__(self, documents: Artifact, encoder: Encoder, scratch: Path) -> None:
+        self._documents = documents
+        self._encoder = encoder
+        self._scratch = scratch
+
+    def __call__(self, parts: Sequence[Part], begin: Place) -> Iterator[TokenBatch]:
+        read: Counter[str] = Counter()
+        # Batches go across parts: the engine is slower by an eighth on a tenth of the text.
+        for texts in in_batches(self._texts(parts, begin), lambda t: len(t.text), _BATCH_BYTES):
+            ids, lengths = self._encoder.encode([text.text for text in texts])
+            ends = np.cumsum(lengths)
+            if self._encoder.is_fast:
+                self._compare(texts, ids, ends, parts, read)
+            text_bytes = np.array([len(text.text) for text in texts], np.int64)
+            first = token = 0
+            for part, group in itertools.groupby(texts, lambda t: t.part):
+                last = first + len(list(group))
+                own = slice(first, last)
+                yield TokenBatch(
+                    parts[part].language,
+                    part,
+                    texts[first].number,
+                    ids[token : ends[last - 1]],
+                    lengths[own],
+                    text_bytes[own],
+                )
+                first, token = last, int(ends[last - 1])
+
+    def _texts(self, parts: Sequence[Part], begin: Place) -> Iterator[_Text]:
+        with (
+            tempfile.TemporaryDirectory(dir=self._scratch, prefix="parts-") as folder,
+            ThreadPoolExecutor(1) as fetcher,
+        ):
+            waiting = [(n, part, Path(folder, str(n))) for n, part in enumerate(parts) if n >= begin.part]
+            fetched = (fetcher.submit(self._documents.download, part.path, file) for _, part, file in waiting)
+            for (number, part, file), fetching in zip(waiting, one_ahead(fetched), strict=True):
+                fetching.result()
+                yield from self._texts_of(file, part, number, begin.document if number == begin.part else 0)
+                file.unlink()
+
+    def _texts_of(self, file: Path, part: Part, part_number: int, skip: int) -> Iterator[_Text]:
+        number = -1
+        try:
+            with file.open("rb") as stream:
+                for number, line in enumerate(zstd_lines(stream)):
+                    if number >= skip:
+                        fields = orjson.loads(line)
+                        yield _Text(part_number, number, fields["id"], fields["text"].encode())
+        except (ValueError, KeyError, TypeError, AttributeError, zstandard.ZstdError) as error:
+            # A broken frame breaks behind the last line that was read, a broken line at itself.
+            line_number = number + 1 + isinstance(error, zstandard.ZstdError)
             raise UserError(
-                f"tokenizer {name}: its template adds {len(template)} tokens; it must be '<bos> text <eos>'"
+                f"{self._documents.uri}: '{part.path}', line {line_number}: not a document ({error}); curate it again"
+            ) from error
+
+    def _compare(
+        self, texts: Sequence[_Text], ids: Ids, ends: Integers, parts: Sequence[Part], read: Counter[str]
+    ) -> None:
+        begin = 0
+        for text, end in zip(texts, ends.tolist(), strict=True):
+            language = parts[text.part].language
+            read[language] += 1
+            if _is_sampled(read[language], text.number):
+                self._encoder.compare(text.text, ids[begin:end], language, text.id)
+            begin = end
+
+
+def _is_sampled(read: int, number: int) -> bool:
+    """Whether a document is compared with the reference: the `read`th of its language that this unit reads, document
+    `number` of its part. Which ones are does not depend on how units fall to processes."""
+    return read <= SAMPLE_DOCUMENTS or number % SAMPLE_EVERY == 0
+
+
+class _TokenReader:
+    """Reads parts whose documents are tokens already."""
+
+    def __init__(self, read: ReadTokens, model: Model, token_bytes: Integers) -> None:
+        self._read = read
+        self._model = model
+        self._token_bytes = token_bytes
+
+    def __call__(self, parts: Sequence[Part], begin: Place) -> Iterator[TokenBatch]:
+        for number, part in enumerate(parts):
+            if number < begin.part:
+                continue
+            first = begin.document if number == begin.part else 0
+            for documents in in_batches(self._read(part, first), len, _BATCH_TOKENS):
+                yield self._batch(documents, part, number, first)
+                first += len(documents)
+
+    def _batch(self, documents: Sequence[Ids], part: Part, number: int, first: int) -> TokenBatch:
+        stripped = [self._stripped(document) for document in documents]
+        lengths = np.array([len(document) for document in stripped], np.int64)
+        ids = np.concatenate(stripped).astype(np.uint32, copy=False)
+        if ids.size and (largest := int(ids.max())) >= self._model.vocab_size:
+            raise UserError(
+                f"{part.path}: it holds token {largest}, but model.vocab_size is {self._model.vocab_size}; "
+                "was it made with another tokenizer?"
             )
-        if row_tokens < 3:
-            raise UserError(f"shards.row_tokens = {row_tokens}: a row must hold <bos>, a token and <eos>")
-        self.tokenizer = tokenizer
-        self.begin, self.end = (np.array([number], np.uint32) for number in template)
-        self.piece_tokens = row_tokens - len(template)
-        self.vocab_size = vocab_size
-        self.name = name
+        totals = np.concatenate([[0], np.cumsum(self._token_bytes[ids])])
+        ends = np.cumsum(lengths)
+        return TokenBatch(part.language, number, first, ids, lengths, totals[ends] - totals[ends - lengths])
 
-    def pieces(self, path: Path, counts: LanguageShards) -> Iterator[Ids]:
-        """The documents of a file, each cut into pieces that fit a row; adds documents and bytes to `counts`."""
-        for texts in _batches(document.text for document in read_documents(path)):
-            for text, encoding in zip(
-                texts, self.tokenizer.encode_batch_fast(texts, add_special_tokens=False), strict=True
-            ):
-                ids = np.array(encoding.ids, np.uint32)
-                if ids.size and ids.max() >= self.vocab_size:
-                    raise UserError(
-                        f"tokenizer {self.name}: it gives id {ids.max()}, but model.vocab_size is {self.vocab_size}; "
-                        "take the tokenizer that belongs to the model, or set model.vocab_size"
-                    )
-                counts.documents += 1
-                counts.bytes += len(text.encode())
-                for start in range(0, max(1, len(ids)), self.piece_tokens):
-                    yield np.concatenate([self.begin, ids[start : start + self.piece_tokens], self.end])
+    def _stripped(self, document: Ids) -> Ids:
+        if len(document) and document[0] == self._model.bos_token_id:
+            document = document[1:]
+        if len(document) and document[-1] == self._model.eos_token_id:
+            document = document[:-1]
+        return document
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
+def in_batches(items: Iterable[T], size: Callable[[T], int], at_least: int) -> Iterator[list[T]]:
+    """Consecutive items, as many as reach `at_least` by their sizes."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= at_least:
             yield batch
-            batch, characters = [], 0
+            batch, total = [], 0
     if batch:
         yield batch
 
 
-def pack_rows(pieces: Iterable[Ids], row_tokens: int) -> Iterator[list[Ids]]:
-    """Consecutive pieces, as many as fit into `row_tokens` tokens; no piece may be longer."""
-    row: list[Ids] = []
-    used = 0
-    for piece in pieces:
-        if row and used + len(piece) > row_tokens:
-            yield row
-            row, used = [], 0
-        row.append(piece)
-        used += len(piece)
-    if row:
-        yield row
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items; each is made before the one before it is given out."""
+    ahead, behind = itertools.tee(items)
+    next(ahead, None)
+    for item in behind:
+        next(ahead, None)
+        yield item

@@ -28,13 +28,16 @@ def special_token_ids(model: Model) -> dict[str, int]:
     return {role: getattr(model, f"{role}_token_id") for role in ("pad", "eos", "bos", "unk", "mask")}
 
 
-def train_bpe(document_folders: Sequence[Path], model: Model, max_bytes_per_language: int, out: Path) -> None:
+def train_bpe(
+    document_folders: Sequence[Path], model: Model, max_bytes_per_language: int, out: Path, prefix_space: bool = False
+) -> None:
     """Train a byte-level BPE of `model.vocab_size` pieces on the training split and write its files into `out`.
 
     At most `max_bytes_per_language` bytes of each language are used, drawn evenly from its documents, so that large
-    languages do not crowd out small ones. The same documents give the same bytes. Where the text is too short, there
-    are fewer pieces. Raises UserError where the special tokens' ids are not 0 to 4, the vocabulary cannot hold the 256
-    bytes, or there is no training text.
+    languages do not crowd out small ones. `prefix_space` puts a space in front of every text, so that a word alone
+    (as taggers see it) has the tokens that it has within a sentence. The same documents give the same bytes. Where the
+    text is too short, there are fewer pieces, and a warning says so. Raises UserError where the special tokens' ids are
+    not 0 to 4, the vocabulary cannot hold the 256 bytes, or there is no training text.
     """
     ids = special_token_ids(model)
     if sorted(ids.values()) != list(range(len(SPECIAL_TOKENS))):
@@ -48,6 +51,8 @@ def train_bpe(document_folders: Sequence[Path], model: Model, max_bytes_per_lang
         raise UserError(f"no training documents to train a tokenizer on in {where}; curate some sources first")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
+    if prefix_space:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Prepend(" ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
@@ -55,6 +60,8 @@ def train_bpe(document_folders: Sequence[Path], model: Model, max_bytes_per_lang
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    if prefix_space:
+        tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     by_id = sorted(zip(ids.values(), SPECIAL_TOKENS, strict=True))
     trainer = trainers.BpeTrainer(
         vocab_size=model.vocab_size,
@@ -65,6 +72,8 @@ def train_bpe(document_folders: Sequence[Path], model: Model, max_bytes_per_lang
     by_language = itertools.groupby(sorted(files, key=lambda f: f.language), key=lambda f: f.language)
     samples = (sample([f.path for f in group], max_bytes_per_language) for _, group in by_language)
     tokenizer.train_from_iterator(samples, trainer)
+    if (pieces := tokenizer.get_vocab_size()) < model.vocab_size:
+        print(f"warning: the text gave {pieces} pieces of the {model.vocab_size} of model.vocab_size; curate more text")
     _write(tokenizer, model, out)
 
 
@@ -84,13 +93,16 @@ def sample(paths: Sequence[Path], max_bytes: int) -> list[str]:
 
 
 def load_pretrained(name: str, revision: str, out: Path, model: Model) -> None:
-    """Write the files of an existing tokenizer, from the hub or a local folder, into `out`.
+    """Write the files of an existing tokenizer, from the hub, a local folder or its tokenizer.json, into `out`.
 
     Its mask token and its template (`<bos> text <eos>`; Gemma's adds only `<bos>`) are set here. Raises UserError where
     there is no such tokenizer, it has no mask token or other special tokens at the recipe's ids, or ids beyond
     `model.vocab_size`; InfrastructureError where the hub cannot be reached.
     """
-    path = Path(name, TOKENIZER_FILE) if Path(name).is_dir() else _download(name, revision)
+    local = Path(name)
+    if local.is_dir():
+        local /= TOKENIZER_FILE
+    path = local if local.is_file() or Path(name).is_dir() else _download(name, revision)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:

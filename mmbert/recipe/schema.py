@@ -89,10 +89,14 @@ class TrainedTokenizer(Section):
     max_bytes_per_language: int = Field(
         200_000, gt=0, description="text taken from each language, so that large ones do not crowd out small ones"
     )
+    prefix_space: bool = Field(
+        False,
+        description="a space in front of every text: a word alone (tagging) has the tokens it has in a sentence",
+    )
 
 
 class PretrainedTokenizer(Section):
-    """A tokenizer from the Hugging Face hub or a local folder."""
+    """A tokenizer from the Hugging Face hub, a local folder or a tokenizer.json."""
 
     kind: Literal["pretrained"]
     name: str = Field(min_length=1)
@@ -388,9 +392,14 @@ class Curation(Section):
 
 class Shards(Section):
     row_tokens: PositiveTokens = Field(
-        16_384, description="a row holds documents of one language up to this many tokens"
+        16_384, ge=3, description="a row holds documents of one language up to this many tokens"
     )
-    shard_size_mb: float = Field(64, gt=0)
+    shard_size_mb: float = Field(64, gt=0, le=2048, description="before compression")
+    add_bos: bool = Field(True, description="bos in front of each document, and of each piece of one that was cut")
+    add_eos: bool = Field(True, description="eos behind each")
+    engine: Literal["fast", "reference"] = Field(
+        "fast", description="fast: gigatoken, held to the tokenizers library on a sample of every language"
+    )
     compression: Literal["zstd:3", "zstd:7"] | None = "zstd:3"
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+import zstandard
+from streaming import MDSWriter, StreamingDataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.data.documents import (
     HELD_OUT,
     TRAIN,
@@ -21,18 +26,26 @@ from mmbert.data.documents import (
     read_documents,
     write_documents,
 )
-from mmbert.data.tokenization import TokenCounts, tokenize_documents
-from mmbert.data.tokenizer import TOKENIZER_FILE, load_pretrained, read_tokenizer, sample, train_bpe
+from mmbert.data.encoding import EngineDifferenceError
+from mmbert.data.mds import COLUMNS, ShardBuffer, ShardFormat, finish_shard
+from mmbert.data.rows import Ids
+from mmbert.data.shard_sets import TokenCounts
+from mmbert.data.shard_units import Part
+from mmbert.data.tokenization import tokenize_documents, write_token_shards
+from mmbert.data.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, load_pretrained, read_tokenizer, sample, train_bpe
 from mmbert.data.udhr import declaration_folder, read_declarations
 from mmbert.errors import UserError
 from mmbert.loader.shards import ShardReader, open_data_set
 from mmbert.recipe.loading import load_recipe
-from mmbert.recipe.schema import Shards
+from mmbert.recipe.schema import Model, Shards
+from tests.fixtures_stack import ROOT
 
 LANGUAGES = ("amh_Ethi", "deu_Latn", "eng_Latn", "hin_Deva", "jpn_Jpan", "rus_Cyrl", "tha_Thai")
 ROW_TOKENS = 256
-SHARDS = Shards(row_tokens=ROW_TOKENS, shard_size_mb=0.02)
+SHARDS = Shards(row_tokens=ROW_TOKENS, shard_size_mb=0.005)
 BOS, EOS = 2, 1
+GEMMA_FILE = ROOT / "node_modules" / "@lenml" / "tokenizer-gemma2" / "models" / "tokenizer.json"
+GEMMA_MODEL = load_recipe("base").model
 MODEL = load_recipe("tiny").model.model_copy(update={"vocab_size": 1200})
 
 
@@ -65,14 +78,38 @@ def tokenizer(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def shards(documents: Path, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TokenCounts]:
-    out = tmp_path_factory.mktemp("shards")
-    return out, tokenize_documents(documents, tokenizer, SHARDS, MODEL.vocab_size, out)
+def curated(documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return documents_artifact(documents, str(tmp_path_factory.mktemp("curated")))
 
 
-def read_rows(shards: Path, source: str, cache: Path, vocab_size: int = MODEL.vocab_size) -> Iterator[list[list[int]]]:
+def documents_artifact(folder: Path, root: str) -> Artifact:
+    writer = ArtifactWriter(f"{root}/documents/f", "documents", "f", {}, {})
+    writer.add_folder("", folder)
+    writer.outputs["label"] = "group 0"
+    return writer.commit({})
+
+
+def tokenize(
+    curated: Artifact, tokenizer: Path, place: Path, settings: Shards = SHARDS, model: Model = MODEL, processes: int = 1
+) -> tuple[Artifact, TokenCounts]:
+    place.mkdir(exist_ok=True)
+    output = ArtifactWriter(str(place / "shards"), "shards", "f", {}, {})
+    counts = tokenize_documents(curated, tokenizer, settings, model, output, place, processes)
+    return output.commit({}), counts
+
+
+@pytest.fixture(scope="module")
+def shards(
+    curated: Artifact, tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, TokenCounts]:
+    return tokenize(curated, tokenizer, tmp_path_factory.mktemp("shards"))
+
+
+def read_rows(
+    shards: Artifact, source: str, cache: Path, vocab_size: int = MODEL.vocab_size
+) -> Iterator[list[list[int]]]:
     """The documents of each row, read as training reads them."""
-    data_set, _ = open_data_set(str(shards / source))
+    data_set, _ = open_data_set(shards.remote_folder(source))
     reader = ShardReader([data_set], cache, vocab_size)
     for row in range(int(data_set.begins[-1])):
         tokens, lengths = reader(0, row)
@@ -172,7 +209,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_the_users_error(tmp_path: Pa
 
 
 def test_no_token_is_lost_and_every_piece_is_wrapped(
-    documents: Path, tokenizer: Path, shards: tuple[Path, TokenCounts], tmp_path: Path
+    documents: Path, tokenizer: Path, shards: tuple[Artifact, TokenCounts], tmp_path: Path
 ) -> None:
     encoder = read_tokenizer(tokenizer)
     for source in ("more", "udhr"):
@@ -190,12 +227,12 @@ def test_no_token_is_lost_and_every_piece_is_wrapped(
 
 
 def test_rows_are_full_and_of_one_language_in_one_run(
-    documents: Path, tokenizer: Path, shards: tuple[Path, TokenCounts], tmp_path: Path
+    documents: Path, tokenizer: Path, shards: tuple[Artifact, TokenCounts], tmp_path: Path
 ) -> None:
     out, _ = shards
     for source in ("more", "udhr"):
         rows = list(read_rows(out, source, tmp_path))
-        table = json.loads((out / source / "languages.json").read_text())
+        table = out.read_json(f"{source}/languages.json")
         assert list(table) == sorted(table)
         assert [entry["row_begin"] for entry in table.values()] == [
             sum(e["rows"] for e in list(table.values())[:n]) for n in range(len(table))
@@ -210,12 +247,12 @@ def test_rows_are_full_and_of_one_language_in_one_run(
             assert all(size + len(after[0]) > ROW_TOKENS for size, after in zip(sizes, own[1:], strict=False))
         english = read_tokenizer(tokenizer).decode(rows[table["eng_Latn"]["row_begin"]][0])
         assert english.split()[0] in {"Whereas", "All"}
-    assert len(list((out / "udhr").glob("*.zstd"))) > 1
+    assert len([path for path in out.paths("udhr/") if path.endswith(".zstd")]) > len(LANGUAGES)
 
 
-def test_counts_are_of_the_documents(documents: Path, shards: tuple[Path, TokenCounts]) -> None:
+def test_counts_are_of_the_documents(documents: Path, shards: tuple[Artifact, TokenCounts]) -> None:
     out, counts = shards
-    assert json.loads((out / "counts.json").read_text()) == counts.to_json()
+    assert out.read_json("counts.json") == counts.to_json()
     assert sorted(counts.sources["udhr"]) == sorted(LANGUAGES)
     for file in document_files([documents], TRAIN):
         found = counts.sources[file.source][file.language]
@@ -226,14 +263,193 @@ def test_counts_are_of_the_documents(documents: Path, shards: tuple[Path, TokenC
     assert metrics["tokens"] == sum(c.tokens for languages in counts.sources.values() for c in languages.values())
 
 
-def test_the_same_documents_give_the_same_shards(
-    documents: Path, tokenizer: Path, shards: tuple[Path, TokenCounts], tmp_path: Path
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    curated: Artifact, tokenizer: Path, shards: tuple[Artifact, TokenCounts], tmp_path: Path
 ) -> None:
-    tokenize_documents(documents, tokenizer, SHARDS, MODEL.vocab_size, tmp_path)
-    assert contents(tmp_path) == contents(shards[0])
+    again, _ = tokenize(curated, tokenizer, tmp_path, processes=2)
+    assert again.digest == shards[0].digest
+    assert not list(tmp_path.rglob("progress/**/*.json"))
 
 
-def test_ids_beyond_the_vocabulary_are_the_users_error(documents: Path, tokenizer: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.vocab_size is 400"):
-        tokenize_documents(documents, tokenizer, SHARDS, 400, tmp_path)
-    assert not (tmp_path / "counts.json").exists()
+def test_the_streaming_library_reads_every_row(shards: tuple[Artifact, TokenCounts], tmp_path: Path) -> None:
+    found = StreamingDataset(
+        remote=shards[0].remote_folder("udhr"),
+        local=str(tmp_path / "a"),
+        validate_hash="xxh64",
+        shuffle=False,
+        batch_size=1,
+    )
+    rows = [np.split(sample["tokens"], np.cumsum(sample["lengths"])[:-1]) for sample in found]
+    assert [[p.tolist() for p in row] for row in rows] == list(read_rows(shards[0], "udhr", tmp_path / "b"))
+
+
+@pytest.mark.parametrize("compression", ["zstd:3", None])
+def test_shards_are_those_of_the_streaming_librarys_writer(compression: str | None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    settings = ShardFormat(compression, 300_000)
+    buffer, entries = ShardBuffer(settings), []
+    with MDSWriter(
+        columns=COLUMNS, out=str(tmp_path), compression=compression, hashes=["xxh64"], size_limit=300_000
+    ) as writer:
+        for pieces, length in [(1, 3), (255, 3), (256, 7), (4, 64), (1, 65_535), (1, 65_536), (5, 4000)]:
+            lengths = np.full(pieces, length, np.uint32)
+            tokens = rng.integers(0, 256_000, pieces * length).astype(np.uint32)
+            writer.write({"tokens": tokens, "lengths": lengths})
+            if not buffer.add(tokens, lengths):
+                entries.append(finish_shard(buffer, settings, f"shard.{len(entries):05d}.mds"))
+                buffer = ShardBuffer(settings)
+                assert buffer.add(tokens, lengths)
+    entries.append(finish_shard(buffer, settings, f"shard.{len(entries):05d}.mds"))
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert len(entries) == len(index["shards"]) > 1
+    for (entry, data), expected in zip(entries, index["shards"], strict=True):
+        raw = zstandard.decompress(data) if compression else data
+        file = tmp_path / (expected["zip_data"] or expected["raw_data"])["basename"]
+        written = file.read_bytes()
+        assert raw == (zstandard.decompress(written) if compression else written)
+        assert entry | {"zip_data": None} == expected | {"zip_data": None}
+
+
+def test_bos_and_eos_are_as_the_recipe_says(curated: Artifact, tokenizer: Path, tmp_path: Path) -> None:
+    settings = SHARDS.model_copy(update={"add_bos": False, "add_eos": False})
+    out, counts = tokenize(curated, tokenizer, tmp_path, settings)
+    pieces = [piece for row in read_rows(out, "more", tmp_path / "cache") for piece in row]
+    assert not [piece for piece in pieces if BOS in piece or EOS in piece]
+    encoder = read_tokenizer(tokenizer)
+    documents = [d for path in curated.paths("train/more/") for d in read_documents(Path(curated.remote(path)))]
+    expected = [i for d in documents for i in encoder.encode(d.text, add_special_tokens=False).ids]
+    assert [i for piece in pieces for i in piece] == expected
+    assert sum(found.tokens for found in counts.sources["more"].values()) == len(expected)
+
+
+def test_ids_beyond_the_vocabulary_are_the_users_error(curated: Artifact, tokenizer: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        with pytest.raises(UserError, match=r"model\.vocab_size is 400"):
+            tokenize(
+                curated, tokenizer, tmp_path, model=MODEL.model_copy(update={"vocab_size": 400}), processes=processes
+            )
+    assert not list(tmp_path.rglob("counts.json"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data + zstandard.compress(b"{broken\n"), "line 22: not a document"),
+        (lambda data: zstandard.compress(b'{"id": "a"}\n'), "line 1: not a document .'text'"),
+        (lambda data: data[:-9], "not a document .the file is truncated"),
+    ],
+)
+def test_a_damaged_document_is_named_and_nothing_is_committed(
+    documents: Path, tokenizer: Path, tmp_path: Path, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    path = part_path(documents, TRAIN, "udhr", "hin_Deva")
+    damaged = part_path(tmp_path / "text", TRAIN, "udhr", "hin_Deva")
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(damage(path.read_bytes()))
+    curated = documents_artifact(tmp_path / "text", str(tmp_path))
+    with pytest.raises(UserError, match=f"'train/udhr/hin_Deva/00000.jsonl.zst', .*{words}"):
+        tokenize(curated, tokenizer, tmp_path)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
+
+
+# Gemma 2's tokenizer, which the fast engine runs.
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gemma")
+    load_pretrained(str(GEMMA_FILE), "main", out, GEMMA_MODEL)
+    return out
+
+
+def test_gemma_gets_its_roles_and_template(gemma: Path) -> None:
+    template = json.loads((gemma / TOKENIZER_FILE).read_text())["post_processor"]["single"]
+    assert [next(iter(piece.values()))["id"] for piece in template] == ["<bos>", "A", "<eos>"]
+    roles = json.loads((gemma / "tokenizer_config.json").read_text())
+    assert (roles["mask_token"], roles["cls_token"], roles["sep_token"]) == ("<mask>", "<bos>", "<eos>")
+
+
+def test_the_fast_engine_gives_the_references_shards(
+    curated: Artifact, gemma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast, counts = tokenize(curated, gemma, tmp_path / "fast", model=GEMMA_MODEL)
+    reference, _ = tokenize(
+        curated, gemma, tmp_path / "reference", SHARDS.model_copy(update={"engine": "reference"}), GEMMA_MODEL
+    )
+    assert fast.digest == reference.digest
+    assert "warning" not in capsys.readouterr().out
+    # Ethiopic is spelt in bytes, English never.
+    assert counts.sources["udhr"]["eng_Latn"].byte_tokens == 0
+    encoder = read_tokenizer(gemma)
+    assert encoder.encode("a <mask>").ids[2:] == [encoder.token_to_id("\u2581"), 4, EOS]
+    path = Path(curated.remote("train/udhr/amh_Ethi/00000.jsonl.zst"))
+    tokens = [t for d in read_documents(path) for t in encoder.encode(d.text).tokens]
+    assert counts.sources["udhr"]["amh_Ethi"].byte_tokens == len([t for t in tokens if t.startswith("<0x")]) > 0
+
+
+def test_text_tokenized_elsewhere_gives_the_same_shards(
+    curated: Artifact, tokenizer: Path, shards: tuple[Artifact, TokenCounts], tmp_path: Path
+) -> None:
+    parts = []
+    for path in curated.paths("train/"):
+        _, source, language, _ = path.split("/")
+        parts.append(Part(source, language, path, curated.file(path).size))
+    read = functools.partial(encoded_documents, curated, tokenizer)
+    output = ArtifactWriter(str(tmp_path / "shards"), "shards", "f", {}, {})
+    counts = write_token_shards(parts, read, tokenizer, SHARDS, MODEL, output)
+    assert counts.to_json() == shards[1].to_json()
+    assert output.commit({}).digest == shards[0].digest
+
+
+def encoded_documents(curated: Artifact, tokenizer: Path, part: Part, skip: int) -> Iterator[Ids]:
+    """Every other document comes with its bos and eos."""
+    encoder = read_tokenizer(tokenizer)
+    documents = read_documents(Path(curated.remote(part.path)))
+    for number, document in enumerate(itertools.islice(documents, skip, None)):
+        yield np.array(encoder.encode(document.text, add_special_tokens=bool(number % 2)).ids, np.uint32)
+
+
+def test_a_tokenizer_that_the_fast_engine_cannot_load_is_warned_of_once(
+    curated: Artifact, tokenizer: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tokenize(curated, tokenizer, tmp_path, processes=2)
+    assert capfd.readouterr().out.count("warning: the fast tokenization engine cannot load this tokenizer") == 1
+
+
+def test_a_difference_from_the_reference_stops_the_run(curated: Artifact, tmp_path: Path) -> None:
+    """gigatoken 0.10 takes a byte-level BPE without splitting for one that splits."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    bpe.train_from_iterator(["the right of the people to the"] * 9, trainer)
+    bpe.save(str(tmp_path / "tokenizer.json"))
+    load_pretrained(str(tmp_path / "tokenizer.json"), "main", tmp_path / "out", MODEL)
+    for processes in (1, 2):
+        with pytest.raises(
+            EngineDifferenceError,
+            match=r"language eng_Latn, document 'eng_Latn/\d+': .* at token \d+ \(.* instead of .*\); .*: reference",
+        ):
+            tokenize(english(curated, tmp_path), tmp_path / "out", tmp_path, processes=processes)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
+
+
+def english(curated: Artifact, tmp_path: Path) -> Artifact:
+    for path in curated.paths("train/"):
+        if "eng_Latn" in path:
+            target = tmp_path / "english" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(curated.read(path))
+    return documents_artifact(tmp_path / "english", str(tmp_path))
+
+
+def test_with_a_prefix_space_a_word_alone_is_the_word_in_a_sentence(documents: Path, tmp_path: Path) -> None:
+    train_bpe([documents], MODEL, 20_000, tmp_path, prefix_space=True)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    words = ["Everyone", "has", "the", "right"]
+    assert loaded(words, is_split_into_words=True)["input_ids"] == loaded(" ".join(words))["input_ids"]
+    assert loaded.decode(loaded(" ".join(words))["input_ids"], skip_special_tokens=True) == " ".join(words)
+    assert loaded.encode("right", add_special_tokens=False) == loaded.encode("the right", add_special_tokens=False)[-1:]

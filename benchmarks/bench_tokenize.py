@@ -1,0 +1,180 @@
+"""Tokenization's speed, from curated text to uploaded MDS shards, against the tokenizers library and against gigatoken.
+
+Documents of about 500 tokens in 59 languages: eld's sentences and the declarations of the same languages. That is 11 MB
+of text; it is repeated with sentences, and the words in them, in another order each time. Ours reads zstd JSON Lines from a folder and
+writes to a real S3 server (rclone, started here on the same cores), with start-up, sample checks, packing, compression,
+hashes and upload in its time. The peers only encode texts that are in memory already, and load their tokenizer outside
+of their time; tokenizers gets a tenth of the text. All have the same cores; runs interleaved, medians of ratios.
+
+    .venv/bin/python benchmarks/bench_tokenize.py [--cores 2] [--rounds 3] [--megabytes 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GEMMA = ROOT / "node_modules" / "@lenml" / "tokenizer-gemma2" / "models" / "tokenizer.json"
+RCLONE = ROOT / ".venv-orchestrator" / "bin" / "rclone"
+DOCUMENT_BYTES = 1_700
+SEED = 17
+KEYS = ("bench-key", "bench-secret")
+
+
+def languages() -> dict[str, list[str]]:
+    """Sentences and articles of each language that eld has."""
+    from mmbert.data.eld import LANGUAGES
+    from mmbert.data.udhr import declaration_folder, read_declarations
+
+    found: dict[str, list[str]] = {}
+    for line in resources.files("eld").joinpath("tests/data/big-test.txt").read_text("utf-8").splitlines():
+        code, _, sentence = line.partition("\t")
+        if code in LANGUAGES:
+            found.setdefault(LANGUAGES[code], []).append(sentence)
+    for declaration in read_declarations(declaration_folder()):
+        if declaration.language in found:
+            found[declaration.language] += declaration.articles.values()
+    return found
+
+
+def make_documents() -> dict[str, list[str]]:
+    """Documents by language: consecutive sentences, to about 500 tokens."""
+    documents: dict[str, list[str]] = {}
+    for language, texts in languages().items():
+        document: list[str] = []
+        size = 0
+        for text in texts:
+            document.append(text)
+            size += len(text.encode())
+            if size >= DOCUMENT_BYTES:
+                documents.setdefault(language, []).append("\n".join(document))
+                document, size = [], 0
+    return documents
+
+
+@contextlib.contextmanager
+def s3_server(home: Path) -> Iterator[None]:
+    """rclone's S3 server on a free port, in the environment of this process and those it starts."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (home / "buckets" / "bench").mkdir(parents=True)
+    command = [str(RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", ",".join(KEYS)]
+    server = subprocess.Popen(
+        [*command, str(home / "buckets")],
+        env={**os.environ, "RCLONE_CONFIG": str(home / "rclone.conf")},
+        stderr=subprocess.DEVNULL,
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    os.environ.update(AWS_ENDPOINT_URL=endpoint, AWS_ACCESS_KEY_ID=KEYS[0], AWS_SECRET_ACCESS_KEY=KEYS[1])
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    try:
+        while not answers(endpoint):
+            time.sleep(0.05)
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=int, default=200)
+    given = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
+    os.environ["RAYON_NUM_THREADS"] = str(given.cores)
+    with tempfile.TemporaryDirectory(prefix="bench-tokenize-") as home, s3_server(Path(home)):
+        run(Path(home), given.cores, given.rounds, given.megabytes)
+
+
+def run(home: Path, cores: int, rounds: int, megabytes: int) -> None:
+    import gigatoken
+    from tokenizers import Tokenizer
+
+    from mmbert import artifacts
+    from mmbert.data.documents import TRAIN, Document, part_path, write_documents
+    from mmbert.data.tokenization import tokenize_documents
+    from mmbert.data.tokenizer import TOKENIZER_FILE, load_pretrained
+    from mmbert.recipe.loading import load_recipe
+
+    recipe = load_recipe("base")
+    (home / "gemma").mkdir()
+    (home / "gemma" / TOKENIZER_FILE).symlink_to(GEMMA)
+    load_pretrained(str(home / "gemma"), "main", home / "tokenizer", recipe.model)
+    by_language = make_documents(megabytes)
+    writer = artifacts.ArtifactWriter(str(home / "documents"), "documents", "bench", {}, {})
+    for language, texts in by_language.items():
+        path = part_path(home / "curated", TRAIN, "web", language)
+        write_documents(path, (Document(f"{language}/{n}", t, language, "web") for n, t in enumerate(texts)))
+        writer.add_file(str(path.relative_to(home / "curated")), path)
+    documents = writer.commit({})
+    texts = [text for texts in by_language.values() for text in texts]
+    size = sum(len(text.encode()) for text in texts)
+
+    fast = gigatoken.Tokenizer(GEMMA)
+    reference = Tokenizer.from_file(str(GEMMA))
+
+    def ours(number: int) -> float:
+        """Tokens/s; shards of 64 MiB at most, as the presets have them."""
+        output = artifacts.ArtifactWriter(f"s3://bench/shards-{number}", "shards", "bench", {}, {})
+        begin = time.monotonic()
+        with contextlib.redirect_stdout(None):
+            counts = tokenize_documents(
+                documents, home / "tokenizer", recipe.shards, recipe.model, output, home, processes=cores
+            )
+            output.commit({})
+        seconds = time.monotonic() - begin
+        metrics = counts.metrics()
+        return (metrics["tokens"] - 2 * metrics["documents"]) / seconds
+
+    def engine() -> float:
+        begin = time.monotonic()
+        tokens = len(fast.encode_batch(texts, parallel=True).layout.content.data)
+        return tokens / (time.monotonic() - begin)
+
+    def library() -> float:
+        some = texts[:: 10 * rounds]
+        begin = time.monotonic()
+        encodings = reference.encode_batch_fast(some, add_special_tokens=False)
+        seconds = time.monotonic() - begin
+        return sum(len(encoding.ids) for encoding in encodings) / seconds
+
+    print(f"{len(texts):,} documents, {size / 1e6:.0f} MB, {len(by_language)} languages, {cores} cores\n")
+    print(f"{'round':>5} {'ours':>8} {'tokenizers':>11} {'gigatoken':>10}   Mtokens/s")
+    rates = []
+    for number in range(rounds):
+        rates.append((ours(number), library(), engine()))
+        print(f"{number:>5} " + "{:>8.2f} {:>11.2f} {:>10.2f}".format(*(rate / 1e6 for rate in rates[-1])), flush=True)
+    print()
+    for name, peer, goal in (("tokenize_vs_reference", 1, 4), ("tokenize_vs_engine", 2, 0.7)):
+        ratio = statistics.median(rate[0] / rate[peer] for rate in rates)
+        print(f"figure: {name} {ratio:.2f} times (goal >= {goal})")
+
+
+if __name__ == "__main__":
+    main()
