@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
 import socket
 import statistics
 import subprocess

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from components import profiles
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
+from components.tokenize.component import TOKENIZED_FILE
 from mmbert.errors import UserError
 
 
@@ -26,11 +27,13 @@ def curate(
 
     The output holds `train/<source>/<language>/<part>.jsonl.zst` and `heldout/<source>/<language>/<part>.jsonl.zst`,
     `counts.json` (kept and dropped by reason), `report.json` (samples, identified languages) and `dropped/<source>/`,
-    each dropped document with its reason. Reserved languages are left out altogether. Work is kept by unit (a file of a
+    each dropped document with its reason; `tokenized.json` lists what sources have as tokens already. Reserved languages are left out altogether. Work is kept by unit (a file of a
     source, a language) below `<root>/work/curation`: a changed setting or a killed run re-does what is missing there.
     """
     from mmbert.data.curation import Executor, WorkStore
     from mmbert.data.curation import curate as curate_documents
+    from mmbert.data.readers import Selection
+    from mmbert.data.sources.tokenized import TokenizedUnits
     from mmbert.evaluation.suites.texts import evaluation_texts
 
     if not group.isdigit():
@@ -47,6 +50,10 @@ def curate(
         print(f"warning: {warning}")
     for files, digested in ((curated.files, True), (curated.dropped, False)):
         work.output.add_copies((f.path, f.stored.uri, f.stored.sha256, f.stored.size, digested) for f in files)
+    selection = Selection(settings.curation.groups, int(group), frozenset(settings.reserved_languages))
+    tokenized = TokenizedUnits.of(settings.sources, selection)
+    if tokenized.units:
+        work.output.add_json(TOKENIZED_FILE, tokenized.to_json())
     work.output.add_json("counts.json", curated.counts)
     work.output.add_json("report.json", curated.report, digested=False)
     work.output.outputs["label"] = f"group {group}"

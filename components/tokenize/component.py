@@ -1,11 +1,14 @@
 from __future__ import annotations
 
-import os
+import functools
 import time
 from typing import Annotated
 
+from components import profiles
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
+
+TOKENIZED_FILE = "tokenized.json"
 
 
 @component(
@@ -27,20 +30,28 @@ def tokenize(
     (where each language's rows lie) and `counts.json` (documents, tokens, bytes, byte-fallback share). A killed run
     goes on at the last shard that was uploaded. It works in as many processes as its profile gives it threads.
     """
-    from mmbert.data.tokenization import tokenize_documents
+    from mmbert.data.sources.tokenized import TokenizedUnits
+    from mmbert.data.tokenization import tokenize_documents, write_token_shards
 
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
     source = work.open(documents, "documents")
+    model, processes = work.recipe.model, profiles.own_threads()
     begin = time.monotonic()
     counts = tokenize_documents(
         source,
         folder,
         work.recipe.shards,
-        work.recipe.model,
+        model,
         work.output,
         work.scratch,
-        processes=int(os.environ.get("OMP_NUM_THREADS", "1")),
+        processes,
     )
+    if TOKENIZED_FILE in source.paths():
+        tokenized = TokenizedUnits.from_json(source.read_json(TOKENIZED_FILE))
+        read = functools.partial(tokenized.read, model)
+        counts = write_token_shards(
+            tokenized.parts(), read, folder, work.recipe.shards, model, work.output, processes, counts
+        )
     work.output.outputs["label"] = source.outputs["label"]
     metrics = counts.metrics()
     rate = metrics["tokens"] / (time.monotonic() - begin)

@@ -76,9 +76,16 @@ def _to_json(languages: dict[str, LanguageShards]) -> dict[str, Any]:
 
 
 def write_shard_sets(
-    parts: Sequence[Part], open_reader: OpenReader, shard_bytes: int, output: ArtifactWriter, processes: int
+    parts: Sequence[Part],
+    open_reader: OpenReader,
+    shard_bytes: int,
+    output: ArtifactWriter,
+    processes: int,
+    before: TokenCounts | None = None,
 ) -> TokenCounts:
     """Tokenize parts into `<source>/` (MDS shards, index.json, languages.json) and `counts.json` of an artifact.
+
+    `before`: the counts of other sources that this artifact holds already.
 
     What an earlier attempt at the artifact finished is not made again. The bytes do not depend on that, nor on the
     number of processes. Raises what readers and the store raise; then finished shards stay for the next attempt.
@@ -91,7 +98,7 @@ def write_shard_sets(
     if len(left) < len(units):
         print(f"{len(units) - len(left)} of {len(units)} units are done already", flush=True)
     made = dict(zip(left, _write_units(left, open_reader, progress, output.kept_uri, processes), strict=True))
-    counts = TokenCounts()
+    counts = TokenCounts(dict(before.sources) if before else {})
     for source in sorted({unit.source for unit in units}):
         of_source = [(unit, shards) for unit, shards in zip(units, finished, strict=True) if unit.source == source]
         counts.sources[source] = _put_together(source, [made[u] if s is None else s for u, s in of_source], output)

@@ -74,14 +74,16 @@ def write_token_shards(
     model: Model,
     output: ArtifactWriter,
     processes: int = 1,
+    before: TokenCounts | None = None,
 ) -> TokenCounts:
     """Write text that was tokenized elsewhere as `tokenize_documents` writes its own.
 
+    `before`: the counts of what the artifact holds already.
     bos and eos at a document's ends are taken off and put on as the recipe says; bytes of text are those that the
     tokens stand for. Raises UserError for ids beyond the vocabulary.
     """
     open_reader = functools.partial(_open_tokens, read, tokenizer, shards, model)
-    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes)
+    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes, before)
 
 
 def _open_documents(

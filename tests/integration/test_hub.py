@@ -229,10 +229,10 @@ def test_published_tokens_are_read(hub: HubServer, name: str, compression: str |
     # Their repositories also have merged indexes above, which must not make anything count twice.
     merged = {"train/index.json": files["index.json"], f"{folder.rpartition('/')[0]}/index.json": files["index.json"]}
     hub.add(settings.dataset, {**merged, **under(folder, files)})
-    reader = TokenizedReader("tokens", settings, MODEL)
+    reader = TokenizedReader("tokens", settings)
     (unit,) = reader.units(EVERYTHING)
     assert unit.languages == (language,)
-    found = list(reader.read_tokens(unit))
+    found = list(reader.read_tokens(unit, MODEL))
     assert [(name, ids.tolist()) for name, ids in found] == [(language, i) for i in ([7, 8, 9], [10, 11], [999])]
     assert {ids.dtype for _, ids in found} == {np.dtype(np.uint32)}
     assert reader.units(Selection(1, 0, frozenset({language}))) == []
@@ -243,17 +243,17 @@ def test_tokens_of_another_tokenizer_are_an_error(hub: HubServer, tmp_path: Path
     files = mds(tmp_path / "mds", rows, {"input_ids": "ndarray:uint32"})
     hub.add("a/tokens", under("deu_Latn", files) | {"fao_Latn/index.json": b"{"})
     settings = TokenizedSource(kind="tokenized", dataset="a/tokens", path="{language}")
-    reader = TokenizedReader("tokens", settings, MODEL)
+    reader = TokenizedReader("tokens", settings)
     good, broken = reader.units(EVERYTHING)
     with pytest.raises(UserError, match=r"deu_Latn/shard\.00000\.mds, row 2: its token ids are 5 to 1000, the vocab"):
-        list(reader.read_tokens(good))
+        list(reader.read_tokens(good, MODEL))
     with pytest.raises(UserError, match=r"fao_Latn/index\.json: not an index of MDS shards"):
-        list(reader.read_tokens(broken))
-    other = TokenizedReader("tokens", settings.model_copy(update={"tokens_field": "tokens"}), MODEL)
+        list(reader.read_tokens(broken, MODEL))
+    other = TokenizedReader("tokens", settings.model_copy(update={"tokens_field": "tokens"}))
     with pytest.raises(UserError, match="no column 'tokens'; it has input_ids"):
-        list(other.read_tokens(good))
+        list(other.read_tokens(good, MODEL))
     with pytest.raises(UserError, match=r"has no index\.json of MDS shards at train/\{language\}"):
-        TokenizedReader("t", settings.model_copy(update={"path": "train/{language}"}), MODEL).units(EVERYTHING)
+        TokenizedReader("t", settings.model_copy(update={"path": "train/{language}"})).units(EVERYTHING)
 
 
 def test_only_the_languages_of_a_selection_are_listed(hub: HubServer) -> None:
