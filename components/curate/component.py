@@ -10,7 +10,7 @@ from mmbert.errors import UserError
 
 @component(
     produces="documents",
-    version=1,
+    version=2,
     image="data",
     resources="data",
     reads=("sources", "curation", "reserved_languages"),

@@ -196,7 +196,7 @@ def language_model(sentences: dict[str, list[str]], tmp_path_factory: pytest.Tem
     ]
     (folder / "train.txt").write_text("\n".join(lines), "utf-8")
     model = fasttext.train_supervised(
-        str(folder / "train.txt"), dim=16, epoch=15, lr=1.0, minn=2, maxn=3, bucket=20000, thread=1, verbose=0
+        str(folder / "train.txt"), dim=16, epoch=25, lr=0.2, minn=2, maxn=3, bucket=20000, thread=1, verbose=0
     )
     model.save_model(str(folder / "model.bin"))
     return folder / "model.bin"

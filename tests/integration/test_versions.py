@@ -13,10 +13,10 @@ from mmbert import artifacts
 from tests.small_run import SmallRun, make_small_run
 
 GOLDEN: dict[str, tuple[int, str]] = {
-    "curate": (1, "53a1000f109b2a61"),
+    "curate": (2, "6ea86eea3ba43121"),
     "tokenizer": (1, "55bf2112d822fcf2"),
-    "tokenize": (1, "0e26d1d846d131e2"),
-    "mixture": (1, "9daaa48e1f4aa811"),
+    "tokenize": (1, "b79a36bfffe5bb65"),
+    "mixture": (1, "eb3d0d7b2d89b8f4"),
 }
 
 
