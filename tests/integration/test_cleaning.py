@@ -195,8 +195,9 @@ def language_model(sentences: dict[str, list[str]], tmp_path_factory: pytest.Tem
         f"__label__{code} {text}" for code in ("deu_Latn", "fra_Latn", "rus_Cyrl") for text in sentences[code][:300]
     ]
     (folder / "train.txt").write_text("\n".join(lines), "utf-8")
+    # fastText gives each of ten threads a tenth of the weights to initialise; with fewer it trains on stray memory.
     model = fasttext.train_supervised(
-        str(folder / "train.txt"), dim=16, epoch=25, lr=0.2, minn=2, maxn=3, bucket=20000, thread=1, verbose=0
+        str(folder / "train.txt"), dim=16, epoch=25, lr=0.2, minn=2, maxn=3, bucket=20000, thread=10, verbose=0
     )
     model.save_model(str(folder / "model.bin"))
     return folder / "model.bin"
