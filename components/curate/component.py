@@ -26,9 +26,10 @@ def curate(
     """Read, clean and deduplicate the documents of one group of languages.
 
     The output holds `train/<source>/<language>/<part>.jsonl.zst` and `heldout/<source>/<language>/<part>.jsonl.zst`,
-    `counts.json` (kept and dropped by reason), `report.json` (samples, identified languages) and `dropped/<source>/`,
-    each dropped document with its reason; `tokenized.json` lists what sources have as tokens already. Reserved languages are left out altogether. Work is kept by unit (a file of a
-    source, a language) below `<root>/work/curation`: a changed setting or a killed run re-does what is missing there.
+    `counts.json` (kept and dropped by reason), `report.json` (samples, identified languages), `dropped/<source>/` (each
+    dropped document with its reason) and `tokenized.json` (what sources have as tokens already). Reserved languages are
+    left out altogether. Work is kept by unit (a file of a source, a language) below `<root>/work/curation`: a changed
+    setting or a killed run re-does what is missing there.
     """
     from mmbert.data.curation import Executor, WorkStore
     from mmbert.data.curation import curate as curate_documents

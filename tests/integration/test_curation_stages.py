@@ -168,6 +168,42 @@ def test_what_resembles_a_held_out_text_is_dropped_whichever_comes_first(tmp_pat
     assert [d.text for d in read_all(tmp_path / "out", TRAIN)] == [text(2, 200)]
 
 
+def vowels(texts: list[str], language: str) -> list[float]:
+    """A scorer: vowels among the first eight letters."""
+    return [float(sum(c in "aeiou" for c in text[:8])) for text in texts]
+
+
+def test_only_the_best_share_of_a_language_is_kept(tmp_path: Path) -> None:
+    words = ["aaaaaaaa", "aaaaaaab", "aaaaaabb", "aaaaabbb", "bbbbbbbb", "bbbbbbba", "bbbbbbaa", "bbbbbaaa"]
+    texts = [f"{word} {text(n)}" for n, word in enumerate(words)]
+    lines = {"deu_Latn/a.txt": texts[::2], "deu_Latn/b.txt": [*texts[1::2], texts[0]], "fra_Latn/a.txt": texts}
+    source = files(tmp_path / "mine", lines)
+    run(source, NEAR, tmp_path, "first")
+    scorer = f"{__name__}:vowels"
+    classifier = {"scorer": scorer, "keep_share": 0.25, "keep_share_by_language": {"fra_Latn": 1.0}}
+    best = Curation.model_validate({"near_duplicates": {}, "quality_classifier": classifier})
+    curated = run(source, best, tmp_path, "best")
+    # The copy of the best text is no second place.
+    assert drop_counts(curated) == {"deu_Latn": {"duplicate": 1, "low_quality": 6}}
+    kept = [d.text.split()[0] for d in read_all(tmp_path / "best", TRAIN) if d.language == "deu_Latn"]
+    assert sorted(kept) == ["aaaaaaaa", "aaaaaaab"]
+    classifier["keep_share"] = 0.5
+    again = run(
+        source, Curation.model_validate({"near_duplicates": {}, "quality_classifier": classifier}), tmp_path, "half"
+    )
+    assert done(again) == {"duplicates": 1, "finish": 2}
+
+
+def test_a_threshold_of_one_language_re_does_that_language_only(source: FilesSource, tmp_path: Path) -> None:
+    def curation(share: float) -> Curation:
+        thresholds = {"fao_Latn": {"max_symbol_word_ratio": share}}
+        return Curation.model_validate({"quality": {"filters": ["gopher_quality"], "by_language": thresholds}})
+
+    run(source, curation(0.1), tmp_path, "first")
+    # The text stays what it was, and so does all that comes after.
+    assert done(run(source, curation(0.2), tmp_path, "second")) == {"clean": 1}
+
+
 def test_repeated_ids_stop_or_are_dropped(tmp_path: Path) -> None:
     lines = {
         "deu_Latn/a.jsonl": rows([text(1), text(2)]),

@@ -1,4 +1,4 @@
-"""The third stage: which documents of a language are duplicates, over all its sources and units.
+"""The third stage: which documents of a language are duplicates, or not among its best, over all its sources and units.
 
 Held-out documents come first, then the sources in the recipe's order: of what is equal or nearly equal the first is
 kept. A training document that equals or resembles a held-out one is dropped in any case.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from mmbert import storage
 from mmbert.data.curation.clean import Cleaned
 from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Place, read_part
-from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, TEXT_ROW, SignedPart
+from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, SCORE_ROW, TEXT_ROW, SignedPart
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.dedup.clusters import duplicate_pairs, join, settle
 from mmbert.data.documents import HELD_OUT
+from mmbert.data.steps.classifier import keep_share
 from mmbert.errors import UserError
 from mmbert.recipe.schema import Curation, Source
 
@@ -33,7 +35,7 @@ STAGE = "duplicates"
 FILE = "drops.i64"
 PAIRS_STAGE = "pairs"
 PAIRS_FILE = "pairs.i64"
-REASONS = ("duplicate_id", "equals_held_out", "duplicate", "near_held_out", "near_duplicate")
+REASONS = ("duplicate_id", "equals_held_out", "duplicate", "near_held_out", "near_duplicate", "low_quality")
 _VERSION = 1
 _PAIRS_DOCUMENTS = 5_000_000
 _RANGE_DOCUMENTS = 50_000_000
@@ -66,6 +68,7 @@ class LanguageJob:
     parts: tuple[LanguagePart, ...]
     bands: int
     exact: bool
+    keep_share: float
     fingerprint: str
 
     @property
@@ -106,9 +109,16 @@ def plan(
     for language, found in sorted(by_language.items()):
         ordered = tuple(sorted(found, key=lambda part: (not part.is_held_out, part.number)))
         identity = [[part.is_held_out, part.source, part.on_error, part.signed.digest] for part in ordered]
-        name = fingerprint(STAGE, _VERSION, language, curation.exact_deduplication, bands, identity)
-        jobs.append(LanguageJob(language, ordered, bands, curation.exact_deduplication, name))
+        exact, share = curation.exact_deduplication, _keep_share(curation, language)
+        name = fingerprint(STAGE, _VERSION, language, exact, bands, share, identity)
+        jobs.append(LanguageJob(language, ordered, bands, exact, share, name))
     return jobs
+
+
+def _keep_share(curation: Curation, language: str) -> float:
+    settings = curation.quality_classifier
+    share = None if settings is None else keep_share(settings, language)
+    return 1.0 if share is None else share
 
 
 def pairs_jobs(jobs: Sequence[LanguageJob]) -> list[PairsJob]:
@@ -216,6 +226,10 @@ class FindDuplicates(PipelineStep):
             reasons[leak] = REASONS.index(leaked)
             if drop_repeated:
                 reasons[later & ~leak] = REASONS.index(repeated)
+        if job.keep_share < 1:
+            left = np.flatnonzero((reasons < 0) & ~held_out)
+            scores = np.concatenate([part.signed.row(SCORE_ROW) for part in job.parts]).view("<f8")[left]
+            reasons[left[scores < _least_kept(scores, job.keep_share)]] = REASONS.index("low_quality")
         return reasons
 
     def _firsts(self, job: LanguageJob, rows: Sequence[int], alive: NDArray[np.bool_]) -> Indices:
@@ -253,6 +267,11 @@ class FindDuplicates(PipelineStep):
     def _id(self, part: LanguagePart, position: int) -> str:
         with self.store.fetched(part.file) as path:
             return next(itertools.islice(read_part(path, part.part), position, None)).id
+
+
+def _least_kept(scores: NDArray[np.float64], share: float) -> float:
+    """The highest score that at least this share of the documents reach."""
+    return float(np.sort(scores)[::-1][: math.ceil(share * len(scores))].min(initial=math.inf))
 
 
 def _pairs_of_row(job: LanguageJob, row: int, share: int, shares: int) -> Indices:

@@ -1,13 +1,16 @@
 """The second stage: what stands for each cleaned document when duplicates are looked for.
 
 A unit's file holds for each part a matrix of uint64 [rows, documents], row after row: a digest of the text, one of the
-document's id, and a row a MinHash band (NO_SHINGLE: the text is too short to have a near duplicate). 64 bits are
-enough: among a billion texts the chance that two different ones share a digest is below 3%.
+document's id, the bits of its quality score (NaN without one), and a row a MinHash band (NO_SHINGLE: the text is too
+short to have a near duplicate). 64 bits are enough: among a billion texts the chance that two different ones share a
+digest is below 3%.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import struct
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +29,14 @@ from mmbert.data.curation.reading import ReadCleaned, UnitJob
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.dedup.minhash import MinHashSettings, band_hashes
 from mmbert.data.documents import SPLITS
+from mmbert.data.steps.classifier import SCORE
 
 STAGE = "signatures"
 FILE = "signatures.u64"
 TEXT_ROW = 0
 ID_ROW = 1
-FIRST_BAND = 2
+SCORE_ROW = 2
+FIRST_BAND = 3
 _VERSION = 1
 _BATCH_CHARACTERS = 500_000
 
@@ -92,7 +97,8 @@ class _Sign(PipelineStep):
         for record in data:
             metadata = record.metadata
             place = metadata["split"], metadata["language"]
-            facts.append((place, _digest(record.text) + _digest(record.id)))
+            score = struct.pack("<d", metadata["facts"].get(SCORE, math.nan))
+            facts.append((place, _digest(record.text) + _digest(record.id) + score))
             texts.append(record.text)
             characters += len(record.text)
             if characters >= _BATCH_CHARACTERS:
@@ -119,8 +125,8 @@ def _by_place(facts: Sequence[tuple[Place, bytes]], bands: Hashes) -> list[tuple
     """One matrix for each run of documents of one part; the reader gives part after part."""
     if not facts:
         return []
-    digests = np.frombuffer(b"".join(both for _, both in facts), "<u8").reshape(-1, 2).T
-    matrix = np.concatenate([digests, bands])
+    own = np.frombuffer(b"".join(words for _, words in facts), "<u8").reshape(-1, FIRST_BAND).T
+    matrix = np.concatenate([own, bands])
     found = []
     begin = 0
     for index in range(1, len(facts) + 1):

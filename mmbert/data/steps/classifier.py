@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datatrove.data import Document as Record
@@ -68,22 +68,6 @@ class ScoreQuality(BaseFilter):
         return scores
 
 
-class KeepBest(BaseFilter):
-    """Drops scored documents below their language's threshold (`low_quality`), for `keep_share`.
-
-    A second pass: which scores are the best share is known when all documents of a language have theirs.
-    """
-
-    name = "best quality"
-
-    def __init__(self, thresholds: Mapping[str, float], exclusion_writer: Any = None) -> None:
-        super().__init__(exclusion_writer)
-        self.thresholds = dict(thresholds)
-
-    def filter(self, doc: Record) -> Verdict:
-        return _verdict(doc, self.thresholds.get(doc.metadata["language"]))
-
-
 def _verdict(record: Record, least: float | None) -> Verdict:
     return least is None or record.metadata["facts"][SCORE] >= least or (False, "low_quality")
 
@@ -94,17 +78,6 @@ def min_score(settings: QualityClassifier, language: str) -> float | None:
 
 def keep_share(settings: QualityClassifier, language: str) -> float | None:
     return settings.keep_share_by_language.get(language, settings.keep_share)
-
-
-def share_threshold(scores: Counter[float], share: float) -> float | None:
-    """The highest score that at least `share` of the documents reach; None without documents."""
-    wanted = share * scores.total()
-    reached = 0
-    for score in sorted(scores, reverse=True):
-        reached += scores[score]
-        if reached >= wanted:
-            return score
-    return None
 
 
 def load_scorer(name: str) -> Scorer:

@@ -81,7 +81,6 @@ def _classifier_settings(settings: QualityClassifier, code: str) -> dict[str, An
         "scorer": settings.scorer,
         "model": _model_identity(file) if file else None,
         "min_score": classifier.min_score(settings, code),
-        "keep_share": classifier.keep_share(settings, code),
     }
 
 
