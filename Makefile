@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -52,6 +52,9 @@ format: ## format the code and write generated files anew
 
 bench: setup ## benchmarks: each prints a table against a named peer in the same run
 	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script; done
+
+bench-data: setup ## the data stage's goals, in under a quarter of an hour: lines 'figure: NAME VALUE UNIT (goal ...)'
+	@for name in plan_3t dedup tokenize curate; do .venv/bin/python benchmarks/bench_$$name.py; done
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh
