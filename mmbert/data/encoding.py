@@ -137,7 +137,10 @@ def token_text_bytes(tokenizer: Tokenizer, vocab_size: int) -> Integers:
 
 
 def _is_byte_level(tokenizer: Tokenizer) -> bool:
-    return all(tokenizer.token_to_id(character) is not None for character in _byte_level_alphabet())
+    # A large vocabulary of another kind has these characters too, and byte fallback.
+    return tokenizer.token_to_id("<0x00>") is None and all(
+        tokenizer.token_to_id(character) is not None for character in _byte_level_alphabet()
+    )
 
 
 def _byte_level_alphabet() -> dict[str, int]:

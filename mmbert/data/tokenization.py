@@ -15,10 +15,11 @@ from typing import TypeVar
 import numpy as np
 import orjson
 import zstandard
+from tokenizers import Tokenizer
 
 from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.data.documents import TRAIN, zstd_lines
-from mmbert.data.encoding import Encoder, byte_tokens, token_text_bytes
+from mmbert.data.encoding import Encoder, EngineName, byte_tokens, token_text_bytes
 from mmbert.data.mds import ShardFormat
 from mmbert.data.rows import Ids, Integers, Place, TokenBatch
 from mmbert.data.shard_sets import TokenCounts, write_shard_sets
@@ -57,8 +58,9 @@ def tokenize_documents(
     for path in documents.paths(f"{TRAIN}/"):
         _, source, language, _ = path.split("/")
         parts.append(Part(source, language, path, documents.file(path).size))
-    open_reader = functools.partial(_open_documents, documents, tokenizer, shards, model, scratch)
-    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes)
+    settings = _Settings.of(shards, model)
+    open_reader = functools.partial(_open_documents, documents, tokenizer, settings, scratch)
+    return write_shard_sets(parts, open_reader, settings.format.size_limit, output, processes)
 
 
 ReadTokens = Callable[[Part, int], Iterable[Ids]]
@@ -82,19 +84,56 @@ def write_token_shards(
     bos and eos at a document's ends are taken off and put on as the recipe says; bytes of text are those that the
     tokens stand for. Raises UserError for ids beyond the vocabulary.
     """
-    open_reader = functools.partial(_open_tokens, read, tokenizer, shards, model)
-    return write_shard_sets(parts, open_reader, _shard_bytes(shards), output, processes, before)
+    settings = _Settings.of(shards, model)
+    open_reader = functools.partial(_open_tokens, read, tokenizer, settings)
+    return write_shard_sets(parts, open_reader, settings.format.size_limit, output, processes, before)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the processes need of the recipe, as plain values."""
+
+    engine: EngineName
+    vocab_size: int
+    bos_token_id: int
+    eos_token_id: int
+    add_bos: bool
+    add_eos: bool
+    row_tokens: int
+    format: ShardFormat
+
+    @classmethod
+    def of(cls, shards: Shards, model: Model) -> _Settings:
+        return cls(
+            shards.engine,
+            model.vocab_size,
+            model.bos_token_id,
+            model.eos_token_id,
+            shards.add_bos,
+            shards.add_eos,
+            shards.row_tokens,
+            ShardFormat(shards.compression, int(shards.shard_size_mb * 2**20)),
+        )
+
+    def rows(self, tokenizer: Tokenizer) -> RowSettings:
+        return RowSettings(
+            row_tokens=self.row_tokens,
+            format=self.format,
+            bos=self.bos_token_id if self.add_bos else None,
+            eos=self.eos_token_id if self.add_eos else None,
+            byte_tokens=byte_tokens(tokenizer, self.vocab_size),
+        )
 
 
 def _open_documents(
-    documents: Artifact, tokenizer: Path, shards: Shards, model: Model, scratch: Path, warn: bool
+    documents: Artifact, tokenizer: Path, settings: _Settings, scratch: Path, warn: bool
 ) -> tuple[Reader, RowSettings]:
-    encoder = Encoder(tokenizer, shards.engine, model.vocab_size)
+    encoder = Encoder(tokenizer, settings.engine, settings.vocab_size)
     template = encoder.reference.encode("").ids
-    if template != [model.bos_token_id, model.eos_token_id]:
+    if template != [settings.bos_token_id, settings.eos_token_id]:
         raise UserError(
             f"tokenizer {tokenizer}: its template adds the ids {template}; it must be '<bos> text <eos>' with "
-            f"model.bos_token_id {model.bos_token_id} and model.eos_token_id {model.eos_token_id}"
+            f"model.bos_token_id {settings.bos_token_id} and model.eos_token_id {settings.eos_token_id}"
         )
     if warn and encoder.fallback:
         print(
@@ -102,37 +141,18 @@ def _open_documents(
             "does the work, at about a sixth of the speed",
             flush=True,
         )
-    settings = _row_settings(shards, model, byte_tokens(encoder.reference, model.vocab_size))
-    return _DocumentReader(documents, encoder, scratch), settings
+    return _DocumentReader(documents, encoder, scratch), settings.rows(encoder.reference)
 
 
 def _open_tokens(
     read: ReadTokens,
     tokenizer: Path,
-    shards: Shards,
-    model: Model,
-    warn: bool,  # noqa: ARG001
+    settings: _Settings,
+    warn: bool,  # noqa: ARG001 - there is nothing to warn of
 ) -> tuple[Reader, RowSettings]:
     reference = read_tokenizer(tokenizer)
-    text_bytes = token_text_bytes(reference, model.vocab_size)
-    settings = _row_settings(shards, model, byte_tokens(reference, model.vocab_size))
-    return _TokenReader(read, model, text_bytes), settings
-
-
-def _shard_bytes(shards: Shards) -> int:
-    return int(shards.shard_size_mb * 2**20)
-
-
-def _row_settings(
-    shards: Shards, model: Model, single_bytes: np.ndarray[tuple[int], np.dtype[np.bool_]]
-) -> RowSettings:
-    return RowSettings(
-        row_tokens=shards.row_tokens,
-        format=ShardFormat(shards.compression, _shard_bytes(shards)),
-        bos=model.bos_token_id if shards.add_bos else None,
-        eos=model.eos_token_id if shards.add_eos else None,
-        byte_tokens=single_bytes,
-    )
+    text_bytes = token_text_bytes(reference, settings.vocab_size)
+    return _TokenReader(read, settings, text_bytes), settings.rows(reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +244,9 @@ def _is_sampled(read: int, number: int) -> bool:
 class _TokenReader:
     """Reads parts whose documents are tokens already."""
 
-    def __init__(self, read: ReadTokens, model: Model, token_bytes: Integers) -> None:
+    def __init__(self, read: ReadTokens, settings: _Settings, token_bytes: Integers) -> None:
         self._read = read
-        self._model = model
+        self._settings = settings
         self._token_bytes = token_bytes
 
     def __call__(self, parts: Sequence[Part], begin: Place) -> Iterator[TokenBatch]:
@@ -242,9 +262,9 @@ class _TokenReader:
         stripped = [self._stripped(document) for document in documents]
         lengths = np.array([len(document) for document in stripped], np.int64)
         ids = np.concatenate(stripped).astype(np.uint32, copy=False)
-        if ids.size and (largest := int(ids.max())) >= self._model.vocab_size:
+        if ids.size and (largest := int(ids.max())) >= self._settings.vocab_size:
             raise UserError(
-                f"{part.path}: it holds token {largest}, but model.vocab_size is {self._model.vocab_size}; "
+                f"{part.path}: it holds token {largest}, but model.vocab_size is {self._settings.vocab_size}; "
                 "was it made with another tokenizer?"
             )
         totals = np.concatenate([[0], np.cumsum(self._token_bytes[ids])])
@@ -252,9 +272,9 @@ class _TokenReader:
         return TokenBatch(part.language, number, first, ids, lengths, totals[ends] - totals[ends - lengths])
 
     def _stripped(self, document: Ids) -> Ids:
-        if len(document) and document[0] == self._model.bos_token_id:
+        if len(document) and document[0] == self._settings.bos_token_id:
             document = document[1:]
-        if len(document) and document[-1] == self._model.eos_token_id:
+        if len(document) and document[-1] == self._settings.eos_token_id:
             document = document[:-1]
         return document
 

@@ -32,6 +32,16 @@ class Language:
     tokens: dict[str, int]
     """Published tokens by column of the counts file."""
 
+    @property
+    def script(self) -> str:
+        """ISO 15924; empty for source code."""
+        return self.code.partition("_")[2]
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The published phases and decay variants that it is in, by the names of `PUBLISHED_COLUMNS`."""
+        return tuple(name for name, column in PUBLISHED_COLUMNS.items() if self.tokens[column])
+
 
 @functools.cache
 def language_table() -> dict[str, Language]:

@@ -28,19 +28,17 @@ from mmbert import artifacts
 from mmbert import hub as hub_client
 from mmbert.data.readers import Selection, is_error
 from mmbert.data.sources import make_reader
-from mmbert.data.sources.tokenized import TokenizedReader
+from mmbert.data.sources.tokenized import TokenizedReader, Vocabulary
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe import load_recipe
 from mmbert.recipe.catalog import catalog
 from mmbert.recipe.pins import pin_revisions, unpinned
-from mmbert.recipe.schema import Model, Source, TokenizedSource
+from mmbert.recipe.schema import Source, TokenizedSource
 from tests.hub_server import TOKEN, HubServer, Repo
 
 EVERYTHING = Selection(1, 0, frozenset())
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
-MODEL = Model(
-    vocab_size=1000, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4
-)  # fmt: skip
+VOCABULARY = Vocabulary(vocab_size=1000, bos_token_id=2, eos_token_id=1)
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +230,7 @@ def test_published_tokens_are_read(hub: HubServer, name: str, compression: str |
     reader = TokenizedReader("tokens", settings)
     (unit,) = reader.units(EVERYTHING)
     assert unit.languages == (language,)
-    found = list(reader.read_tokens(unit, MODEL))
+    found = list(reader.read_tokens(unit, VOCABULARY))
     assert [(name, ids.tolist()) for name, ids in found] == [(language, i) for i in ([7, 8, 9], [10, 11], [999])]
     assert {ids.dtype for _, ids in found} == {np.dtype(np.uint32)}
     assert reader.units(Selection(1, 0, frozenset({language}))) == []
@@ -246,12 +244,12 @@ def test_tokens_of_another_tokenizer_are_an_error(hub: HubServer, tmp_path: Path
     reader = TokenizedReader("tokens", settings)
     good, broken = reader.units(EVERYTHING)
     with pytest.raises(UserError, match=r"deu_Latn/shard\.00000\.mds, row 2: its token ids are 5 to 1000, the vocab"):
-        list(reader.read_tokens(good, MODEL))
+        list(reader.read_tokens(good, VOCABULARY))
     with pytest.raises(UserError, match=r"fao_Latn/index\.json: not an index of MDS shards"):
-        list(reader.read_tokens(broken, MODEL))
+        list(reader.read_tokens(broken, VOCABULARY))
     other = TokenizedReader("tokens", settings.model_copy(update={"tokens_field": "tokens"}))
     with pytest.raises(UserError, match="no column 'tokens'; it has input_ids"):
-        list(other.read_tokens(good, MODEL))
+        list(other.read_tokens(good, VOCABULARY))
     with pytest.raises(UserError, match=r"has no index\.json of MDS shards at train/\{language\}"):
         TokenizedReader("t", settings.model_copy(update={"path": "train/{language}"})).units(EVERYTHING)
 

@@ -370,21 +370,28 @@ def test_gemma_gets_its_roles_and_template(gemma: Path) -> None:
 
 
 def test_the_fast_engine_gives_the_references_shards(
-    curated: Artifact, gemma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gemma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for declaration in read_declarations(declaration_folder()):
+        if declaration.language in {"chr_Cher", "eng_Latn", "tha_Thai"}:
+            documents = [
+                Document(str(n), text, declaration.language, "udhr") for n, text in declaration.articles.items()
+            ]
+            write_documents(part_path(tmp_path / "text", TRAIN, "udhr", declaration.language), documents)
+    curated = documents_artifact(tmp_path / "text", str(tmp_path))
     fast, counts = tokenize(curated, gemma, tmp_path / "fast", model=GEMMA_MODEL)
     reference, _ = tokenize(
         curated, gemma, tmp_path / "reference", SHARDS.model_copy(update={"engine": "reference"}), GEMMA_MODEL
     )
     assert fast.digest == reference.digest
     assert "warning" not in capsys.readouterr().out
-    # Ethiopic is spelt in bytes, English never.
+    # Cherokee is spelt in bytes, English never.
     assert counts.sources["udhr"]["eng_Latn"].byte_tokens == 0
     encoder = read_tokenizer(gemma)
     assert encoder.encode("a <mask>").ids[2:] == [encoder.token_to_id("\u2581"), 4, EOS]
-    path = Path(curated.remote("train/udhr/amh_Ethi/00000.jsonl.zst"))
+    path = Path(curated.remote("train/udhr/chr_Cher/00000.jsonl.zst"))
     tokens = [t for d in read_documents(path) for t in encoder.encode(d.text).tokens]
-    assert counts.sources["udhr"]["amh_Ethi"].byte_tokens == len([t for t in tokens if t.startswith("<0x")]) > 0
+    assert counts.sources["udhr"]["chr_Cher"].byte_tokens == len([t for t in tokens if t.startswith("<0x")]) > 0
 
 
 def test_text_tokenized_elsewhere_gives_the_same_shards(
@@ -396,9 +403,11 @@ def test_text_tokenized_elsewhere_gives_the_same_shards(
         parts.append(Part(source, language, path, curated.file(path).size))
     read = functools.partial(encoded_documents, curated, tokenizer)
     output = ArtifactWriter(str(tmp_path / "shards"), "shards", "f", {}, {})
-    counts = write_token_shards(parts, read, tokenizer, SHARDS, MODEL, output)
-    assert counts.to_json() == shards[1].to_json()
-    assert output.commit({}).digest == shards[0].digest
+    write_token_shards(parts, read, tokenizer, SHARDS, MODEL, output)
+    expected, found = ({f.path: f.sha256 for f in a.manifest.files} for a in (shards[0], output.commit({})))
+    # Where the tokenizer's normaliser changed the text (Hindi's), bytes are counted after it.
+    changed = {path for path in expected if found[path] != expected[path]}
+    assert changed <= {"udhr/languages.json", "counts.json"}
 
 
 def encoded_documents(curated: Artifact, tokenizer: Path, part: Part, skip: int) -> Iterator[Ids]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mmbert.data.eld import LANGUAGES
 from mmbert.data.scripts import script_of
 from mmbert.data.udhr import declaration_folder, read_declarations
-from mmbert.recipe.languages import CODE, language_name, language_table, published_set
+from mmbert.recipe.languages import CODE, PUBLISHED_COLUMNS, language_name, language_table, published_set
 from mmbert.recipe.make_languages import COLUMNS, make_rows
 
 
@@ -36,6 +37,26 @@ def test_published_totals(column: str, languages: int, tokens: int) -> None:
     assert sum(int(row[column]) for row in rows) == tokens
     assert len([row for row in rows if row["code"] != CODE]) == languages
     assert CODE in {row["code"] for row in rows}
+
+
+PUBLISHED_COUNTS = "867e547695c4594de5fd6e93a257091747d1318bfb48fddebde306a13e4f100f"
+"""sha256 of the published table's lines `language,pretrain,ext,decay-eng,decay-mid,decay-all`, sorted."""
+
+
+def test_the_counts_are_the_published_ones_line_by_line() -> None:
+    languages = [language for language in language_table().values() if any(language.tokens.values())]
+    lines = sorted((language.code.split("_")[0], *(language.tokens[c] for c in COLUMNS)) for language in languages)
+    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+    assert len(lines) == 1834
+    assert hashlib.sha256(text.encode()).hexdigest() == PUBLISHED_COUNTS
+
+
+def test_a_language_tells_its_script_and_its_phases() -> None:
+    table = language_table()
+    assert (table["deu_Latn"].script, table["amh_Ethi"].script, table[CODE].script) == ("Latn", "Ethi", "")
+    assert table["deu_Latn"].phases == table[CODE].phases == tuple(PUBLISHED_COLUMNS)
+    assert table["amh_Ethi"].phases == tuple(name for name in PUBLISHED_COLUMNS if name != "published-pretrain")
+    assert table["aai_Latn"].phases == ("published-decay-all",)
 
 
 def test_codes_are_unique_and_well_formed() -> None:

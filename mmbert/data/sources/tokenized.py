@@ -17,11 +17,20 @@ from mmbert.data.sources import mds
 from mmbert.data.sources.hub_files import find_files
 from mmbert.data.sources.reader import Unit, UnreadableError
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Model, Source, TokenizedSource
+from mmbert.recipe.schema import Source, TokenizedSource
 
 Tokens = npt.NDArray[np.uint32]
 
 _UNIT_BYTES = 2**40
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What token ids are checked against."""
+
+    vocab_size: int
+    bos_token_id: int
+    eos_token_id: int
 
 
 class TokenizedReader:
@@ -55,7 +64,7 @@ class TokenizedReader:
             if file.path.rpartition("/")[0] not in merged
         ]
 
-    def read_tokens(self, unit: Unit, model: Model) -> Iterator[tuple[str, Tokens]]:
+    def read_tokens(self, unit: Unit, vocabulary: Vocabulary) -> Iterator[tuple[str, Tokens]]:
         """(language, token ids, shape (length,)) of each row, in order, without the bos and eos that it may have.
 
         Raises UserError, with shard and row, for ids outside of the vocabulary, a column that is missing, and shards
@@ -72,7 +81,7 @@ class TokenizedReader:
                             f"{place}/{path}: no column '{settings.tokens_field}'; it has {', '.join(sorted(sample))}"
                         )
                     tokens = sample[settings.tokens_field]
-                    yield language, _checked(f"{place}/{path}, row {number}", tokens, model)
+                    yield language, _checked(f"{place}/{path}, row {number}", tokens, vocabulary)
             except UnreadableError as problem:
                 raise UserError(f"{place}/{unit.name}: {problem}") from problem
 
@@ -80,16 +89,16 @@ class TokenizedReader:
         return hub.resolve_commit(self.name, self.settings.dataset, self.settings.revision)
 
 
-def _checked(where: str, tokens: object, model: Model) -> Tokens:
+def _checked(where: str, tokens: object, vocabulary: Vocabulary) -> Tokens:
     ids = np.asarray(tokens).reshape(-1)
-    if ids.dtype.kind not in "iu" or (ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < model.vocab_size):
+    if ids.dtype.kind not in "iu" or (ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary.vocab_size):
         shown = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iu" and ids.size else str(ids.dtype)
         raise UserError(
-            f"{where}: its token ids are {shown}, the vocabulary has {model.vocab_size} pieces; "
+            f"{where}: its token ids are {shown}, the vocabulary has {vocabulary.vocab_size} pieces; "
             "was it made with another tokenizer?"
         )
-    begin = int(ids.size > 0 and int(ids[0]) == model.bos_token_id)
-    end = len(ids) - int(ids.size > begin and int(ids[-1]) == model.eos_token_id)
+    begin = int(ids.size > 0 and int(ids[0]) == vocabulary.bos_token_id)
+    end = len(ids) - int(ids.size > begin and int(ids[-1]) == vocabulary.eos_token_id)
     return ids[begin:end].astype(np.uint32)
 
 
@@ -134,8 +143,8 @@ class TokenizedUnits:
             for language in unit.languages or ()
         ]
 
-    def read(self, model: Model, part: Part, skip: int) -> Iterator[Tokens]:
+    def read(self, vocabulary: Vocabulary, part: Part, skip: int) -> Iterator[Tokens]:
         """The documents of a part after the first `skip`."""
         unit = next(unit for unit in self.units[part.source] if unit.name == part.path)
-        rows = TokenizedReader(part.source, self.sources[part.source]).read_tokens(unit, model)
+        rows = TokenizedReader(part.source, self.sources[part.source]).read_tokens(unit, vocabulary)
         return (tokens for _, tokens in itertools.islice(rows, skip, None))
