@@ -4,7 +4,8 @@ Documents of about 500 tokens in 59 languages: eld's sentences and the declarati
 of text; it is repeated with sentences, and the words in them, in another order each time. Ours reads zstd JSON Lines
 from a folder and writes to a real S3 server (rclone, started here on the same cores), with start-up, sample checks,
 packing, compression, hashes and upload in its time. The peers only encode texts that are in memory already, and load
-their tokenizer outside of their time; tokenizers gets a tenth of the text. All have the same cores; runs interleaved, medians of ratios.
+their tokenizer outside of their time; tokenizers gets a tenth of the text. All have the same cores; runs interleaved,
+medians of ratios.
 
     .venv/bin/python benchmarks/bench_tokenize.py [--cores 2] [--rounds 3] [--megabytes 200]
 """

@@ -15,8 +15,8 @@ from tests.small_run import SmallRun, make_small_run
 GOLDEN: dict[str, tuple[int, str]] = {
     "curate": (2, "b931098ebaafb224"),
     "tokenizer": (1, "55bf2112d822fcf2"),
-    "tokenize": (2, "747309c4ccc40c57"),
-    "mixture": (1, "9daaa48e1f4aa811"),
+    "tokenize": (2, "18d3c387c5522a78"),
+    "mixture": (2, "eb3d0d7b2d89b8f4"),
 }
 
 
