@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -219,6 +220,27 @@ def test_repeated_ids_stop_or_are_dropped(tmp_path: Path) -> None:
     curated = run(lenient, NEAR, tmp_path, "lenient")
     assert drop_counts(curated) == {"deu_Latn": {"duplicate_id": 1}}
     assert sorted(d.text for d in read_all(tmp_path / "lenient", TRAIN)) == sorted([text(1), text(2), text(3)])
+
+
+def test_what_cannot_be_read_is_dropped_with_its_reason(tmp_path: Path) -> None:
+    source = files(
+        tmp_path / "mine",
+        {"deu_Latn/a.jsonl": [*rows([text(1)]), '{"body": "no text"}', '{"text"', *rows([text(2)], begin=1)]},
+        on_error="drop",
+    )
+    (tmp_path / "mine" / "deu_Latn" / "b.txt").write_bytes(f"{text(3)}\n".encode() + b"\xff\xfe broken\n")
+    packed = gzip.compress("".join(f"{text(n)}\n" for n in range(4, 2000)).encode())
+    (tmp_path / "mine" / "deu_Latn" / "c.txt.gz").write_bytes(packed[: len(packed) // 2])
+    curated = run(source, NEAR, tmp_path, "out")
+    assert drop_counts(curated) == {
+        "deu_Latn": {"missing_field": 1, "not_json": 1, "invalid_utf8": 1, "corrupt_compression": 1}
+    }
+    kept = {d.text for d in read_all(tmp_path / "out", TRAIN)}
+    # What stands before the damage stays.
+    assert {text(1), text(2), text(3), text(4)} < kept
+    assert sorted(d.metadata["reason"] for d in dropped(tmp_path / "out")) == [
+        "corrupt_compression", "invalid_utf8", "missing_field", "not_json",
+    ]  # fmt: skip
 
 
 def test_large_languages_are_done_in_parts_with_the_same_result(
