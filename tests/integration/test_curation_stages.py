@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -17,8 +18,9 @@ import pytest
 from mmbert import storage
 from mmbert.data.curation import Curated, Executor, WorkStore, duplicates
 from mmbert.data.curation import curate as curate_documents
+from mmbert.data.curation.parts import Part, Spool
 from mmbert.data.documents import TRAIN
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe.schema import Curation, FilesSource, NearDuplicates, Source
 from tests.curating import contents, curate, drop_counts, dropped, read_all
 from tests.fixtures_stack import ROOT, S3, clean_environment
@@ -134,6 +136,19 @@ def test_errors_come_from_whatever_process(tmp_path: Path, executor: Executor) -
         run(source, NEAR, tmp_path, "out", executor)
     assert not (tmp_path / "out").exists()
     assert not [path for path in (tmp_path / "work").rglob("*") if path.parts[-3] in {"failed", "logs", "jobs"}]
+
+
+def test_a_full_disk_is_said_plainly_and_leaves_nothing(source: FilesSource, tmp_path: Path) -> None:
+    # As a disk does that fills up while a unit's documents are written.
+    def full(self: Spool, path: Path) -> list[Part]:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Spool, "write", full)
+        with pytest.raises(InfrastructureError, match=r"curation, .*documents\.jsonl\.zst: the disk is full; free"):
+            run(source, NEAR, tmp_path, "out")
+    assert not list((tmp_path / "work").rglob("done.json"))
+    assert run(source, NEAR, tmp_path, "again").work["clean"] == (4, 0)
 
 
 def test_near_duplicates_over_files_and_sources(tmp_path: Path) -> None:

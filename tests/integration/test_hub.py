@@ -26,10 +26,13 @@ from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts
 from mmbert import hub as hub_client
+from mmbert.data.documents import TRAIN, Document, part_path, write_documents
 from mmbert.data.readers import Selection, is_error
 from mmbert.data.sources import make_reader
 from mmbert.data.sources.tokenized import TokenizedReader, Vocabulary
+from mmbert.data.tokenizer import train_bpe
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.loader.shards import ShardReader, open_data_set
 from mmbert.recipe import load_recipe
 from mmbert.recipe.catalog import catalog
 from mmbert.recipe.pins import pin_revisions, unpinned
@@ -409,3 +412,47 @@ def test_a_hub_that_is_away_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InfrastructureError, match="HF_HUB_OFFLINE"):
         read(settings)
+
+
+def test_tokens_of_the_hub_become_shards_without_curation(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the components, beside text of the user's own."""
+    rows = [{"input_ids": np.array(ids, np.uint32)} for ids in ([2, 70, 80, 90, 1], [100, 110], list(range(5, 65)))]
+    hub.add("a/tokens", under("train/ltz_Latn", mds(tmp_path / "mds", rows, {"input_ids": "ndarray:uint32"})))
+    own = tmp_path / "text" / "deu_Latn" / "a.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("".join(f"Satz {word} steht hier und sagt nichts.\n" for word in ["eins", "zwei", "drei", "vier"]))
+    write_documents(
+        part_path(tmp_path / "documents", TRAIN, "own", "deu_Latn"), [Document("1", "abc " * 99, "deu_Latn", "own")]
+    )
+    model = load_recipe("tiny", ["model.vocab_size=300"]).model
+    train_bpe([tmp_path / "documents"], model, 1000, tmp_path / "tokenizer")
+    monkeypatch.setenv("MMBERT_CACHE", str(tmp_path / "cache"))
+    sources = {
+        "own": {"kind": "files", "path": str(tmp_path / "text"), "held_out_share": 1e-9},
+        "tokens": {"kind": "tokenized", "dataset": "a/tokens", "path": "train/{language}"},
+    }
+    overrides = [
+        f"sources={json.dumps(sources)}", f"tokenizer={{kind: pretrained, name: {tmp_path / 'tokenizer'}}}",
+        "model.vocab_size=300", "curation={groups: 1}", "shards.row_tokens=32",
+    ]  # fmt: skip
+
+    def run(component: str, **arguments: object) -> artifacts.Artifact:
+        uri = run_component(get_component(component), arguments, str(tmp_path / "root")).uri
+        return artifacts.open_artifact(uri)
+
+    recipe = run("recipe", preset="tiny", overrides=overrides).uri
+    documents = run("curate", recipe=recipe, group="0")
+    assert list(documents.read_json("counts.json")) == ["own"]
+    tokenizer = run("tokenizer", recipe=recipe, documents=[documents.uri])
+    shards = run("tokenize", recipe=recipe, documents=documents.uri, tokenizer=tokenizer.uri)
+    counts = shards.read_json("counts.json")
+    assert sorted(counts) == ["own", "tokens"]
+    assert counts["own"]["deu_Latn"]["documents"] == 4
+    data_set, languages = open_data_set(shards.remote_folder("tokens"))
+    assert list(languages) == ["ltz_Latn"]
+    reader = ShardReader([data_set], tmp_path / "shard-cache", 300)
+    tokens = [reader(0, row)[0].tolist() for row in range(languages["ltz_Latn"].rows)]
+    # Whole documents first; the long one is cut into pieces, each with its own ends.
+    assert tokens == [[2, 70, 80, 90, 1, 2, 100, 110, 1], [2, *range(5, 35), 1], [2, *range(35, 65), 1]]

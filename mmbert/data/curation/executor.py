@@ -6,6 +6,7 @@ MMBERT_EXECUTOR is `local` (the default) or `ray`; Ray's cluster is the one that
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -151,7 +152,9 @@ class _Guarded(PipelineStep):
             self.store.fail(self.attempt, error)
             raise
         except OSError as error:
-            failure = InfrastructureError(str(error))
+            full = "the disk is full; free some space and run it again"
+            what = full if error.errno == errno.ENOSPC else error.strerror or str(error)
+            failure = InfrastructureError(f"curation, {error.filename or tempfile.gettempdir()}: {what}")
             self.store.fail(self.attempt, failure)
             raise failure from error
         except Exception:
