@@ -57,17 +57,16 @@ def _figure(plan: MixturePlan, title: str) -> dict[str, Any]:
     traces = [
         trace for group, languages in sorted(groups.items()) for trace in _points(group, languages, _COLOURS[group])
     ]
-    axis = {"type": "log", "title": "tokens held"}
+    axis = {"type": "log", "title": {"text": "tokens held"}}
     return {
         "data": traces,
         "layout": {
-            "title": title,
-            "template": "plotly_white",
+            "title": {"text": title},
             "grid": {"rows": 1, "columns": 2, "pattern": "independent"},
             "xaxis": axis,
             "xaxis2": axis,
-            "yaxis": {"type": "log", "title": "share of the mixture", "tickformat": ".2~%"},
-            "yaxis2": {"type": "log", "title": "epochs"},
+            "yaxis": {"type": "log", "title": {"text": "share of the mixture"}, "exponentformat": "power"},
+            "yaxis2": {"type": "log", "title": {"text": "epochs"}},
             "hovermode": "closest",
         },
     }
@@ -84,6 +83,6 @@ def _points(group: str, languages: Mapping[str, LanguageShare], colour: str) -> 
         "x": [language.size for language in found],
         "text": list(languages),
     }
-    shares = {"y": [language.share for language in found], "hovertemplate": "%{text}: %{y:.4%} of the tokens"}
+    shares = {"y": [language.share for language in found], "hovertemplate": "%{text}: %{y:.3g} of the tokens"}
     epochs = {"y": [language.epochs for language in found], "hovertemplate": "%{text}: %{y:.2f} epochs"}
     return [common | shares, common | epochs | {"xaxis": "x2", "yaxis": "y2", "showlegend": False}]
