@@ -54,7 +54,8 @@ bench: setup ## benchmarks: each prints a table against a named peer in the same
 	@for script in benchmarks/bench_*.py; do .venv/bin/python $$script; done
 
 bench-data: setup ## the data stage's goals, in under a quarter of an hour: lines 'figure: NAME VALUE UNIT (goal ...)'
-	@for name in plan_3t dedup tokenize curate; do .venv/bin/python benchmarks/bench_$$name.py; done
+	@.venv/bin/python benchmarks/bench_plan_3t.py --sizes 3T
+	@for name in published_mixture dedup tokenize curate; do .venv/bin/python benchmarks/bench_$$name.py; done
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh

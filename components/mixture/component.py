@@ -11,7 +11,7 @@ MIXTURE_FILE = "mixture.json"
 
 @component(
     produces="mixture",
-    version=2,
+    version=1,
     image="data",
     resources="small",
     reads=("language_sets", "phases.{phase}.tokens", "phases.{phase}.temperature", "phases.{phase}.max_epochs",

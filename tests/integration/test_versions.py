@@ -16,7 +16,7 @@ GOLDEN: dict[str, tuple[int, str]] = {
     "curate": (2, "b931098ebaafb224"),
     "tokenizer": (1, "55bf2112d822fcf2"),
     "tokenize": (2, "18d3c387c5522a78"),
-    "mixture": (2, "eb3d0d7b2d89b8f4"),
+    "mixture": (1, "eb3d0d7b2d89b8f4"),
 }
 
 
