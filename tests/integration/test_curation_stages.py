@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import ray
 
 from mmbert import storage
 from mmbert.data.curation import Curated, Executor, WorkStore, duplicates
@@ -105,6 +106,12 @@ def test_results_do_not_depend_on_who_does_the_work(source: FilesSource, tmp_pat
     curate({"mine": source}, NEAR, [], 0, tmp_path / "pool", executor=Executor("local", 2))
     assert contents(tmp_path / "alone") == contents(tmp_path / "pool")
     assert drop_counts(expected)["deu_Latn"] == {"duplicate": 5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_ray_is_left() -> Iterator[None]:
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
