@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import orjson
@@ -26,7 +26,9 @@ from mmbert.data.shard_sets import TokenCounts, write_shard_sets
 from mmbert.data.shard_units import Part, Reader, RowSettings
 from mmbert.data.tokenizer import read_tokenizer
 from mmbert.errors import UserError
-from mmbert.recipe.schema import Model, Shards
+
+if TYPE_CHECKING:  # pydantic and the recipe cost each process half a second
+    from mmbert.recipe.schema import Model, Shards
 
 T = TypeVar("T")
 

@@ -8,12 +8,15 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mmbert.data.documents import TRAIN, document_files, read_documents
 from mmbert.errors import InfrastructureError, UserError
-from mmbert.recipe.schema import Model
+
+if TYPE_CHECKING:  # importing it costs each process that tokenizes half a second
+    from mmbert.recipe.schema import Model
 
 TOKENIZER_FILE = "tokenizer.json"
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")

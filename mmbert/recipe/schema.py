@@ -400,7 +400,9 @@ class Shards(Section):
     engine: Literal["fast", "reference"] = Field(
         "fast", description="fast: gigatoken, held to the tokenizers library on a sample of every language"
     )
-    compression: Literal["zstd:3", "zstd:7"] | None = "zstd:3"
+    compression: Literal["zstd:1", "zstd:3", "zstd:7"] | None = Field(
+        "zstd:1", description="zstd:3 takes twice the time for a tenth less room"
+    )
 
 
 class RopeTheta(Section):
