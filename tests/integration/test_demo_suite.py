@@ -10,7 +10,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from mmbert.data.curation import curate
 from mmbert.data.documents import TRAIN, Document, document_files, read_documents, write_documents
 from mmbert.data.readers import language_group
 from mmbert.data.tokenizer import TOKENIZER_FILE, train_bpe
@@ -23,6 +22,7 @@ from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
 from mmbert.recipe.schema import Curation, EldSource, Evaluation, Model, UdhrSource
+from tests.curating import curate
 
 # A twentieth of the languages keeps these tests short; the code is the same.
 GROUPS = 20
