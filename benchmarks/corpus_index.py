@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.data.tokenization import COLUMNS, HASH, LANGUAGES_FILE
+from mmbert.data.mds import COLUMNS, HASH
+from mmbert.data.shard_sets import LANGUAGES_FILE
 from mmbert.recipe.languages import CODE, language_table
 from mmbert.recipe.schema import Shards
 
@@ -123,7 +124,7 @@ def _entry() -> dict[str, Any]:
     from streaming.base.format.mds.writer import MDSWriter
 
     with tempfile.TemporaryDirectory() as name:
-        with MDSWriter(columns=COLUMNS, out=f"{name}/set", compression="zstd:3", hashes=[HASH]) as writer:
+        with MDSWriter(columns=COLUMNS, out=f"{name}/set", compression="zstd:1", hashes=[HASH]) as writer:
             writer.write({"tokens": np.zeros(9, np.uint32), "lengths": np.array([9], np.uint32)})
         entry: dict[str, Any] = json.loads(Path(name, "set", "index.json").read_text())["shards"][0]
     return entry
