@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ def mixture_command(
     from mmbert.data.mixture_report import mixture_plot, mixture_table
 
     plot = plot or f"{out.removesuffix('.json')}.html"
+    if counts in {out, plot}:
+        raise UserError(f"--counts {counts} would be overwritten; give --out and --plot other names")
     if plot == out:
         raise UserError(f"--out and --plot are both {out}; give the plot another name")
     sizes = read_counts(counts)
@@ -63,7 +65,10 @@ def mixture_command(
     warnings = [*_left_out(sizes, mixture), *plan.warnings]
     settings = {"counts": counts, "tokens": total, **mixture.model_dump(exclude={"languages"})}
     title = f"{total:,} tokens at temperature {temperature:g}"
-    text, page = json.dumps(_result(plan, settings, warnings), indent=1, ensure_ascii=False), mixture_plot(plan, title)
+    text, page = (
+        json.dumps(_result(plan, sizes, settings, warnings), indent=1, ensure_ascii=False),
+        mixture_plot(plan, title),
+    )
     storage.write_bytes(out, f"{text}\n".encode())
     storage.write_bytes(plot, page.encode())
     click.echo(mixture_table(plan, _TABLE_ROWS))
@@ -72,11 +77,14 @@ def mixture_command(
     click.echo(f"wrote {out} and {plot}")
 
 
-def _result(plan: MixturePlan, settings: dict[str, Any], warnings: Sequence[str]) -> dict[str, Any]:
+def _result(
+    plan: MixturePlan, sizes: Mapping[tuple[str, str], int], settings: dict[str, Any], warnings: Sequence[str]
+) -> dict[str, Any]:
     """`caps` lists the languages that each cap binds; `rows` has every source and language apart."""
-    from mmbert.data.mixture import FIXED_SHARE, MAX_EPOCHS
+    from mmbert.data.mixture import FIXED_SHARE, MAX_EPOCHS, LanguageShare
 
-    languages = plan.languages()
+    nothing = LanguageShare(0.0, 0, 0.0, 0, ())
+    languages = {language: nothing for _, language in sizes} | plan.languages()
     sources: dict[str, dict[str, float]] = {}
     for row in plan.rows:
         source = sources.setdefault(row.source, {"share": 0.0, "tokens": 0})

@@ -8,6 +8,7 @@ import string
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from components.contract import Component, check_arguments
@@ -61,6 +62,8 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
             parameters["run"] = os.environ.get("MMBERT_WORKFLOW_RUN", uuid.uuid4().hex)
     if "sources" in parameters["recipe"]:
         parameters["files"] = _files_state(parameters["recipe"]["sources"])
+    if "curation" in parameters["recipe"]:
+        parameters["models"] = _models_state(parameters["recipe"]["curation"])
     digests = {name: [entry["digest"] for entry in entries] for name, entries in inputs.items()}
     name = artifacts.fingerprint(item.name, item.version, parameters, digests)
     return Plan(item, checked, parameters, inputs, name, storage.join(root, item.produces, name))
@@ -134,6 +137,13 @@ def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
     placed = {name: source["dataset"] for name, source in sources.items() if "dataset" in source}
     own |= {name: dataset for name, dataset in placed.items() if hub.is_local(dataset)}
     return {name: artifacts.digest_json(storage.list_versions(path)) for name, path in own.items()}
+
+
+def _models_state(curation: Mapping[str, Any]) -> dict[str, str]:
+    """A digest of each model file of the user's that curation judges text with."""
+    named = [(curation["language_identification"] or {}).get("model", "")]
+    named += [(curation["quality_classifier"] or {}).get("scorer", "").removeprefix("fasttext:").rpartition("#")[0]]
+    return {name: artifacts.digest_file(Path(name)) for name in named if name and Path(name).is_file()}
 
 
 _MISSING = object()

@@ -6,7 +6,6 @@ A language of a source has one or more parts, numbered from 00000; its documents
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,18 +32,6 @@ class Document:
     language: str
     source: str
     metadata: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class DocumentCounts:
-    """What curation kept and dropped of one source, language and split. `bytes` are of UTF-8 text."""
-
-    documents: int = 0
-    bytes: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"documents": self.documents, "bytes": self.bytes, "dropped": dict(sorted(self.dropped.items()))}
 
 
 @dataclass(frozen=True)

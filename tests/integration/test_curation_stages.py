@@ -13,15 +13,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import fasttext
 import pytest
 import ray
 
+from components.contract import get_component
+from components.planning import plan
 from mmbert import storage
 from mmbert.data.curation import Curated, Executor, WorkStore, duplicates
 from mmbert.data.curation import curate as curate_documents
 from mmbert.data.curation.parts import Part, Spool
 from mmbert.data.documents import TRAIN
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.recipe import load_recipe, recipe_to_yaml
 from mmbert.recipe.schema import Curation, FilesSource, NearDuplicates, Source
 from tests.curating import contents, curate, drop_counts, dropped, read_all
 from tests.fixtures_stack import ROOT, S3, clean_environment
@@ -284,6 +288,44 @@ def test_a_language_of_which_nothing_is_left_warns_or_stops(tmp_path: Path) -> N
     required = NEAR.model_copy(update={"required_languages": ("fao_Latn",)})
     with pytest.raises(UserError, match=r"fao_Latn.*nothing is left.*curation\.required_languages"):
         run(source, required, tmp_path, "required")
+    absent = NEAR.model_copy(update={"required_languages": ("deu_Latn", "eng_Latn")})
+    with pytest.raises(UserError, match=r"no source has text in eng_Latn, which curation\.required_languages asks for"):
+        run(source, absent, tmp_path, "absent")
+
+
+def test_rows_of_unknown_language_are_told_once(tmp_path: Path) -> None:
+    good = [json.dumps({"text": text(n), "lang": code}) for n, code in enumerate(["deu_Latn", "fao_Latn", "tha_Thai"])]
+    files(tmp_path / "mine", {"a.jsonl": [*good, "{broken"]})
+    settings = {"kind": "files", "path": str(tmp_path / "mine"), "language_field": "lang", "on_error": "drop"}
+    source = FilesSource.model_validate(settings | {"held_out_share": 1e-9})
+    groups = [
+        curate({"mine": source}, Curation(groups=3), [], group, tmp_path / str(group), tmp_path / "work")
+        for group in range(3)
+    ]
+    assert sum(found.get("not_json", 0) for group in groups for found in drop_counts(group).values()) == 1
+    assert [warning for group in groups for warning in group.warnings] == []
+    assert sorted(d.language for n in range(3) for d in read_all(tmp_path / str(n), TRAIN)) == [
+        "deu_Latn", "fao_Latn", "tha_Thai",
+    ]  # fmt: skip
+
+
+def test_a_changed_model_file_is_another_piece_of_work(tmp_path: Path) -> None:
+    model = tmp_path / "language.bin"
+    lines = "".join(f"__label__deu_Latn {text(n)}\n" for n in range(50))
+    (tmp_path / "lines.txt").write_text(lines)
+    fasttext.train_supervised(str(tmp_path / "lines.txt"), epoch=1, dim=2, thread=1, verbose=0).save_model(str(model))
+    recipe = load_recipe(
+        "tiny", [f"curation={{language_identification: {{model: {model}}}}}", "sources={udhr: {kind: udhr}}"]
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(recipe))
+
+    def fingerprint() -> str:
+        return plan(get_component("curate"), {"recipe": str(tmp_path / "recipe.yaml")}, str(tmp_path)).fingerprint
+
+    before = fingerprint()
+    assert fingerprint() == before
+    model.write_bytes(model.read_bytes() + b"x")
+    assert fingerprint() != before
 
 
 def test_damaged_work_is_named(source: FilesSource, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Spool, parts_of
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
 from mmbert.data.documents import Document, to_line
-from mmbert.data.readers import Selection, to_document
+from mmbert.data.readers import Selection, is_error, to_document
 from mmbert.data.scripts import script_of
 from mmbert.data.sources import SourceReader, Unit, make_reader
-from mmbert.data.steps.cleaning import VERSION as STEPS_VERSION
 from mmbert.data.steps.cleaning import cleaning_steps, language_settings
+from mmbert.recipe.languages import known_languages
 from mmbert.recipe.schema import Curation, Source
 
 STAGE = "clean"
@@ -87,16 +87,10 @@ def _fingerprint(name: str, source: Source, unit: Unit, curation: Curation, sele
     part: Any = None
     if unit.languages is None or len(unit.languages) > 1:
         part = [selection.groups, selection.group, sorted(selection.reserved)]
-    if unit.languages is None:
-        settings: Any = [STEPS_VERSION, curation.model_dump(mode="json", exclude=_LATER_KEYS)]
-    else:
-        settings = {code: language_settings(curation, code) for code in unit.languages if code in selection}
+    languages = sorted(known_languages()) if unit.languages is None else unit.languages
+    settings = {code: language_settings(curation, code) for code in languages if code in selection}
     own = [name, source.model_dump(mode="json"), unit.name, unit.version]
     return fingerprint(STAGE, _VERSION, own, part, curation.keep_dropped, settings)
-
-
-_LATER_KEYS = {"groups", "exact_deduplication", "near_duplicates", "decontamination", "required_languages"}
-"""Keys of `curation` that later stages read."""
 
 
 class Dropped:
@@ -161,8 +155,7 @@ class _Unreadable(BaseFilter):
     name = "unreadable"
 
     def filter(self, doc: Record) -> bool | tuple[bool, str]:
-        reason = doc.metadata.get("error")
-        return (False, reason) if reason else True
+        return (False, doc.metadata["error"]) if is_error(doc) else True
 
 
 class _Commit(PipelineStep):

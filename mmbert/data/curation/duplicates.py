@@ -256,8 +256,12 @@ class FindDuplicates(PipelineStep):
             part = job.parts[number]
             if part.on_error != "stop":
                 continue
+            before = int(first[index])
+            other_number = int(np.searchsorted(borders, before, side="right")) - 1
+            other = job.parts[other_number]
             ident = self._id(part, index - int(borders[number]))
-            other = job.parts[int(np.searchsorted(borders, first[index], side="right")) - 1]
+            if ident != self._id(other, before - int(borders[other_number])):
+                continue  # two ids with one hash
             raise UserError(
                 f"source {part.source}: {part.name}: the id '{ident}' stands twice, also in {other.name}; "
                 f"make ids unique, name another id_field, or keep the first of each with "

@@ -19,7 +19,7 @@ from mmbert.data.curation.parts import Place
 from mmbert.data.curation.work import Finished, StoredFile, WorkStore
 from mmbert.data.dedup.minhash import MinHashSettings
 from mmbert.data.documents import HELD_OUT, SUFFIX, TRAIN
-from mmbert.data.readers import Selection
+from mmbert.data.readers import UNDETERMINED, Selection
 from mmbert.data.sources import make_reader
 from mmbert.data.steps.decontamination import ContaminationIndex, EvaluationText
 from mmbert.errors import InfrastructureError, UserError
@@ -89,7 +89,7 @@ def curate(
         for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
     ]
     written = run.stage(finish.STAGE, last, lambda todo: finish.steps(todo, store))
-    return _collect(units, written, curation, run.work)
+    return _collect(units, written, curation, selection, run.work)
 
 
 class _Job(Protocol):
@@ -214,7 +214,11 @@ def _bundles(jobs: Sequence[LanguageJob]) -> list[list[LanguageJob]]:
 
 
 def _collect(
-    units: Sequence[Cleaned], written: Sequence[Finished], curation: Curation, work: dict[str, tuple[int, int]]
+    units: Sequence[Cleaned],
+    written: Sequence[Finished],
+    curation: Curation,
+    selection: Selection,
+    work: dict[str, tuple[int, int]],
 ) -> Curated:
     files, dropped = [], []
     numbers: dict[tuple[str, str, str], int] = defaultdict(int)
@@ -238,9 +242,8 @@ def _collect(
         samples[source].merge(last.found["samples"])
         labels[source].merge(unit.found["labels"])
     counts = merge_counts(counted)
-    return Curated(
-        tuple(files), tuple(dropped), counts, _report(samples, labels), tuple(_warnings(counts, curation)), work
-    )
+    warnings = _warnings(counts, curation, selection)
+    return Curated(tuple(files), tuple(dropped), counts, _report(samples, labels), tuple(warnings), work)
 
 
 def _report(samples: Mapping[str, Samples], labels: Mapping[str, Tally]) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def _report(samples: Mapping[str, Samples], labels: Mapping[str, Tally]) -> dict
     return report
 
 
-def _warnings(counts: Mapping[str, Any], curation: Curation) -> list[str]:
+def _warnings(counts: Mapping[str, Any], curation: Curation, selection: Selection) -> list[str]:
     """Languages of which nothing is left to train on. Raises UserError where the recipe requires one of them."""
     left: dict[str, int] = defaultdict(int)
     lost: dict[str, Tally] = defaultdict(Tally)
@@ -264,8 +267,14 @@ def _warnings(counts: Mapping[str, Any], curation: Curation) -> list[str]:
                 left[language] += found["documents"] if split == TRAIN else 0
                 for reason, n in found["dropped"].items():
                     lost[language].add(language, "reasons", reason, n)
+    missing = [code for code in curation.required_languages if code in selection and code not in left]
+    if missing:
+        raise UserError(
+            f"no source has text in {', '.join(missing)}, which curation.required_languages asks for; "
+            "add a source that has, or take it off the list"
+        )
     warnings = []
-    for language in sorted(language for language, n in left.items() if not n):
+    for language in sorted(language for language, n in left.items() if not n and language != UNDETERMINED):
         reasons = lost[language].counts[language]["reasons"]
         listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common()) or "all of it is held out"
         message = f"{language} ({language_name(language)}): nothing is left to train on ({listed})"

@@ -155,7 +155,8 @@ class _Guarded(PipelineStep):
             full = "the disk is full; free some space and run it again"
             what = full if error.errno == errno.ENOSPC else error.strerror or str(error)
             failure = InfrastructureError(f"curation, {error.filename or tempfile.gettempdir()}: {what}")
-            self.store.fail(self.attempt, failure)
+            with contextlib.suppress(MmbertError):  # the store may be on the full disk
+                self.store.fail(self.attempt, failure)
             raise failure from error
         except Exception:
             self.store.fail(self.attempt, MmbertError(traceback.format_exc()))

@@ -46,7 +46,7 @@ class FilesReader:
 
     def _uri(self, name: str) -> str:
         path = self.settings.path
-        return path if path.rstrip("/").endswith(f"/{name}") and format_of(path) else storage.join(path, name)
+        return path if f"/{path.rstrip('/')}".endswith(f"/{name}") and format_of(path) else storage.join(path, name)
 
     def _languages(self, name: str) -> tuple[str, ...] | None:
         uri = self._uri(name)

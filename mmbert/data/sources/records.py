@@ -54,15 +54,18 @@ class RecordMaker:
         known.
         """
         for row in rows:
-            if isinstance(row, UnreadableError):
-                yield self._unreadable(unit, where, row)
-                continue
             try:
+                if isinstance(row, UnreadableError):
+                    raise row
                 yield from self._documents(unit, where, row, selection)
             except UnreadableError as problem:
-                yield self._unreadable(
-                    unit, where, UnreadableError(problem.reason, problem.detail, row.where, problem.excerpt)
+                place = row.where or problem.where
+                found = self._unreadable(
+                    unit, where, UnreadableError(problem.reason, problem.detail, place, problem.excerpt)
                 )
+                # Of an unknown language, it is told by one group.
+                if found.metadata["language"] in selection:
+                    yield found
 
     @property
     def _language_field(self) -> str | None:
@@ -137,7 +140,9 @@ def _text_at(row: Mapping[str, Any], field: str, key: str) -> str | LongText:
 
 
 def _missing(row: Mapping[str, Any], field: str, key: str, what: str) -> UnreadableError:
-    detail = f"no {what} in the field '{field}'; its fields are {', '.join(sorted(row))}; set {key} to the right one"
+    found = f" (it holds {type(row[field]).__name__})" if field in row else ""
+    fields = ", ".join(sorted(row))
+    detail = f"no {what} in the field '{field}'{found}; its fields are {fields}; set {key} to the right one"
     excerpt = " ".join(value for value in row.values() if isinstance(value, str))
     return UnreadableError("missing_field", detail, excerpt=excerpt)
 
