@@ -15,7 +15,7 @@ from tests.small_run import SmallRun, make_small_run
 GOLDEN: dict[str, tuple[int, str]] = {
     "curate": (2, "980ebc2821c3ef2c"),
     "tokenizer": (1, "55bf2112d822fcf2"),
-    "tokenize": (2, "747309c4ccc40c57"),
+    "tokenize": (2, "1bfd0acb4e77830a"),
     "mixture": (1, "9daaa48e1f4aa811"),
 }
 
