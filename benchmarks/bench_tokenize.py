@@ -10,7 +10,7 @@ a copy: within a call it remembers words, between calls it does not, so copies a
 loaded outside of its time and gets one copy a round. All have the same cores; rounds are interleaved, the medians of
 their ratios told. Core-nanoseconds are those of all processes, the server's too: they bear other work on the machine.
 
-    .venv/bin/python -m benchmarks.bench_tokenize [--cores 2] [--rounds 2] [--copies 60]
+    .venv/bin/python -m benchmarks.bench_tokenize [--cores 2] [--rounds 2] [--copies 70]
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--copies", type=int, default=60)
+    parser.add_argument("--copies", type=int, default=70)
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
     os.environ["RAYON_NUM_THREADS"] = str(given.cores)

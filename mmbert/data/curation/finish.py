@@ -26,7 +26,7 @@ from mmbert.data.readers import to_document
 STAGE = "finish"
 KEPT_SAMPLES = "kept"
 _VERSION = 1
-_FILE_BYTES = 256 * 2**20
+_FILE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
