@@ -30,7 +30,7 @@ def tokenize(
     (where each language's rows lie) and `counts.json` (documents, tokens, bytes, byte-fallback share). A killed run
     goes on at the last shard that was uploaded. It works in as many processes as its profile gives it threads.
     """
-    from mmbert.data.sources.tokenized import TokenizedUnits, Vocabulary
+    from mmbert.data.sources.tokenized import TokenizedUnits
     from mmbert.data.tokenization import tokenize_documents, write_token_shards
 
     (folder,) = work.fetch_folders([tokenizer], "tokenizer")
@@ -48,7 +48,7 @@ def tokenize(
     )
     if TOKENIZED_FILE in source.paths():
         tokenized = TokenizedUnits.from_json(source.read_json(TOKENIZED_FILE))
-        read = functools.partial(tokenized.read, Vocabulary(model.vocab_size, model.bos_token_id, model.eos_token_id))
+        read = functools.partial(tokenized.read, model.vocab_size)
         counts = write_token_shards(
             tokenized.parts(), read, folder, work.recipe.shards, model, work.output, processes, counts
         )

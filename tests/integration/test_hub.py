@@ -29,7 +29,7 @@ from mmbert import hub as hub_client
 from mmbert.data.documents import TRAIN, Document, part_path, write_documents
 from mmbert.data.readers import Selection, is_error
 from mmbert.data.sources import make_reader
-from mmbert.data.sources.tokenized import TokenizedReader, Vocabulary
+from mmbert.data.sources.tokenized import TokenizedReader
 from mmbert.data.tokenizer import train_bpe
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.loader.shards import ShardReader, open_data_set
@@ -41,7 +41,7 @@ from tests.hub_server import TOKEN, HubServer, Repo
 
 EVERYTHING = Selection(1, 0, frozenset())
 SOURCE: TypeAdapter[Any] = TypeAdapter(Source)
-VOCABULARY = Vocabulary(vocab_size=1000, bos_token_id=2, eos_token_id=1)
+VOCAB_SIZE = 1000
 
 
 @pytest.fixture(autouse=True)
@@ -233,8 +233,8 @@ def test_published_tokens_are_read(hub: HubServer, name: str, compression: str |
     reader = TokenizedReader("tokens", settings)
     (unit,) = reader.units(EVERYTHING)
     assert unit.languages == (language,)
-    found = list(reader.read_tokens(unit, VOCABULARY))
-    assert [(name, ids.tolist()) for name, ids in found] == [(language, i) for i in ([7, 8, 9], [10, 11], [999])]
+    found = list(reader.read_tokens(unit, VOCAB_SIZE))
+    assert [(name, ids.tolist()) for name, ids in found] == [(language, i) for i in ([2, 7, 8, 9], [10, 11, 1], [999])]
     assert {ids.dtype for _, ids in found} == {np.dtype(np.uint32)}
     assert reader.units(Selection(1, 0, frozenset({language}))) == []
 
@@ -247,12 +247,12 @@ def test_tokens_of_another_tokenizer_are_an_error(hub: HubServer, tmp_path: Path
     reader = TokenizedReader("tokens", settings)
     good, broken = reader.units(EVERYTHING)
     with pytest.raises(UserError, match=r"deu_Latn/shard\.00000\.mds, row 2: its token ids are 5 to 1000, the vocab"):
-        list(reader.read_tokens(good, VOCABULARY))
+        list(reader.read_tokens(good, VOCAB_SIZE))
     with pytest.raises(UserError, match=r"fao_Latn/index\.json: not an index of MDS shards"):
-        list(reader.read_tokens(broken, VOCABULARY))
+        list(reader.read_tokens(broken, VOCAB_SIZE))
     other = TokenizedReader("tokens", settings.model_copy(update={"tokens_field": "tokens"}))
     with pytest.raises(UserError, match="no column 'tokens'; it has input_ids"):
-        list(other.read_tokens(good, VOCABULARY))
+        list(other.read_tokens(good, VOCAB_SIZE))
     with pytest.raises(UserError, match=r"has no index\.json of MDS shards at train/\{language\}"):
         TokenizedReader("t", settings.model_copy(update={"path": "train/{language}"})).units(EVERYTHING)
 
@@ -418,7 +418,7 @@ def test_tokens_of_the_hub_become_shards_without_curation(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the components, beside text of the user's own."""
-    rows = [{"input_ids": np.array(ids, np.uint32)} for ids in ([2, 70, 80, 90, 1], [100, 110], list(range(5, 65)))]
+    rows = [{"input_ids": np.array(ids, np.uint32)} for ids in ([2, 2, 80, 90, 1], [100, 110], list(range(5, 65)))]
     hub.add("a/tokens", under("train/ltz_Latn", mds(tmp_path / "mds", rows, {"input_ids": "ndarray:uint32"})))
     own = tmp_path / "text" / "deu_Latn" / "a.txt"
     own.parent.mkdir(parents=True)
@@ -455,4 +455,4 @@ def test_tokens_of_the_hub_become_shards_without_curation(
     reader = ShardReader([data_set], tmp_path / "shard-cache", 300)
     tokens = [reader(0, row)[0].tolist() for row in range(languages["ltz_Latn"].rows)]
     # Whole documents first; the long one is cut into pieces, each with its own ends.
-    assert tokens == [[2, 70, 80, 90, 1, 2, 100, 110, 1], [2, *range(5, 35), 1], [2, *range(35, 65), 1]]
+    assert tokens == [[2, 2, 80, 90, 1, 2, 100, 110, 1], [2, *range(5, 35), 1], [2, *range(35, 65), 1]]

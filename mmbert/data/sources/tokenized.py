@@ -24,15 +24,6 @@ Tokens = npt.NDArray[np.uint32]
 _UNIT_BYTES = 2**40
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """What token ids are checked against."""
-
-    vocab_size: int
-    bos_token_id: int
-    eos_token_id: int
-
-
 class TokenizedReader:
     """Rows of token ids, a document (or a part of one) a row. A unit is a folder of shards with its index.json."""
 
@@ -64,8 +55,8 @@ class TokenizedReader:
             if file.path.rpartition("/")[0] not in merged
         ]
 
-    def read_tokens(self, unit: Unit, vocabulary: Vocabulary) -> Iterator[tuple[str, Tokens]]:
-        """(language, token ids, shape (length,)) of each row, in order, without the bos and eos that it may have.
+    def read_tokens(self, unit: Unit, vocab_size: int) -> Iterator[tuple[str, Tokens]]:
+        """(language, token ids, shape (length,)) of each row, in order, with the bos and eos that it may have.
 
         Raises UserError, with shard and row, for ids outside of the vocabulary, a column that is missing, and shards
         that cannot be read; InfrastructureError where the hub cannot be reached.
@@ -81,7 +72,7 @@ class TokenizedReader:
                             f"{place}/{path}: no column '{settings.tokens_field}'; it has {', '.join(sorted(sample))}"
                         )
                     tokens = sample[settings.tokens_field]
-                    yield language, _checked(f"{place}/{path}, row {number}", tokens, vocabulary)
+                    yield language, _checked(f"{place}/{path}, row {number}", tokens, vocab_size)
             except UnreadableError as problem:
                 raise UserError(f"{place}/{unit.name}: {problem}") from problem
 
@@ -89,17 +80,15 @@ class TokenizedReader:
         return hub.resolve_commit(self.name, self.settings.dataset, self.settings.revision)
 
 
-def _checked(where: str, tokens: object, vocabulary: Vocabulary) -> Tokens:
+def _checked(where: str, tokens: object, vocab_size: int) -> Tokens:
     ids = np.asarray(tokens).reshape(-1)
-    if ids.dtype.kind not in "iu" or (ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary.vocab_size):
+    if ids.dtype.kind not in "iu" or (ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size):
         shown = f"{ids.min()} to {ids.max()}" if ids.dtype.kind in "iu" and ids.size else str(ids.dtype)
         raise UserError(
-            f"{where}: its token ids are {shown}, the vocabulary has {vocabulary.vocab_size} pieces; "
+            f"{where}: its token ids are {shown}, the vocabulary has {vocab_size} pieces; "
             "was it made with another tokenizer?"
         )
-    begin = int(ids.size > 0 and int(ids[0]) == vocabulary.bos_token_id)
-    end = len(ids) - int(ids.size > begin and int(ids[-1]) == vocabulary.eos_token_id)
-    return ids[begin:end].astype(np.uint32)
+    return ids.astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -143,8 +132,8 @@ class TokenizedUnits:
             for language in unit.languages or ()
         ]
 
-    def read(self, vocabulary: Vocabulary, part: Part, skip: int) -> Iterator[Tokens]:
+    def read(self, vocab_size: int, part: Part, skip: int) -> Iterator[Tokens]:
         """The documents of a part after the first `skip`."""
         unit = next(unit for unit in self.units[part.source] if unit.name == part.path)
-        rows = TokenizedReader(part.source, self.sources[part.source]).read_tokens(unit, vocabulary)
+        rows = TokenizedReader(part.source, self.sources[part.source]).read_tokens(unit, vocab_size)
         return (tokens for _, tokens in itertools.islice(rows, skip, None))
