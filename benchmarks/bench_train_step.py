@@ -83,7 +83,7 @@ def main() -> None:
 
     def step_ours() -> float:
         ours.zero_grad()
-        loss = ours(ids, cu_seqlens, max(lengths), masked, targets) / len(targets)
+        loss = ours(ids, cu_seqlens, max(lengths), masked, targets).total / len(targets)
         loss.backward()
         return float(loss)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmbert.model.config import EncoderConfig
 from mmbert.model.encoder import Encoder, layer_norm
-from mmbert.model.loss import linear_cross_entropy
+from mmbert.model.loss import MaskedLoss, linear_cross_entropy
 
 TIED_DECODER = "decoder.weight"
 TOKEN_EMBEDDING = "bert.embeddings.tok_embeddings.weight"  # noqa: S105 -- a parameter's name
@@ -54,10 +54,11 @@ class MaskedLanguageModel(nn.Module):
 
     def forward(
         self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor, targets: Tensor
-    ) -> Tensor:
-        """Sum of -ln p of `targets` [n] at the tokens `masked_indices` [n], a scalar in fp32.
+    ) -> MaskedLoss:
+        """-ln p of `targets` [n] at the tokens `masked_indices` [n], their sum and each.
 
-        Only masked tokens leave the last layer's attention: nothing else reaches the loss.
+        Rows whose target is IGNORED count nothing. Only masked tokens leave the last layer's attention: nothing else
+        reaches the loss.
         """
         hidden = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices))
         return linear_cross_entropy(hidden, self.decoder.weight, self.decoder.bias, targets)

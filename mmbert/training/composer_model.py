@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmbert.loader.batch import Batch, split_microbatches
 from mmbert.model.head import MaskedLanguageModel
+from mmbert.model.loss import MaskedLoss
 
 TensorBatch = dict[str, Any]
 
@@ -22,18 +23,18 @@ class ComposerEncoder(ComposerModel):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: TensorBatch) -> Tensor:
-        loss_sum: Tensor = self.model(
+    def forward(self, batch: TensorBatch) -> MaskedLoss:
+        loss: MaskedLoss = self.model(
             batch["input_ids"], batch["cu_seqlens"], batch["max_seqlen"], batch["masked_indices"], batch["targets"]
         )
-        return loss_sum
+        return loss
 
-    def loss(self, outputs: Tensor, batch: TensorBatch, *args: Any, **kwargs: Any) -> Tensor:
+    def loss(self, outputs: MaskedLoss, batch: TensorBatch, *args: Any, **kwargs: Any) -> Tensor:
         """Mean over the microbatch's masked tokens; Composer weighs microbatches by their masked tokens.
 
         So the batch's loss is the mean over its masked tokens however it is split.
         """
-        return torch.div(outputs, max(1, batch["targets"].numel()))
+        return torch.div(outputs.total, max(1, batch["targets"].numel()))
 
 
 def tensors_of(batch: Batch) -> TensorBatch:

@@ -130,7 +130,7 @@ def test_training_lowers_the_bits_per_byte(scores: list[Score], tokenizer: Token
         bounds = torch.tensor([0, *np.cumsum([len(r) for r in batch])], dtype=torch.int32)
         hidden = torch.nonzero((torch.rand(len(ids), generator=generator) < 0.3) & (ids > 4))[:, 0]
         masked = ids.index_fill(0, hidden, 4)
-        loss = model(masked, bounds, 48, hidden, ids[hidden]) / len(hidden)
+        loss = model(masked, bounds, 48, hidden, ids[hidden]).total / len(hidden)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

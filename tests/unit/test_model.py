@@ -19,7 +19,7 @@ from mmbert.model.attention import AttentionPlan, packed_attention, pair_rotary_
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
-from mmbert.model.loss import linear_cross_entropy
+from mmbert.model.loss import IGNORED, linear_cross_entropy
 from mmbert.recipe.schema import Model, RopeTheta
 from mmbert.release.checkpoints import load_weights
 
@@ -68,7 +68,7 @@ def test_hidden_states_and_loss_are_the_originals(weights: dict[str, Tensor], th
     torch.testing.assert_close(hidden, reference["hidden_unpadded"], atol=1e-4, rtol=0)
 
     masked = (labels != -100).nonzero().squeeze(1)
-    loss = model(tokens, cu_seqlens, 200, masked, labels[masked]) / len(masked)
+    loss = model(tokens, cu_seqlens, 200, masked, labels[masked]).total / len(masked)
     expected = json.loads((ORIGINAL / "ref_losses_gradnorms.json").read_text("utf-8"))[name]
     assert loss.item() == pytest.approx(expected["loss"], abs=1e-5)
     loss.backward()
@@ -158,16 +158,21 @@ def test_loss_and_gradients_equal_plain_cross_entropy(rows: int, words: int, sca
     inputs = [torch.randn(rows, 8), torch.randn(words, 8), torch.randn(words)]
     inputs = [(scale * torch.randn(x.shape, generator=generator)).requires_grad_() for x in inputs]
     targets = torch.randint(words, (rows,), generator=generator)
+    targets[::7] = IGNORED
     hidden, weight, bias = inputs
-    plain = F.cross_entropy(hidden @ weight.T + bias, targets, reduction="sum")
-    ours = linear_cross_entropy(hidden, weight, bias, targets)
+    plain = F.cross_entropy(hidden @ weight.T + bias, targets, reduction="sum", ignore_index=IGNORED)
+    ours, each = linear_cross_entropy(hidden, weight, bias, targets)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-4)
+    one_by_one = F.cross_entropy(hidden @ weight.T + bias, targets, reduction="none", ignore_index=IGNORED)
+    torch.testing.assert_close(each, one_by_one, rtol=1e-4, atol=1e-4)
     for got, expected in zip(
         torch.autograd.grad(ours * 0.5, inputs), torch.autograd.grad(plain * 0.5, inputs), strict=True
     ):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * scale)
     with torch.no_grad():
-        torch.testing.assert_close(linear_cross_entropy(hidden, weight, bias, targets), plain, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(
+            linear_cross_entropy(hidden, weight, bias, targets).total, plain, rtol=1e-5, atol=1e-4
+        )
 
 
 def test_loss_never_holds_all_logits() -> None:
@@ -184,7 +189,7 @@ def test_loss_never_holds_all_logits() -> None:
     hidden, weight = torch.randn(rows, 16, requires_grad=True), torch.randn(words, 16, requires_grad=True)
     bias = torch.zeros(words, requires_grad=True)
     with Watch():
-        linear_cross_entropy(hidden, weight, bias, torch.zeros(rows, dtype=torch.long)).backward()
+        linear_cross_entropy(hidden, weight, bias, torch.zeros(rows, dtype=torch.long)).total.backward()
     assert largest < rows * words / 10
 
 
