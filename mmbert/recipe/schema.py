@@ -571,7 +571,10 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     bad_batches: BadBatches = BadBatches()
     checkpoint_tokens: PositiveTokens = Field(10 * 10**9, description="tokens between two resume checkpoints")
-    keep_checkpoints: int = Field(10, gt=0)
+    keep_checkpoints: int = Field(10, gt=0, description="resume checkpoints kept, the newest ones")
+    permanent_checkpoint_tokens: PositiveTokens | None = Field(
+        None, description="tokens between two checkpoints that are kept for good; without, none are"
+    )
     log_every: int = Field(10, gt=0, description="steps between two logged points")
 
 
