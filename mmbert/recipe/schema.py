@@ -545,9 +545,7 @@ class BadBatches(Section):
     A skipped batch changes neither weights nor optimiser; the schedule's clock goes on.
     """
 
-    nan: Literal["stop", "skip"] = Field(
-        "stop", description="where the loss or the gradient norm is no finite number"
-    )
+    nan: Literal["stop", "skip"] = Field("stop", description="where the loss or the gradient norm is no finite number")
     spike: Literal["ignore", "stop", "skip"] = Field(
         "ignore",
         description="where the loss or the gradient norm is spike_sigmas standard deviations above its mean of the "

@@ -63,8 +63,9 @@ class Guard(Callback):
             self.skipped += 1
             self._in_a_row += 1
             if self._in_a_row > self.policy.max_skipped:
-                limit = f"training.bad_batches.max_skipped {self.policy.max_skipped}"
-                self._stop(state, signals, what, f"{limit} batches before it were skipped in a row")
+                limit = self.policy.max_skipped
+                why = f"the {limit} batches before it were skipped too (training.bad_batches.max_skipped)"
+                self._stop(state, signals, what, why)
             # Without gradients the optimiser takes no step.
             for optimizer in state.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -98,9 +99,9 @@ class Guard(Callback):
         more = f" and {len(held) - _NAMED_STREAMS} more" if len(held) > _NAMED_STREAMS else ""
         raise UserError(
             f"batch {number:,}, {tokens:,} tokens into the phase: {what}. Its update was not made, since {why}. The "
-            f"batch is saved as {saved}; it draws from {shown}{more}. Lower phases.{self.phase}.learning_rate, lengthen "
-            f"phases.{self.phase}.schedule.warmup_tokens, or have such batches skipped (training.bad_batches); resume "
-            "checkpoints of before are kept"
+            f"batch is saved as {saved}; it draws from {shown}{more}. Lower phases.{self.phase}.learning_rate, "
+            f"lengthen phases.{self.phase}.schedule.warmup_tokens, or have such batches skipped "
+            "(training.bad_batches); resume checkpoints of before are kept"
         )
 
     def _save(self, state: State, batch: Batch, signals: BatchSignals, held: dict[str, int], what: str) -> str:
