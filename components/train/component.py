@@ -17,7 +17,7 @@ from components.runtime import Work
                "batch"))),
     operational=tuple(f"training.{key}" for key in (
         "workers", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
-        "device", "attention", "compile")),
+        "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
     distributed=True,
 )  # fmt: skip
 def train(

@@ -172,7 +172,10 @@ def _next(parts: Iterator[Part | MmbertError]) -> Part | MmbertError:
         return next(parts)
     except RuntimeError as error:
         if str(error).startswith("DataLoader worker"):
-            return InfrastructureError(f"a loader process was killed, by lack of memory perhaps: {error}")
+            return InfrastructureError(
+                f"a loader process was killed ({error}); if memory ran out, lower training.workers or "
+                "training.shuffle_tokens"
+            )
         raise
 
 
@@ -245,6 +248,7 @@ def _part(
         segment_lengths=lengths,
         masked=masked - (ends - row_tokens)[owner],
         targets=targets,
+        masked_streams=np.repeat(of_stream.astype(np.int32), lengths)[masked],
         row_tokens=row_tokens,
         row_segments=np.array([len(r.lengths) for r in rows]),
         row_masked=np.bincount(owner, minlength=len(rows)),

@@ -19,7 +19,7 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import canonical, resume
-from mmbert.training.callbacks import HistoryPoint
+from mmbert.training.history import HistoryPoint
 
 HISTORY = "history.json"
 BITS_PER_BYTE = "bits_per_byte.json"

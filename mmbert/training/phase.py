@@ -20,8 +20,13 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import canonical, finish, resume
-from mmbert.training.callbacks import History, HistoryPoint, LearningRate, Resume, Snapshots
+from mmbert.training.callbacks import LearningRate, Resume, Snapshots
 from mmbert.training.data import loader_settings, mixture_streams
+from mmbert.training.groups import language_groups
+from mmbert.training.guard import Guard
+from mmbert.training.history import History, HistoryPoint
+from mmbert.training.memory import out_of_memory_explained
+from mmbert.training.meter import Meter
 from mmbert.training.schedules import lr_multiplier
 from mmbert.training.trainer import phase_optimizer, phase_trainer
 
@@ -51,7 +56,7 @@ def train_phase(
     """Train `phase` of the recipe and write its files into `output`.
 
     Goes on from the newest resume checkpoint of this piece of work if there is one. Raises UserError for inputs that do
-    not fit the recipe, and for a loss that is no number.
+    not fit the recipe, for a batch that the recipe's bad_batches stop at, and where memory runs out.
     """
     settings: PhaseTraining = getattr(recipe.phases, phase)
     plan = inputs.mixture.read_json("mixture.json")
@@ -66,7 +71,12 @@ def train_phase(
     found = resume.fetch_newest(output.uri, scratch)
     files = found[1] if found else {}
     points = _points(files)
-    history = History(run, recipe.training.log_every, settings.mask_probability, points)
+    streams = mixture_streams(plan["rows"], inputs.shards)
+    meter = Meter(model, language_groups(streams))
+    guard = Guard(
+        recipe.training.bad_batches, meter, [f"{s.source}/{s.language}" for s in streams], phase, output.uri, scratch
+    )
+    history = History(run, recipe.training.log_every, settings.mask_probability, points, guard, model.config)
     keeper = Resume(
         recipe.training.checkpoint_tokens,
         scratch,
@@ -76,7 +86,6 @@ def train_phase(
         ),
     )
     state = LoaderState.from_bytes(files["loader.bin"].read_bytes()) if files else None
-    streams = mixture_streams(plan["rows"], inputs.shards)
     loader = build_loader(
         streams,
         loader_settings(recipe, phase, cache / "shards"),
@@ -88,6 +97,8 @@ def train_phase(
     schedule = functools.partial(lr_multiplier, schedule=settings.schedule, phase_tokens=settings.tokens)
     callbacks = [
         LearningRate(settings.learning_rate, schedule, recipe.seed),
+        meter,
+        guard,
         history,
         Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch),
         keeper,
@@ -97,7 +108,8 @@ def train_phase(
     if found:
         print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)
     try:
-        trainer.fit()
+        with out_of_memory_explained(recipe, phase):
+            trainer.fit()
     finally:
         trainer.close()
     if dist.get_global_rank() == 0:

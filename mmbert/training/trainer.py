@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from composer import Callback, Trainer
+from composer.utils import dist
 
 from mmbert.loader.loader import Loader
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
+from mmbert.training.device import composer_device
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 
 _PRECISION = {"fp32": "fp32", "bf16": "amp_bf16"}
@@ -38,6 +40,9 @@ def phase_trainer(
     load_path: Path | None,
 ) -> Trainer:
     """`load_path`: a Composer checkpoint of this phase to go on from."""
+    device = composer_device(recipe.training.device)
+    if dist.get_global_rank() == 0:
+        print(f"training on {device} in {recipe.training.precision}", flush=True)
     return Trainer(
         model=ComposerEncoder(model),
         optimizers=optimizer,
@@ -45,6 +50,7 @@ def phase_trainer(
         max_duration=f"{settings.tokens}tok",
         device_train_microbatch_size=settings.batch.microbatch_size,
         accumulate_train_batch_on_tokens=True,
+        device=device,
         precision=_PRECISION[recipe.training.precision],
         seed=recipe.seed,
         callbacks=list(callbacks),
