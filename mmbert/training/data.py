@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.loader.loader import LoaderSettings, MixtureStream
@@ -55,3 +57,14 @@ def loader_settings(recipe: Recipe, phase: str, cache: Path) -> LoaderSettings:
         cache=cache,
         buffer_tokens=recipe.training.shuffle_tokens,
     )
+
+
+def check_tokenizer(folder: Path, model: Model) -> None:
+    """Raises UserError where the tokenizer in `folder` has ids that the model has no embedding for."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer's largest id is {largest}, but model.vocab_size is {model.vocab_size}; "
+            f"take the tokenizer that the recipe's model was made for, or set model.vocab_size to {largest + 1} or more"
+        )

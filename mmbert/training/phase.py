@@ -21,7 +21,7 @@ from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import canonical, finish, resume
 from mmbert.training.callbacks import LearningRate, Resume, Snapshots
-from mmbert.training.data import loader_settings, mixture_streams
+from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
@@ -62,6 +62,7 @@ def train_phase(
     plan = inputs.mixture.read_json("mixture.json")
     if plan["phase"] != phase:
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
+    check_tokenizer(inputs.tokenizer, recipe.model)
     model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed)
     optimizer = phase_optimizer(recipe, settings, model)
     if inputs.start is not None:
