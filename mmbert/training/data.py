@@ -65,6 +65,6 @@ def check_tokenizer(folder: Path, model: Model) -> None:
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= model.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer's largest id is {largest}, but model.vocab_size is {model.vocab_size}; "
-            f"take the tokenizer that the recipe's model was made for, or set model.vocab_size to {largest + 1} or more"
+            f"the tokenizer's largest id is {largest}, but model.vocab_size is {model.vocab_size}; give training the "
+            f"tokenizer that the model was made for, or set model.vocab_size to {largest + 1} or more"
         )
