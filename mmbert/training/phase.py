@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer import Trainer
+from composer import Timestamp, Trainer
 from composer.utils import dist
 from tokenizers import Tokenizer
 
@@ -31,6 +31,7 @@ from mmbert.training.composer_model import ComposerEncoder, data_spec, tensors_o
 from mmbert.training.data import loader_settings, mixture_streams
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from mmbert.training.schedules import lr_multiplier
+from mmbert.training.start import PhaseClock, start_from
 
 HISTORY = "history.json"
 BITS_PER_BYTE = "bits_per_byte.json"
@@ -70,9 +71,9 @@ def train_phase(
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
     model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed)
     optimizer = _optimizer(recipe, settings, model)
+    begin = PhaseClock()
     if inputs.start is not None:
-        canonical.load_weights(inputs.start.fetch(canonical.WEIGHTS, cache / "files"), model)
-        canonical.load_optimizer(inputs.start.fetch(canonical.OPTIMIZER, cache / "files"), model, optimizer)
+        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
     found = resume.fetch_newest(output.uri, scratch)
     files = found[1] if found else {}
@@ -90,7 +91,7 @@ def train_phase(
     streams = mixture_streams(plan["rows"], inputs.shards)
     loader = build_loader(
         streams,
-        loader_settings(recipe, phase, cache / "shards"),
+        loader_settings(recipe, phase, cache / "shards", begin.rows),
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
         workers=recipe.training.workers,
@@ -119,6 +120,8 @@ def train_phase(
         loggers=[],
     )
     keeper.trainer = trainer
+    if not found:
+        trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)
     if found:
         print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)
     try:
@@ -181,6 +184,8 @@ def _write(
             "batches": int(timestamp.batch.value),
             "rows": int(timestamp.sample.value),
             "tokens": int(timestamp.token.value),
+            "finished": True,
+            "model": recipe.model.model_dump(),
             "rope_theta": settings.rope_theta.model_dump(),
             "max_seq_len": settings.max_seq_len,
         },
