@@ -83,6 +83,23 @@ def test_what_does_not_fit_the_recipe_ends_with_2(
     assert not list((root / "checkpoint").rglob("manifest.json"))
 
 
+def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small: SmallRun, tmp_path: Path) -> None:
+    """Rows hold different numbers of masked tokens: gradients of the microbatches' means would put the second step off by
+    1e-4."""
+    losses = {}
+    for microbatch in (8, 3, 1):
+        overrides = (
+            f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
+            "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
+        )  # fmt: skip
+        recipe = with_overrides(small, tmp_path, *overrides)
+        arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
+        done = run_component(get_component("train"), arguments, str(tmp_path))
+        losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
+    for microbatch in (3, 1):
+        assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
     small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path, workers: str
