@@ -8,7 +8,7 @@ from components.runtime import Work
 
 @component(
     produces="checkpoint",
-    version=1,
+    version=2,
     image="train",
     resources="train",
     reads=("seed", "model", "optimizer", "training", "evaluation.bits_per_byte_bytes_per_language", "merge.snapshots",

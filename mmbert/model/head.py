@@ -52,10 +52,13 @@ class MaskedLanguageModel(nn.Module):
         Batches should have one shape (`mmbert.loader.batch.fixed_shape`): each further one is compiled anew. The loss,
         which has kernels of its own, stays outside.
         """
-        self._compiled = torch.compile(self.masked_hidden, fullgraph=True, dynamic=False, backend=backend)
+        self._compiled = torch.compile(self._masked_hidden, fullgraph=True, dynamic=False, backend=backend)
 
     def masked_hidden(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor) -> Tensor:
         """What the decoder takes, [n, hidden_size], at the tokens `masked_indices` [n]."""
+        return (self._compiled or self._masked_hidden)(input_ids, cu_seqlens, max_seqlen, masked_indices)
+
+    def _masked_hidden(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor) -> Tensor:
         hidden: Tensor = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices))
         return hidden
 
@@ -77,7 +80,7 @@ class MaskedLanguageModel(nn.Module):
         Rows whose target is IGNORED count nothing. Only masked tokens leave the last layer's attention: nothing else
         reaches the loss.
         """
-        hidden = (self._compiled or self.masked_hidden)(input_ids, cu_seqlens, max_seqlen, masked_indices)
+        hidden = self.masked_hidden(input_ids, cu_seqlens, max_seqlen, masked_indices)
         return linear_cross_entropy(hidden, self.decoder.weight, self.decoder.bias, targets)
 
     def weights(self) -> dict[str, Tensor]:

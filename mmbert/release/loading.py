@@ -10,10 +10,8 @@ from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints
-from mmbert.release.hugging_face import from_hugging_face_names
+from mmbert.release.hugging_face import MODEL_WEIGHTS, from_hugging_face_names
 from mmbert.training import canonical
-
-MODEL_WEIGHTS = "model.safetensors"
 
 
 def load_encoder(recipe: Recipe, artifact: Artifact | None, cache: Path) -> MaskedLanguageModel:

@@ -14,6 +14,7 @@ from mmbert.loader.loader import LoaderSettings, MixtureStream
 from mmbert.loader.masking import MaskingRule
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import Model, PhaseTraining
+from mmbert.training.schedules import Batch as BatchSizes
 from mmbert.training.schedules import global_batch_size_at
 
 LANGUAGE_INDEX = "languages.json"
@@ -51,15 +52,20 @@ def special_token_ids(model: Model) -> tuple[int, ...]:
     return (model.pad_token_id, model.eos_token_id, model.bos_token_id, model.unk_token_id, model.mask_token_id)
 
 
-def loader_settings(recipe: Recipe, phase: str, cache: Path) -> LoaderSettings:
+def loader_settings(recipe: Recipe, phase: str, cache: Path, begin_rows: int = 0) -> LoaderSettings:
+    """`begin_rows`: rows that the phase has had before the loader's first, where it goes on in the middle."""
     settings = getattr(recipe.phases, phase)
     model, lanes = recipe.model, recipe.training.lanes
     return LoaderSettings(
         seed=recipe.seed,
         lanes=lanes,
         max_seq_len=settings.max_seq_len,
-        batch_rows=functools.partial(global_batch_size_at, batch=settings.batch, lanes=lanes),
+        batch_rows=functools.partial(_batch_rows, settings.batch, lanes, begin_rows * settings.max_seq_len),
         masking=MaskingRule(settings.mask_probability, model.vocab_size, model.mask_token_id, special_token_ids(model)),
         cache=cache,
         buffer_tokens=recipe.training.shuffle_tokens,
     )
+
+
+def _batch_rows(batch: BatchSizes, lanes: int, begin: int, tokens: int) -> int:
+    return global_batch_size_at(begin + tokens, batch, lanes)

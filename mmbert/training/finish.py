@@ -48,6 +48,8 @@ def write_checkpoint(
             "batches": int(timestamp.batch.value),
             "rows": int(timestamp.sample.value),
             "tokens": int(timestamp.token.value),
+            "finished": True,
+            "model": recipe.model.model_dump(),
             "rope_theta": settings.rope_theta.model_dump(),
             "max_seq_len": settings.max_seq_len,
         },

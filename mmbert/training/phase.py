@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from composer import Timestamp
 from composer.utils import dist
 
 from mmbert.artifacts import Artifact, ArtifactWriter
@@ -19,7 +20,7 @@ from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
-from mmbert.training import canonical, finish, resume
+from mmbert.training import finish, resume
 from mmbert.training.callbacks import LearningRate, Resume, Snapshots
 from mmbert.training.data import loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
@@ -29,6 +30,7 @@ from mmbert.training.history import History, HistoryPoint
 from mmbert.training.memory import out_of_memory_explained
 from mmbert.training.meter import Meter
 from mmbert.training.schedules import lr_multiplier
+from mmbert.training.start import PhaseClock, start_from
 from mmbert.training.trainer import phase_optimizer, phase_trainer
 
 
@@ -66,9 +68,9 @@ def train_phase(
     execution = choose_execution(recipe.training)
     model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed, execution.attention)
     optimizer = phase_optimizer(recipe, settings, model)
+    begin = PhaseClock()
     if inputs.start is not None:
-        canonical.load_weights(inputs.start.fetch(canonical.WEIGHTS, cache / "files"), model)
-        canonical.load_optimizer(inputs.start.fetch(canonical.OPTIMIZER, cache / "files"), model, optimizer)
+        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
     found = resume.fetch_newest(output.uri, scratch)
     files = found[1] if found else {}
@@ -90,7 +92,7 @@ def train_phase(
     state = LoaderState.from_bytes(files["loader.bin"].read_bytes()) if files else None
     loader = build_loader(
         streams,
-        loader_settings(recipe, phase, cache / "shards"),
+        loader_settings(recipe, phase, cache / "shards", begin.rows),
         rank=dist.get_global_rank(),
         world_size=dist.get_world_size(),
         workers=recipe.training.workers,
@@ -107,6 +109,8 @@ def train_phase(
     ]
     trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, files.get("composer.pt"), execution)
     keeper.trainer = trainer
+    if not found:
+        trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)
     if found:
         print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)
     try:
