@@ -201,12 +201,13 @@ def microbatch_shape(rows: int, max_seq_len: int, mask_probability: float, pad_t
     """The shape that microbatches of so many rows nearly always fit.
 
     Masked tokens are a binomial draw: its mean and six standard deviations, one microbatch in a billion has more.
-    Segments: a power of two with room for four a row, because empty ones are not free on a GPU.
+    Segments: room for four a row and one more every 1,024 tokens, and no more, because a GPU's kernels start blocks for
+    empty ones too.
     """
     tokens = rows * max_seq_len
     deviation = math.sqrt(tokens * mask_probability * (1 - mask_probability))
     masked = math.ceil((tokens * mask_probability + 6 * deviation) / 128) * 128
-    return BatchShape(tokens, masked, 2 ** math.ceil(math.log2(4 * rows)), max_seq_len, pad_token_id)
+    return BatchShape(tokens, masked, 4 * rows + math.ceil(tokens / 1024), max_seq_len, pad_token_id)
 
 
 def fixed_shape(batch: Batch, shape: BatchShape) -> Batch:

@@ -116,7 +116,7 @@ def test_what_exceeds_a_shape_is_kept_and_warned_of_once() -> None:
 
 def test_the_shape_of_the_published_first_phase() -> None:
     shape = microbatch_shape(48, 1024, 0.3, 0)
-    assert (shape.tokens, shape.masked, shape.segments) == (49_152, 15_360, 256)
+    assert (shape.tokens, shape.masked, shape.segments) == (49_152, 15_360, 240)
 
 
 @pytest.fixture
