@@ -57,6 +57,10 @@ class Component:
     resources: Literal["small", "data", "train", "eval"]
     reads: tuple[str, ...]
     """Recipe keys that it may read, `{parameter}` filled from its arguments: what its fingerprint covers."""
+    operational: tuple[str, ...]
+    """Keys below these that its fingerprint leaves out: how the work is done, not what comes of it."""
+    distributed: bool
+    """True where several processes can do one piece of work together."""
     outputs: tuple[str, ...]
     """Small plain lists that it leaves in its manifest for the workflow to fan out over."""
     idempotent_effect: bool
@@ -80,6 +84,8 @@ def component(
     image: Literal["data", "train", "eval"],
     resources: Literal["small", "data", "train", "eval"],
     reads: tuple[str, ...] = (),
+    operational: tuple[str, ...] = (),
+    distributed: bool = False,
     outputs: tuple[str, ...] = (),
     idempotent_effect: bool = False,
 ) -> Callable[[Callable[..., None]], Component]:
@@ -95,6 +101,8 @@ def component(
             image=image,
             resources=resources,
             reads=reads,
+            operational=operational,
+            distributed=distributed,
             outputs=outputs,
             idempotent_effect=idempotent_effect,
             parameters=_parameters(function),

@@ -55,6 +55,11 @@ def component_yaml(item: Component) -> str:
 def readme(item: Component) -> str:
     rows = [f"| `--{p.name.replace('_', '-')}` | {_takes(p)} | {_default(p)} | {p.help} |" for p in item.parameters]
     reads = "\n".join(f"- `{key}`" for key in item.reads) or "- nothing"
+    operational = "\n".join(f"- `{key}`" for key in item.operational)
+    if operational:
+        operational = (
+            f"\nOf these, its fingerprint leaves out (how the work is done, not what comes of it):\n\n{operational}\n"
+        )
     flags = " ".join(f"--{p.name.replace('_', '-')} ..." for p in item.parameters if p.default is None)
     return f"""<!-- Made by 'mmbert components generate' from the entry function in component.py. Do not edit. -->
 
@@ -77,7 +82,7 @@ image target `{item.image}`; resource class `{item.resources}`.
 Recipe keys that it may read, and that its fingerprint covers:
 
 {reads}
-"""
+{operational}"""
 
 
 def _about(parameter: Parameter) -> str:

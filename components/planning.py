@@ -46,7 +46,7 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
         if parameter.name == "recipe" and parameter.kinds:
             keys = _keys(item, read_recipe(value), checked)
             recipe = _as_read(read_recipe(value), keys).model_dump(mode="json")
-            parameters["recipe"] = {key: _at(recipe, key) for key in keys}
+            parameters["recipe"] = {key: _fingerprinted(_at(recipe, key), key, item.operational) for key in keys}
         elif parameter.kinds:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
@@ -131,6 +131,14 @@ def _keys(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> list
         if _at(data, key, _MISSING) is not _MISSING:
             keys.append(key)
     return sorted(keys)
+
+
+def _fingerprinted(value: Any, key: str, operational: tuple[str, ...]) -> Any:
+    """A recipe value without the operational keys in it."""
+    if not isinstance(value, dict):
+        return value
+    kept = {name: f"{key}.{name}" for name in value if f"{key}.{name}" not in operational}
+    return {name: _fingerprinted(value[name], path, operational) for name, path in kept.items()}
 
 
 def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,10 @@ from components.runtime import Work
            *(f"phases.{{phase}}.{key}" for key in (
                "tokens", "max_seq_len", "mask_probability", "rope_theta", "learning_rate", "weight_decay", "schedule",
                "batch"))),
+    operational=tuple(f"training.{key}" for key in (
+        "workers", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
+        "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
+    distributed=True,
 )  # fmt: skip
 def train(
     work: Work,

@@ -21,14 +21,15 @@ class Part:
     """Rows of one step from some lanes, masked, one after the other.
 
     tokens uint32 [T]; segment_lengths int64 [S]; masked int64 [M], positions within their rows; targets uint32 [M];
-    how many tokens, segments and masked tokens each row has, int64 [rows] each; stream_tokens int64 [streams]; the
-    lanes' states after these rows.
+    masked_streams int32 [M], the stream of each; how many tokens, segments and masked tokens each row has, int64 [rows]
+    each; stream_tokens int64 [streams]; the lanes' states after these rows.
     """
 
     tokens: NDArray[np.uint32]
     segment_lengths: NDArray[np.int64]
     masked: NDArray[np.int64]
     targets: NDArray[np.uint32]
+    masked_streams: NDArray[np.int32]
     row_tokens: NDArray[np.int64]
     row_segments: NDArray[np.int64]
     row_masked: NDArray[np.int64]
@@ -66,12 +67,16 @@ def merge_parts(parts: Sequence[Part]) -> Part:
         segment_lengths=joined("segment_lengths", "row_segments"),
         masked=joined("masked", "row_masked"),
         targets=joined("targets", "row_masked").astype(np.uint32, copy=False),
+        masked_streams=joined("masked_streams", "row_masked").astype(np.int32, copy=False),
         row_tokens=joined("row_tokens", None),
         row_segments=joined("row_segments", None),
         row_masked=joined("row_masked", None),
         stream_tokens=np.sum([p.stream_tokens for p in parts], axis=0),
         states={lane: state for p in parts for lane, state in p.states.items()},
     )
+
+
+_TENSORS = ("input_ids", "cu_seqlens", "masked_indices", "targets", "masked_streams")
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Batch:
     cu_seqlens: int32 [S + 1], where each segment begins, and T: a segment attends to itself only.
     max_seqlen: length of the longest segment.
     masked_indices: int64 [M], positions in input_ids, rising. targets: int64 [M], the tokens that stood there.
+    masked_streams: int32 [M], the stream that each masked token came from.
     rows, tokens: how many. padded_tokens: what a padded batch of these rows would hold besides, in tokens.
     row_begins: int64 numpy [rows + 1, 3], the first token, segment and masked token of each row, and the totals.
     row_longest: int64 numpy [rows], the longest segment of each row.
@@ -94,6 +100,7 @@ class Batch:
     max_seqlen: int
     masked_indices: torch.Tensor
     targets: torch.Tensor
+    masked_streams: torch.Tensor
     rows: int
     tokens: int
     padded_tokens: int
@@ -104,17 +111,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("input_ids", "cu_seqlens", "masked_indices", "targets")
-        }
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
         return dataclasses.replace(self, **moved)
 
     def pin_memory(self) -> Batch:
         """The same batch with its tensors in page-locked memory, for copies that do not block."""
-        moved = {
-            name: getattr(self, name).pin_memory() for name in ("input_ids", "cu_seqlens", "masked_indices", "targets")
-        }
+        moved = {name: getattr(self, name).pin_memory() for name in _TENSORS}
         return dataclasses.replace(self, **moved)
 
 
@@ -132,6 +134,7 @@ def make_batch(part: Part, max_seq_len: int, fingerprint: str) -> Batch:
         max_seqlen=int(row_longest.max()),
         masked_indices=torch.from_numpy(masked),
         targets=torch.from_numpy(part.targets.astype(np.int64)),
+        masked_streams=torch.from_numpy(part.masked_streams),
         rows=rows,
         tokens=tokens,
         padded_tokens=rows * max_seq_len - tokens,
@@ -159,6 +162,7 @@ def _rows_of(batch: Batch, begin: int, end: int, width: int) -> Batch:
         max_seqlen=int(batch.row_longest[begin:end].max()),
         masked_indices=batch.masked_indices[masked:masked_end] - token,
         targets=batch.targets[masked:masked_end],
+        masked_streams=batch.masked_streams[masked:masked_end],
         rows=end - begin,
         tokens=token_end - token,
         padded_tokens=(end - begin) * width - (token_end - token),

@@ -29,15 +29,17 @@ class PredictionHead(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """The encoder with its masked-LM head; `initialization.new_model` makes one that is ready to train.
 
+    `attention` names the attention's back end (`mmbert.model.attention`).
+
     Everywhere: `input_ids` [tokens] int64, all segments in one row; `cu_seqlens` [segments + 1] int32, their borders,
     from 0 to the number of tokens; `max_seqlen` at least the longest segment. Trailing padding is a segment of its own,
     or absent.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, attention: str = "sdpa") -> None:
         super().__init__()
         self.config = config
-        self.bert = Encoder(config)
+        self.bert = Encoder(config, attention)
         self.head = PredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.decoder.weight = self.bert.embeddings.tok_embeddings.weight

@@ -45,6 +45,7 @@ def tensors_of(batch: Batch) -> TensorBatch:
         "max_seqlen": batch.max_seqlen,
         "masked_indices": batch.masked_indices,
         "targets": batch.targets,
+        "masked_streams": batch.masked_streams,
         "whole": batch,
     }
 

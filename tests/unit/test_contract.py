@@ -107,6 +107,20 @@ def test_only_declared_recipe_keys_change_a_fingerprint(tmp_path: Path) -> None:
     assert plan_of(tmp_path, "curation.min_characters=11", group="0").fingerprint != one.fingerprint
 
 
+def test_operational_keys_are_read_but_change_no_fingerprint(tmp_path: Path) -> None:
+    inputs: dict[str, Any] = {"phase": "pretrain"}
+    for name, kind in (("mixture", "mixture"), ("tokenizer", "tokenizer")):
+        inputs[name] = str(tmp_path / kind)
+    inputs |= {"shards": [str(tmp_path / "shards")], "documents": [str(tmp_path / "documents")]}
+    for kind in ("mixture", "tokenizer", "shards", "documents"):
+        artifacts.ArtifactWriter(str(tmp_path / kind), kind, kind, {}, {}).commit({})
+    one = plan_of(tmp_path, component="train", **inputs)
+    for same in ("workers=3", "keep_checkpoints=7", "checkpoint_tokens=9k", "log_every=1"):
+        assert plan_of(tmp_path, f"training.{same}", component="train", **inputs).fingerprint == one.fingerprint
+    assert plan_of(tmp_path, "training.shuffle_tokens=17k", component="train", **inputs).fingerprint != one.fingerprint
+    assert planning.declared_recipe(get_component("train"), load_recipe("tiny"), inputs).training.workers == 0
+
+
 def test_reading_an_undeclared_key_is_an_error() -> None:
     item = get_component("train")
     view = planning.declared_recipe(item, load_recipe("tiny"), {"phase": "extend"})

@@ -1,0 +1,73 @@
+"""The optimiser and Composer's trainer, set up for one phase of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from composer import Callback, Trainer
+from composer.utils import dist
+
+from mmbert.loader.loader import Loader
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.recipe import Recipe
+from mmbert.recipe.schema import PhaseTraining
+from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
+from mmbert.training.device import composer_device
+from mmbert.training.optimizer import StableAdamW, parameter_groups
+
+_PRECISION = {"fp32": "fp32", "bf16": "amp_bf16"}
+
+
+def phase_optimizer(recipe: Recipe, settings: PhaseTraining, model: MaskedLanguageModel) -> StableAdamW:
+    return StableAdamW(
+        parameter_groups(model.named_parameters(), settings.weight_decay),
+        lr=settings.learning_rate,
+        betas=recipe.optimizer.betas,
+        eps=recipe.optimizer.eps,
+    )
+
+
+def phase_trainer(
+    recipe: Recipe,
+    settings: PhaseTraining,
+    model: MaskedLanguageModel,
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+    callbacks: Sequence[Callback],
+    load_path: Path | None,
+) -> Trainer:
+    """`load_path`: a Composer checkpoint of this phase to go on from."""
+    device = composer_device(recipe.training.device)
+    if dist.get_global_rank() == 0:
+        print(f"training on {device} in {recipe.training.precision}", flush=True)
+    return Trainer(
+        model=ComposerEncoder(model),
+        optimizers=optimizer,
+        train_dataloader=data_spec(_Converted(loader)),
+        max_duration=f"{settings.tokens}tok",
+        device_train_microbatch_size=settings.batch.microbatch_size,
+        accumulate_train_batch_on_tokens=True,
+        device=device,
+        precision=_PRECISION[recipe.training.precision],
+        seed=recipe.seed,
+        callbacks=list(callbacks),
+        load_path=str(load_path) if load_path else None,
+        spin_dataloaders=False,
+        progress_bar=False,
+        loggers=[],
+    )
+
+
+class _Converted:
+    """The loader's batches as Composer takes them, without a `dataset`: its state travels with each batch."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.dataset = None
+        self.batch_size = None
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        return (tensors_of(batch) for batch in self.loader)
