@@ -26,7 +26,9 @@ from mmbert import artifacts, storage
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
+from mmbert.recipe import load_recipe
 from mmbert.release.checkpoints import ComposerCheckpoint, load_weights, read_composer
+from mmbert.release.loading import load_encoder
 from mmbert.training import canonical
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from tests.fixtures_stack import S3
@@ -244,6 +246,15 @@ def test_the_next_phase_starts_its_own_time(run: SmallRun) -> None:
     trained = make(run, "train", **{**run.train, "phase": "extend", "mixture": mixture.uri}, checkpoint=start.uri)
     first = trained.read_json("history.json")[0]
     assert (first["batch"], first["learning_rate"]) == (1, 2e-3)
+
+
+def test_evaluation_runs_these_weights_with_the_last_phases_rotary_bases(run: SmallRun, tmp_path: Path) -> None:
+    reference = load_file(SETS["default"] / "ref_g160000_l160000.safetensors")
+    recipe = load_recipe(artifacts.open_artifact(run.recipe).remote("recipe.yaml"))
+    model = load_encoder(recipe, imported(run, "next"), tmp_path)
+    with torch.no_grad():
+        hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
+    torch.testing.assert_close(hidden, reference["packed_hidden"], atol=1e-5, rtol=0)
 
 
 def test_a_released_folder_is_imported_without_an_optimiser(
