@@ -84,8 +84,8 @@ def test_what_does_not_fit_the_recipe_ends_with_2(
 
 
 def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small: SmallRun, tmp_path: Path) -> None:
-    """Rows hold different numbers of masked tokens: gradients of the microbatches' means would put the second step off by
-    1e-4."""
+    """Rows hold different numbers of masked tokens: gradients of the microbatches' means would put the second step
+    off by 1e-4."""
     losses = {}
     for microbatch in (8, 3, 1):
         overrides = (
