@@ -49,6 +49,8 @@ def phase_trainer(
         seed=recipe.seed,
         callbacks=list(callbacks),
         load_path=str(load_path) if load_path else None,
+        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
+        dist_timeout=1800.0,
         spin_dataloaders=False,
         progress_bar=False,
         loggers=[],
