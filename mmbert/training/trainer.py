@@ -56,6 +56,8 @@ def phase_trainer(
         accumulate_train_batch_on_tokens=True,
         device=execution.device,
         precision=_PRECISION[execution.precision],
+        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
+        dist_timeout=1800.0,
         seed=recipe.seed,
         callbacks=list(callbacks),
         load_path=str(load_path) if load_path else None,
