@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mmbert.errors import UserError
 from mmbert.loader.batch import Batch, BatchShape, Part, fixed_shape, make_batch, microbatch_shape, split_microbatches
@@ -186,3 +187,28 @@ def test_a_cpu_computes_in_fp32_uncompiled_and_says_so() -> None:
         choose_execution(Training(lanes=1, compile=True))
     with pytest.raises(UserError, match=r"training\.attention: varlen"):
         choose_execution(Training(lanes=1, attention="varlen"))
+
+
+@pytest.fixture
+def bf16_parameters() -> Iterator[None]:
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("bf16_parameters")
+def test_a_step_with_a_gpu_back_end_reads_nothing_from_the_device() -> None:
+    """On tensors that have shapes only, reading a value is an error; so is a repeat or a gather of unknown length."""
+    shape = microbatch_shape(4, MAX_SEQ_LEN, 0.3, PAD)
+    with FakeTensorMode():
+        model = MaskedLanguageModel(CONFIG, "varlen").train()
+        hidden = model.masked_hidden(
+            torch.empty(shape.tokens, dtype=torch.long),
+            torch.empty(shape.segments + 1, dtype=torch.int32),
+            MAX_SEQ_LEN,
+            torch.empty(shape.masked, dtype=torch.long),
+        )
+        hidden.sum().backward()
+        assert model.bert.encoder.layers[0].attn.Wqkv.weight.grad is not None
+        with pytest.raises(DataDependentOutputException):
+            hidden.sum().item()
