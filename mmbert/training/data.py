@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.loader.batch import BatchShape, microbatch_shape
@@ -65,6 +67,17 @@ def loader_settings(recipe: Recipe, phase: str, cache: Path, begin_rows: int = 0
         cache=cache,
         buffer_tokens=recipe.training.shuffle_tokens,
     )
+
+
+def check_tokenizer(folder: Path, model: Model) -> None:
+    """Raises UserError where the tokenizer in `folder` has ids that the model has no embedding for."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= model.vocab_size:
+        raise UserError(
+            f"the tokenizer's largest id is {largest}, but model.vocab_size is {model.vocab_size}; give training the "
+            f"tokenizer that the model was made for, or set model.vocab_size to {largest + 1} or more"
+        )
 
 
 def _batch_rows(batch: BatchSizes, lanes: int, begin: int, tokens: int) -> int:

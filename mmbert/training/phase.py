@@ -22,7 +22,7 @@ from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import finish, resume
 from mmbert.training.callbacks import LearningRate, Resume, Snapshots
-from mmbert.training.data import loader_settings, mixture_streams
+from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
@@ -65,6 +65,7 @@ def train_phase(
     plan = inputs.mixture.read_json("mixture.json")
     if plan["phase"] != phase:
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
+    check_tokenizer(inputs.tokenizer, recipe.model)
     execution = choose_execution(recipe.training)
     model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed, execution.attention)
     optimizer = phase_optimizer(recipe, settings, model)
