@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
+from mmbert.loader.batch import BatchShape, microbatch_shape
 from mmbert.loader.loader import LoaderSettings, MixtureStream
 from mmbert.loader.masking import MaskingRule
 from mmbert.recipe import Recipe
-from mmbert.recipe.schema import Model
+from mmbert.recipe.schema import Model, PhaseTraining
 from mmbert.training.schedules import Batch as BatchSizes
 from mmbert.training.schedules import global_batch_size_at
 
@@ -40,6 +43,13 @@ def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact
     return streams
 
 
+def phase_shape(model: Model, settings: PhaseTraining) -> BatchShape:
+    """The constant shape of a phase's microbatches."""
+    return microbatch_shape(
+        settings.batch.microbatch_size, settings.max_seq_len, settings.mask_probability, model.pad_token_id
+    )
+
+
 def special_token_ids(model: Model) -> tuple[int, ...]:
     return (model.pad_token_id, model.eos_token_id, model.bos_token_id, model.unk_token_id, model.mask_token_id)
 
@@ -57,6 +67,17 @@ def loader_settings(recipe: Recipe, phase: str, cache: Path, begin_rows: int = 0
         cache=cache,
         buffer_tokens=recipe.training.shuffle_tokens,
     )
+
+
+def check_tokenizer(folder: Path, model: Model) -> None:
+    """Raises UserError where the tokenizer in `folder` has ids that the model has no embedding for."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= model.vocab_size:
+        raise UserError(
+            f"the tokenizer's largest id is {largest}, but model.vocab_size is {model.vocab_size}; give training the "
+            f"tokenizer that the model was made for, or set model.vocab_size to {largest + 1} or more"
+        )
 
 
 def _batch_rows(batch: BatchSizes, lanes: int, begin: int, tokens: int) -> int:

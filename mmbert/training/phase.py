@@ -22,7 +22,8 @@ from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import finish, resume
 from mmbert.training.callbacks import LearningRate, Resume, Snapshots
-from mmbert.training.data import loader_settings, mixture_streams
+from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
+from mmbert.training.execution import choose_execution
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
@@ -64,7 +65,9 @@ def train_phase(
     plan = inputs.mixture.read_json("mixture.json")
     if plan["phase"] != phase:
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
-    model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed)
+    check_tokenizer(inputs.tokenizer, recipe.model)
+    execution = choose_execution(recipe.training)
+    model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed, execution.attention)
     optimizer = phase_optimizer(recipe, settings, model)
     begin = PhaseClock()
     if inputs.start is not None:
@@ -105,7 +108,7 @@ def train_phase(
         Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch),
         keeper,
     ]
-    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, files.get("composer.pt"))
+    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, files.get("composer.pt"), execution)
     keeper.trainer = trainer
     if not found:
         trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)

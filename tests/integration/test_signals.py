@@ -69,7 +69,7 @@ def test_a_skipped_batch_makes_no_step_and_is_counted(skipping: artifacts.Artifa
     assert 1 <= skipped <= state["batches"] - 4
     with safe_open(skipping.fetch("optimizer.safetensors", tmp_path), "pt") as stored:
         steps = json.loads(stored.metadata()["steps"])
-    # The last batches may have been skipped after the last point was made.
+    # A skipped batch makes no point; the last may have been skipped after the last point.
     assert set(steps) == {len(history)}
     assert state["batches"] - len(history) >= skipped
     # The schedule's clock counts what was skipped.

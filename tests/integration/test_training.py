@@ -56,19 +56,57 @@ def test_learning_rate_and_padding_are_what_the_recipe_says(small: SmallRun, und
     assert all(point["padding_share"] < 0.1 for point in history)
 
 
+def with_overrides(run: SmallRun, root: Path, *overrides: str) -> str:
+    """URI of the run's recipe with changes."""
+    preset = str(Path(artifacts.open_artifact(run.recipe).remote("recipe.yaml")))
+    return run_component(get_component("recipe"), {"preset": preset, "overrides": list(overrides)}, str(root)).uri
+
+
+@pytest.mark.parametrize(
+    ("override", "variables", "message"),
+    [
+        ("model.vocab_size=500", {}, "the tokenizer's largest id is 599, but model.vocab_size is 500"),
+        ("training.lanes=8", {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
+         "8 lanes cannot be shared evenly by 3 processes"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_recipe_ends_with_2(
+    small: SmallRun, tmp_path: Path, override: str, variables: dict[str, str], message: str
+) -> None:
+    root = tmp_path / "root"
+    arguments = {**small.train, "recipe": with_overrides(small, root, override)}
+    command = small.command("train", str(root), arguments)
+    found = subprocess.run(command, env=environment(tmp_path, **variables), capture_output=True, text=True, check=False)
+    assert found.returncode == 2, found.stderr
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not list((root / "checkpoint").rglob("manifest.json"))
+
+
+def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small: SmallRun, tmp_path: Path) -> None:
+    """Rows hold different numbers of masked tokens: gradients of the microbatches' means would put the second step
+    off by 1e-4."""
+    losses = {}
+    for microbatch in (8, 3, 1):
+        overrides = (
+            f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
+            "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
+        )  # fmt: skip
+        recipe = with_overrides(small, tmp_path, *overrides)
+        arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
+        done = run_component(get_component("train"), arguments, str(tmp_path))
+        losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
+    for microbatch in (3, 1):
+        assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
     small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path, workers: str
 ) -> None:
     arguments = {**small.train}
     if workers != "0":
-        overridden = run_component(
-            get_component("recipe"),
-            {"preset": str(Path(artifacts.open_artifact(small.recipe).remote("recipe.yaml"))),
-             "overrides": [f"training.workers={workers}"]},
-            str(tmp_path / "root"),
-        )  # fmt: skip
-        arguments["recipe"] = overridden.uri
+        arguments["recipe"] = with_overrides(small, tmp_path / "root", f"training.workers={workers}")
     command = small.command("train", str(tmp_path / "root"), arguments)
     killed = 0
     for wanted in (2, 4):
