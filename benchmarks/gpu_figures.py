@@ -1,4 +1,4 @@
-"""Figure lines from the newest committed results of gpu_train.py, with chip, date and commit; none where there are none.
+"""Figure lines from the newest committed results of gpu_train.py, with chip, date and commit, or none.
 
 A committed result is a JSON file that gpu_train.py wrote, in benchmarks/gpu_results/.
 
