@@ -236,6 +236,8 @@ def _part(rows: list[PackedRow], mask_keys: list[int], masker: Masker, streams: 
     tokens = np.concatenate([s for r in rows for s in r.segments])
     masked, targets, row_masked = _mask(tokens, row_tokens, mask_keys, masker)
     of_stream = np.concatenate([r.streams for r in rows])
+    stream_of_token = np.repeat(of_stream.astype(np.int32), lengths)
+    row_begins = np.cumsum(row_tokens) - row_tokens
     stream_tokens = np.zeros(streams, np.int64)
     np.add.at(stream_tokens, of_stream, lengths)
     return Part(
@@ -243,7 +245,7 @@ def _part(rows: list[PackedRow], mask_keys: list[int], masker: Masker, streams: 
         segment_lengths=lengths,
         masked=masked,
         targets=targets,
-        masked_streams=np.repeat(of_stream.astype(np.int32), lengths)[masked],
+        masked_streams=stream_of_token[masked + np.repeat(row_begins, row_masked)],
         row_tokens=row_tokens,
         row_segments=row_segments,
         row_masked=row_masked,

@@ -566,7 +566,15 @@ class Training(Section):
     )
     workers: int = Field(1, ge=0, description="loader processes a training process")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="of matrix products on a GPU, by autocast; a CPU always computes in fp32"
+    )
+    attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = Field(
+        "auto", description="the attention's back end; auto: the first of these that can run (docs/performance.md)"
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="whether encoder and head are compiled; auto: on a GPU, unless attention is sdpa"
+    )
     bad_batches: BadBatches = BadBatches()
     checkpoint_tokens: PositiveTokens = Field(10 * 10**9, description="tokens between two resume checkpoints")
     keep_checkpoints: int = Field(10, gt=0, description="resume checkpoints kept, the newest ones")

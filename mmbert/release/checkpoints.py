@@ -166,6 +166,9 @@ def _composer_state(path: Path) -> dict[str, Any]:
     state = checkpoint.get("state") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path}: no model weights under state.model; this is not a Composer checkpoint")
+    for name, value in state["model"].items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path}: '{name}' under state.model is no tensor; this is not a Composer checkpoint")
     return state
 
 
@@ -210,7 +213,17 @@ def _once(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     decoder = weights.pop(TIED_DECODER, None)
     if decoder is not None and not torch.equal(decoder, weights.get(TOKEN_EMBEDDING, decoder)):
         raise UserError(f"{path}: {TIED_DECODER} differs from {TOKEN_EMBEDDING}; only tied decoders are supported")
-    return {name: weights[name].float() for name in sorted(weights)}
+    return _apart({name: weights[name].float() for name in sorted(weights)})
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share storage in the file, as small constants do, given storage of their own."""
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return tensors
 
 
 def _optimizer(path: Path, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> OptimizerState | None:
@@ -220,11 +233,13 @@ def _optimizer(path: Path, state: Mapping[str, Any], weights: Mapping[str, Tenso
     if list(optimizers) != [_OPTIMIZER]:
         raise UserError(f"{path}: its optimiser is {', '.join(optimizers)}; only the state of {_OPTIMIZER} can be read")
     stored, groups = optimizers[_OPTIMIZER]["state"], optimizers[_OPTIMIZER]["param_groups"]
-    moments = {
-        f"{name.removeprefix('model.')}.{slot}": slots[slot].float()
-        for name, slots in stored.items()
-        for slot in _SLOTS
-    }
+    moments = _apart(
+        {
+            f"{name.removeprefix('model.')}.{slot}": slots[slot].float()
+            for name, slots in stored.items()
+            for slot in _SLOTS
+        }
+    )
     check_moments(moments, weights, str(path))
     steps = {int(group["step"]) for group in groups}
     if len(steps) != 1:
@@ -322,3 +337,4 @@ def check_weights(weights: Mapping[str, Tensor], config: EncoderConfig, where: s
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write safetensors; the same weights give the same bytes."""
     save_file({name: weights[name].contiguous() for name in sorted(weights)}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # the library makes it readable for its owner alone

@@ -23,10 +23,10 @@ from mmbert.data.tokenizer import TOKENIZER_FILE, read_tokenizer
 from mmbert.errors import UserError
 from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.model.config import EncoderConfig, config_from_recipe
-from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
 from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
+from mmbert.release.loading import model_of
 from mmbert.release.model_card import PhaseSummary, model_card, usage
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
@@ -97,9 +97,7 @@ def _export_checked(
     out: Path,
 ) -> ParityReport:
     export(weights, config, tokenizer, length, out, card=card)
-    model = new_model(config, 0)
-    model.load_weights(weights)
-    return check_parity(out, model.eval(), samples, tolerance)
+    return check_parity(out, model_of(weights, config), samples, tolerance)
 
 
 @contextlib.contextmanager

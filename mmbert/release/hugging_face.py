@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -268,31 +269,43 @@ def check_parity(
     """
     from transformers import AutoModelForMaskedLM
 
-    samples = [torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)]
+    samples = sorted((torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)), key=len)
     if not samples:
         raise UserError("parity: there is no sample to compare on")
     exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
     was_training = model.training
     model.eval()
-    lengths = torch.tensor([len(sample) for sample in samples])
-    packed = torch.cat(samples)
-    places = torch.cat([torch.arange(len(sample)) for sample in samples])
-    masked = (places % _MASK_EVERY == _MASK_EVERY // 2).nonzero().squeeze(1)
-    packed[masked] = model.config.mask_token_id
-    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int()
+    masked_places = [(torch.arange(len(sample)) % _MASK_EVERY == _MASK_EVERY // 2) for sample in samples]
+    samples = [s.masked_fill(m, model.config.mask_token_id) for s, m in zip(samples, masked_places, strict=True)]
+    packed, masked = torch.cat(samples), torch.cat(masked_places).nonzero().squeeze(1)
+    lengths = [len(sample) for sample in samples]
+    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
     ours, theirs = _Recorder(_blocks(model, "bert", "bert.encoder")), _Recorder(_blocks(exported, "model", "model"))
-    with ours, theirs:
-        hidden = model.encode(packed, cu_seqlens, int(lengths.max()))
+    with ours:
+        hidden = model.encode(packed, cu_seqlens, max(lengths))
         logits = model.masked_logits(hidden, masked)
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
-        padded = torch.full(real.shape, model.config.pad_token_id)
-        padded[real] = packed
-        exported_logits = exported(input_ids=padded, attention_mask=real.long()).logits[real][masked]
+    reals = []
+    with theirs:
+        for batch in _alike(samples):
+            real = torch.arange(len(batch[-1])) < torch.tensor([len(sample) for sample in batch])[:, None]
+            padded = torch.full(real.shape, model.config.pad_token_id)
+            padded[real] = torch.cat(batch)
+            exported.model(input_ids=padded, attention_mask=real.long())
+            reals.append(real)
+    found = {
+        name: torch.cat([output[real] for output, real in zip(outputs, reals, strict=True)])
+        for name, outputs in theirs.outputs.items()
+    }
+    # Logits of every token of every sample would not fit into memory with a large vocabulary.
+    exported_logits = exported.decoder(exported.head(found["final_norm"][masked]))
+    whole = exported(input_ids=samples[0][None]).logits[0]
+    exported_whole = exported.decoder(exported.head(found["final_norm"][: lengths[0]]))
     model.train(was_training)
 
-    differences = {name: _difference(value, theirs.outputs[name][real]) for name, value in ours.outputs.items()}
+    differences = {name: _difference(value[0], found[name]) for name, value in ours.outputs.items()}
     differences["logits"] = _difference(logits, exported_logits)
+    differences["the whole of a sample's logits"] = _difference(exported_whole, whole)
     for name, difference in differences.items():
         if not difference <= tolerance:
             raise UserError(
@@ -300,6 +313,17 @@ def check_parity(
                 f"(tolerance {tolerance:.3g}; logits differ by {differences['logits']:.3g}); it must not be released"
             )
     return ParityReport(len(samples), len(packed), len(masked), differences["final_norm"], differences["logits"])
+
+
+def _alike(samples: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Batches of samples, which are sorted by length, with little padding in each but some."""
+    batch: list[Tensor] = []
+    for sample in samples:
+        if batch and len(sample) > 4 * len(batch[0]):
+            yield batch
+            batch = []
+        batch.append(sample)
+    yield batch
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -322,7 +346,7 @@ class _Recorder:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
-        self.outputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, list[Tensor]] = {}
 
     def __enter__(self) -> None:
         self._hooks = [module.register_forward_hook(self._keep(name)) for name, module in self.modules.items()]
@@ -333,6 +357,6 @@ class _Recorder:
 
     def _keep(self, name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.outputs[name] = output[0] if isinstance(output, tuple) else output
+            self.outputs.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)
 
         return keep

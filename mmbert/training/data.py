@@ -11,10 +11,11 @@ from tokenizers import Tokenizer
 
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
+from mmbert.loader.batch import BatchShape, microbatch_shape
 from mmbert.loader.loader import LoaderSettings, MixtureStream
 from mmbert.loader.masking import MaskingRule
 from mmbert.recipe import Recipe
-from mmbert.recipe.schema import Model
+from mmbert.recipe.schema import Model, PhaseTraining
 from mmbert.training.schedules import Batch as BatchSizes
 from mmbert.training.schedules import global_batch_size_at
 
@@ -40,6 +41,13 @@ def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact
             )
         streams.append(MixtureStream(row["source"], row["language"], place, row["share"]))
     return streams
+
+
+def phase_shape(model: Model, settings: PhaseTraining) -> BatchShape:
+    """The constant shape of a phase's microbatches."""
+    return microbatch_shape(
+        settings.batch.microbatch_size, settings.max_seq_len, settings.mask_probability, model.pad_token_id
+    )
 
 
 def special_token_ids(model: Model) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
-from mmbert.training.device import composer_device
+from mmbert.training.data import phase_shape
+from mmbert.training.execution import Execution
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 
 _PRECISION = {"fp32": "fp32", "bf16": "amp_bf16"}
@@ -38,20 +39,28 @@ def phase_trainer(
     loader: Loader,
     callbacks: Sequence[Callback],
     load_path: Path | None,
+    execution: Execution,
 ) -> Trainer:
     """`load_path`: a Composer checkpoint of this phase to go on from."""
-    device = composer_device(recipe.training.device)
     if dist.get_global_rank() == 0:
-        print(f"training on {device} in {recipe.training.precision}", flush=True)
+        print(execution, flush=True)
+    if execution.compiled:
+        # One graph whatever the number of processes: cut at DDP's buckets it knows no FlexAttention, and the all-reduce
+        # that this would hide is some milliseconds in a step of seconds.
+        torch._dynamo.config.optimize_ddp = False
+        model.compile_for_training()
+    shape = phase_shape(recipe.model, settings) if execution.fixed_shapes else None
     return Trainer(
         model=ComposerEncoder(model),
         optimizers=optimizer,
-        train_dataloader=data_spec(_Converted(loader)),
+        train_dataloader=data_spec(_Converted(loader), shape, pinned=execution.device == "gpu"),
         max_duration=f"{settings.tokens}tok",
         device_train_microbatch_size=settings.batch.microbatch_size,
         accumulate_train_batch_on_tokens=True,
-        device=device,
-        precision=_PRECISION[recipe.training.precision],
+        device=execution.device,
+        precision=_PRECISION[execution.precision],
+        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
+        dist_timeout=1800.0,
         seed=recipe.seed,
         callbacks=list(callbacks),
         load_path=str(load_path) if load_path else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +22,18 @@ from transformers import AutoModelForMaskedLM
 from components.cli import main
 from components.contract import get_component
 from components.runtime import run_component
-from mmbert import artifacts
+from mmbert import artifacts, storage
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
+from mmbert.recipe import load_recipe
 from mmbert.release.checkpoints import ComposerCheckpoint, load_weights, read_composer
+from mmbert.release.loading import load_encoder
 from mmbert.training import canonical
 from mmbert.training.optimizer import StableAdamW, parameter_groups
-from tests.small_run import SmallRun, make_small_run
+from tests.fixtures_stack import S3
+from tests.integration.test_training import kill_at_resume_point
+from tests.small_run import SmallRun, environment, make_small_run
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
 SETS = {"default": ORIGINAL / "default_init", "sharp": ORIGINAL}
@@ -123,7 +128,7 @@ SHAPE = (
     "phases.pretrain.schedule={warmup_tokens: 12k}",
     "phases.pretrain.batch={global_batch_size: 16, microbatch_size: 8, warmup_from: 8, warmup_tokens: 11k}",
     "phases.extend.tokens=3k",
-    "training.checkpoint_tokens=1M",
+    "training.checkpoint_tokens=1k",
 )
 
 
@@ -182,33 +187,62 @@ def test_the_imported_optimiser_makes_the_step_of_its_formula(
     torch.testing.assert_close(parameter.detach(), expected, atol=1e-7, rtol=1e-5)
 
 
-def test_training_goes_on_in_the_middle_of_the_phase(
-    run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    start = imported(run, "continue")
-    trained = make(run, "train", **run.train, checkpoint=start.uri)
-    assert "8,704 tokens into phase 'pretrain'" in capsys.readouterr().out
-    first, *_, last = trained.read_json("history.json")
+@pytest.fixture(scope="module")
+def gone_on(run: SmallRun) -> artifacts.Artifact:
+    """Pretraining gone on from the checkpoint."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained = make(run, "train", **run.train, checkpoint=imported(run, "continue").uri)
+    torch.set_num_threads(threads)
+    return trained
+
+
+def test_training_goes_on_in_the_middle_of_the_phase(gone_on: artifacts.Artifact, tmp_path: Path) -> None:
+    first, *_, last = gone_on.read_json("history.json")
     assert first["batch"] == 9
     assert first["learning_rate"] == pytest.approx(1e-3 * 8704 / 12_000, rel=1e-6)
     # The batch warm-up of 8 rows lasts 11k tokens.
     assert (first["global_batch_size"], last["global_batch_size"]) == (8, 16)
     assert 8704 < first["tokens"] <= 8704 + 8 * 128
-    state = trained.read_json(canonical.STATE)
+    state = gone_on.read_json(canonical.STATE)
     assert (state["tokens"], state["batches"], state["finished"]) == (last["tokens"], last["batch"], True)
     assert 14_000 <= last["tokens"] < 14_000 + 16 * 128
-    with safe_open(trained.fetch(canonical.OPTIMIZER, tmp_path), "pt") as stored:
+    with safe_open(gone_on.fetch(canonical.OPTIMIZER, tmp_path), "pt") as stored:
         assert json.loads(stored.metadata()["steps"]) == [last["batch"]] * 2
 
-    with pytest.raises(UserError, match=r"tokens into phase 'pretrain'.*--then next"):
-        mixture = make(run, "mixture", recipe=run.recipe, shards=[run.shards], phase="extend")
-        make(run, "train", **{**run.train, "phase": "extend", "mixture": mixture.uri}, checkpoint=start.uri)
 
-    # Our own Composer checkpoint is one of the forms, too.
-    name = next(path for path in trained.paths("composer/"))
-    own = read_composer(trained.fetch(name, tmp_path))
-    assert own.optimizer is not None
-    assert (own.clock.batches, own.optimizer.steps, own.config) == (last["batch"], last["batch"], {})
+def test_this_projects_composer_checkpoint_gives_the_artifact_again(
+    gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
+) -> None:
+    path = gone_on.fetch(gone_on.paths("composer/")[0], tmp_path)
+    again = imported(run, "next", path)
+    for name in (canonical.WEIGHTS, canonical.OPTIMIZER):
+        assert again.file(name).sha256 == gone_on.file(name).sha256
+    assert again.read_json(canonical.STATE) == gone_on.read_json(canonical.STATE)
+
+
+def test_a_run_that_went_on_and_was_killed_ends_the_same(
+    gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
+) -> None:
+    command = run.command("train", str(tmp_path / "root"), {**run.train, "checkpoint": imported(run, "continue").uri})
+    kill_at_resume_point(command, tmp_path, 2)
+    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in found.stdout
+    assert artifacts.open_artifact(json.loads(found.stdout.splitlines()[-1])["uri"]).digest == gone_on.digest
+
+
+def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
+    mixture = make(run, "mixture", recipe=run.recipe, shards=[run.shards], phase="extend")
+    arguments = {**run.train, "phase": "extend", "mixture": mixture.uri}
+    with pytest.raises(UserError, match=r"8,704 tokens into phase 'pretrain'.*--then next"):
+        make(run, "train", **arguments, checkpoint=imported(run, "continue").uri)
+
+
+def test_training_from_another_models_checkpoint_names_the_key(run: SmallRun, tmp_path: Path) -> None:
+    recipe = make(run, "recipe", preset=artifacts.open_artifact(run.recipe).remote("recipe.yaml"),
+                  overrides=["model.num_attention_heads=2"])  # fmt: skip
+    with pytest.raises(UserError, match="num_attention_heads is 2 in the recipe and 4 in the checkpoint"):
+        make(run, "train", **{**run.train, "recipe": recipe.uri}, checkpoint=imported(run, "next").uri)
 
 
 def test_the_next_phase_starts_its_own_time(run: SmallRun) -> None:
@@ -217,6 +251,15 @@ def test_the_next_phase_starts_its_own_time(run: SmallRun) -> None:
     trained = make(run, "train", **{**run.train, "phase": "extend", "mixture": mixture.uri}, checkpoint=start.uri)
     first = trained.read_json("history.json")[0]
     assert (first["batch"], first["learning_rate"]) == (1, 2e-3)
+
+
+def test_evaluation_runs_these_weights_with_the_last_phases_rotary_bases(run: SmallRun, tmp_path: Path) -> None:
+    reference = load_file(SETS["default"] / "ref_g160000_l160000.safetensors")
+    recipe = load_recipe(artifacts.open_artifact(run.recipe).remote("recipe.yaml"))
+    model = load_encoder(recipe, imported(run, "next"), tmp_path)
+    with torch.no_grad():
+        hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
+    torch.testing.assert_close(hidden, reference["packed_hidden"], atol=1e-5, rtol=0)
 
 
 def test_a_released_folder_is_imported_without_an_optimiser(
@@ -287,6 +330,14 @@ def test_a_converted_checkpoint_gives_the_originals_logits(name: str, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_local_theta_of_minus_one_is_the_global_one(tmp_path: Path) -> None:
+    path = tmp_path / "ep0-ba8-rank0.pt"
+    edited(lambda state: _set(state, "local_attn_rotary_emb_base", -1))(path)
+    assert call("convert", str(path), str(tmp_path / "model")) == 0
+    written = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
+    assert written["rope_parameters"]["sliding_attention"]["rope_theta"] == 10_000
+
+
 def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = imported(run, "next")
     assert call("convert", start.uri, str(tmp_path / "a"), "--tokenizer", run.tokenizer) == 0
@@ -303,6 +354,24 @@ def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pyt
     assert call("convert", weights, str(tmp_path / "d"), "--tokenizer", run.tokenizer, "--recipe", "tiny") == 2
     assert "model.vocab_size is 8192 in the recipe and 768 in the checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
+
+
+def test_checkpoints_and_released_folders_lie_in_s3_too(
+    s3_server: S3, monkeypatch: pytest.MonkeyPatch, run: SmallRun, whole: ComposerCheckpoint, tmp_path: Path
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage.s3_client.cache_clear()
+    bucket = s3_server.make_bucket("original")
+    storage.upload(f"{bucket}/run/ep0-ba8-rank0.pt", CHECKPOINT)
+    assert call("convert", f"{bucket}/run/ep0-ba8-rank0.pt", f"{bucket}/released") == 0
+    assert "config.json" in storage.list_files(f"{bucket}/released")
+    artifact = make(
+        run, "import_checkpoint", recipe=run.recipe, source=f"{bucket}/released", phase="pretrain", then="next"
+    )
+    weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path))
+    assert all(torch.equal(weights[name], value) for name, value in whole.weights.items())
+    storage.s3_client.cache_clear()
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
@@ -337,6 +406,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of the pickle": (flipped(0.005), "Bad CRC-32"),
     "code": (edited(lambda s: s.update(callbacks=os.system)), "posix.system"),
     "no model": (edited(lambda s: s.pop("model")), "state.model"),
+    "no weights": (edited(lambda s: s.update(model={"model.head.norm.weight": 1})), "is no tensor"),
     "another optimiser": (edited(lambda s: s.update(optimizers={"AdamW": {}})), "its optimiser is AdamW"),
     "no time": (edited(lambda s: s.pop("timestamp")), "state.timestamp"),
     "a weight gone": (edited(lambda s: s["model"].pop("model.head.norm.weight")), "head.norm.weight"),
@@ -383,3 +453,5 @@ def test_a_wrong_tokenizer_or_a_full_folder_is_refused(tmp_path: Path, capsys: p
     content["model"]["vocab"] |= {f"more{n}": 767 + n for n in range(10)}
     (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     refused("it has 777 tokens, the checkpoint's 768")
+    (tmp_path / "words" / "tokenizer.json").write_text('{"version": "1.0"}', "utf-8")
+    refused("cannot be read as a tokenizer")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from mmbert.errors import UserError
-from mmbert.loader.loader import MixtureStream
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.loader.batch import split_microbatches
+from mmbert.loader.lane import ReadRow, StreamRows
+from mmbert.loader.loader import Loader, LoaderSettings, MixtureStream
+from mmbert.loader.masking import MaskingRule
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.loss import IGNORED
@@ -19,6 +27,36 @@ from mmbert.training.groups import language_groups, parameters_by_group
 from mmbert.training.history import HistoryPoint
 from mmbert.training.memory import out_of_memory_explained
 from mmbert.training.meter import group_sums
+
+
+def plain_loader(read: ReadRow, workers: int, cache: Path) -> Loader:
+    streams = [StreamRows(f"web/{n}", 1.0, 0, 4, 400, np.array([0, 4])) for n in range(3)]
+    rule = MaskingRule(0.3, 100, 4, (0, 1, 2, 3, 4))
+    settings = LoaderSettings(1, 4, 64, lambda _: 8, rule, cache, buffer_tokens=500)
+    return Loader(streams, read, settings, 0, 1, workers=workers)
+
+
+def documents_of_one_token(stream: int, row: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    return np.full(100, 10 + stream, np.uint32), np.array([7, 30, 63])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_masked_token_knows_its_stream(workers: int, tmp_path: Path) -> None:
+    for batch in islice(plain_loader(documents_of_one_token, workers, tmp_path), 3):
+        assert len(batch.masked_streams) > 50
+        assert torch.equal(batch.masked_streams.long(), batch.targets - 10)
+        for part in split_microbatches(batch, 3):
+            assert torch.equal(part.masked_streams.long(), part.targets - 10)
+
+
+def die(stream: int, row: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_killed_loader_process_says_what_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"was killed .*lower training\.workers or training\.shuffle_tokens"):
+        next(iter(plain_loader(die, 1, tmp_path)))
 
 
 def groups(**weights: float) -> dict[str, str]:

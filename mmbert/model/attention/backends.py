@@ -34,6 +34,11 @@ class Backend:
     make: Callable[[Tensor, int, int, torch.device], Plan]
     half_only: bool = False
 
+    @property
+    def host_borders(self) -> bool:
+        """Whether it reads `cu_seqlens` on the host, and so should get it there."""
+        return self.make is SdpaPlan
+
     def plan(self, cu_seqlens: Tensor, max_seqlen: int, hidden: Tensor) -> Plan:
         """The plan of a microbatch whose embedded tokens are `hidden` [tokens, width].
 
