@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mmbert.release.loading import load_encoder
 from mmbert.training import canonical
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from tests.fixtures_stack import S3
-from tests.integration.test_training import kill_at_resume_point
+from tests.killing import training
 from tests.small_run import SmallRun, environment, make_small_run
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
@@ -225,10 +226,17 @@ def test_a_run_that_went_on_and_was_killed_ends_the_same(
     gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
 ) -> None:
     command = run.command("train", str(tmp_path / "root"), {**run.train, "checkpoint": imported(run, "continue").uri})
-    kill_at_resume_point(command, tmp_path, 2)
-    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
-    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in found.stdout
-    assert artifacts.open_artifact(json.loads(found.stdout.splitlines()[-1])["uri"]).digest == gone_on.digest
+    with training(command, environment(tmp_path)) as trainer:
+        while not list((tmp_path / "root").rglob("resume/*/*/complete.json")):
+            assert trainer.process.poll() is None, "".join(trainer.lines)
+            time.sleep(0.005)
+        trainer.kill_group()
+    with training(command, environment(tmp_path)) as trainer:
+        code, said = trainer.end()
+    assert code == 0, said
+    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in said
+    assert re.search(r"going on from .*: batch \d+", said)
+    assert artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"]).digest == gone_on.digest
 
 
 def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
