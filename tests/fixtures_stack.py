@@ -73,6 +73,11 @@ class Server:
         self.launch()
         self.wait_healthy()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL to the whole group; returns when it has ended. Harmless when it is not running."""
         if self._process is None:
