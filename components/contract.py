@@ -29,12 +29,19 @@ class Input:
 
 
 @dataclass(frozen=True)
+class SourceFiles:
+    """Marks a parameter that names a user's own file or folder: the fingerprint covers which version of it there is."""
+
+
+@dataclass(frozen=True)
 class Parameter:
     name: str
     help: str
     kinds: tuple[str, ...] = ()
     """Artifact kinds that it accepts; empty for a plain value."""
     is_list: bool = False
+    is_source: bool = False
+    """It names files of the user's."""
     choices: tuple[str, ...] = ()
     default: str | None = None
     """None where it is required; optional ones are strings, empty by default."""
@@ -116,7 +123,8 @@ def _parameters(function: Callable[..., None]) -> tuple[Parameter, ...]:
         choices = tuple(typing.get_args(plain)) if typing.get_origin(plain) is Literal else ()
         is_list = typing.get_origin(plain) is list
         default = None if declared.default is inspect.Parameter.empty else "" if is_list else str(declared.default)
-        found.append(Parameter(name, help_text, kinds, is_list, choices, default))
+        is_source = any(isinstance(n, SourceFiles) for n in notes)
+        found.append(Parameter(name, help_text, kinds, is_list, is_source, choices, default))
     return tuple(found)
 
 

@@ -51,6 +51,8 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
             inputs[parameter.name] = [{"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind} for a in opened]
+        elif parameter.is_source:
+            parameters[parameter.name] = {"uri": value, "version": _version(value)}
         else:
             parameters[parameter.name] = value
     if "recipe" not in inputs and "recipe" not in parameters:
@@ -145,6 +147,14 @@ def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
     placed = {name: source["dataset"] for name, source in sources.items() if "dataset" in source}
     own |= {name: dataset for name, dataset in placed.items() if hub.is_local(dataset)}
     return {name: artifacts.digest_json(storage.list_versions(path)) for name, path in own.items()}
+
+
+def _version(uri: str) -> str:
+    """A digest of the listing of a user's file or folder."""
+    listed = storage.list_versions(uri)
+    if not listed:
+        raise storage.MissingFileError(f"{uri}: no such file or folder")
+    return artifacts.digest_json(listed)
 
 
 def _models_state(curation: Mapping[str, Any]) -> dict[str, str]:

@@ -270,7 +270,7 @@ def _meet() -> Ranks:
     try:
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
         return Ranks(PrefixStore("mmbert", store), rank, size)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter where a variable is missing
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InfrastructureError(
             f"the {os.environ['WORLD_SIZE']} processes did not meet at {place}: {error}"

@@ -8,7 +8,7 @@ from components.runtime import Work
 
 @component(
     produces="checkpoint",
-    version=1,
+    version=2,
     image="train",
     resources="train",
     reads=("seed", "model", "optimizer", "training", "evaluation.bits_per_byte_bytes_per_language", "merge.snapshots",
@@ -17,7 +17,7 @@ from components.runtime import Work
                "batch"))),
     operational=tuple(f"training.{key}" for key in (
         "workers", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
-        "device", "attention", "compile")),
+        "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
     distributed=True,
 )  # fmt: skip
 def train(

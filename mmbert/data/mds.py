@@ -108,3 +108,23 @@ def _array_head(values: Ids) -> bytes:
     count = len(values)
     power = 0 if count < 2**8 else 1 if count < 2**16 else 2
     return bytes([1 << 2 | power]) + count.to_bytes(2**power, "little")
+
+
+def decode_row(sample: bytes) -> tuple[Ids, Ids]:
+    """Tokens [T] and lengths [documents] of a row as it lies in a shard, uint32 each. Raises ValueError where it is no
+    such row."""
+    sizes = np.frombuffer(sample, "<u4", len(COLUMNS))
+    begin = sizes.nbytes
+    if begin + int(sizes.sum()) != len(sample):
+        raise ValueError("its columns do not add up to its size")
+    middle = begin + int(sizes[0])
+    return _array(sample, middle, len(sample)), _array(sample, begin, middle)
+
+
+def _array(sample: bytes, begin: int, end: int) -> Ids:
+    power = sample[begin] & 3
+    first = begin + 1 + 2**power
+    count = int.from_bytes(sample[begin + 1 : first], "little")
+    if sample[begin] >> 2 != 1 or first + 4 * count != end:
+        raise ValueError("a column is not a uint32 array of one dimension")
+    return np.frombuffer(sample, "<u4", count, first)

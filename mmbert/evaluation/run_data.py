@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
 
@@ -28,6 +28,7 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
 
 _DEMO_SOURCES = {"eld", "udhr"}
+_HISTORY = [field.name for field in fields(HistoryRow) if field.name != "tokens_seen"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _phases(mixtures: Sequence[Artifact], checkpoints: Sequence[Artifact]) -> tu
 def _phase(mixture: Artifact, checkpoint: Artifact) -> PhaseReport:
     plan = mixture.read_json("mixture.json")
     history = [
-        HistoryRow(tokens_seen=p["tokens"], **{k: v for k, v in p.items() if k not in ("tokens", "batch")})
+        HistoryRow(tokens_seen=p["tokens"], **{name: p[name] for name in _HISTORY})
         for p in checkpoint.read_json("history.json")
     ]
     bits = checkpoint.read_json("bits_per_byte.json")["languages"]

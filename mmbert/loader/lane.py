@@ -63,11 +63,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One row of the batch, without padding: tokens uint32 [T]; length and stream of each of its segments."""
+    """One row of the batch, without padding: its segments, uint32 [length] each, and their lengths and streams."""
 
-    tokens: NDArray[np.uint32]
+    segments: list[NDArray[np.uint32]]
     lengths: NDArray[np.int64]
     streams: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> NDArray[np.uint32]:
+        """uint32 [T]."""
+        return np.concatenate(self.segments)
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ class Lane:
         seed, lanes = self._settings.seed, self._settings.lanes
         self._next_stream = Interleaver(schedule.shares, seed, number, lanes, self._consumed)
         self._rows: list[_DrawnRow] = []
-        # One column a piece, sorted by turn: drawn row, number in it, first token, length, turn.
-        self._pieces = np.zeros((5, 0), np.int64)
+        # One column a piece, sorted by turn: drawn row, number in it, first token, length, turn, stream.
+        self._pieces = np.zeros((6, 0), np.int64)
         # The pieces that wait: those of `_front`, which the packer sees, and all from `_tail` on.
         self._front = np.zeros(0, np.int64)
+        self._front_lengths = np.zeros(0, np.int64)
         self._tail = 0
         self._waiting_tokens = 0
         if state is not None:
@@ -110,27 +116,24 @@ class Lane:
     def next_row(self) -> PackedRow:
         """The next row: at most max_seq_len tokens. Raises what reading a row raises."""
         self._refill()
-        front = self._front
         if self._settings.packing == "packed":
-            chosen = choose(self._pieces[3, front], self._settings.max_seq_len)
+            chosen = choose(self._front_lengths, self._settings.max_seq_len)
         else:
             chosen = np.zeros(1, np.int64)
-        owners, _, begins, lengths, _ = self._pieces[:, front[chosen]]
-        left = np.ones(len(front), bool)
+        owners, _, begins, lengths, _, streams = self._pieces[:, self._front[chosen]]
+        left = np.ones(len(self._front), bool)
         left[chosen] = False
-        self._advance(front[left])
+        self._front, self._front_lengths = self._front[left], self._front_lengths[left]
+        self._advance()
         self._waiting_tokens -= int(lengths.sum())
         self.emitted += 1
-        rows = [self._rows[r] for r in owners.tolist()]
-        parts = [
-            r.tokens[begin : begin + length]
-            for r, begin, length in zip(rows, begins.tolist(), lengths.tolist(), strict=True)
-        ]
-        return PackedRow(np.concatenate(parts), lengths, np.array([r.stream for r in rows], np.int64))
+        places = zip(owners.tolist(), begins.tolist(), lengths.tolist(), strict=True)
+        segments = [self._rows[owner].tokens[begin : begin + length] for owner, begin, length in places]
+        return PackedRow(segments, lengths, streams)
 
     def state(self) -> LaneState:
         """The same for every way to get here: uninterrupted, or resumed at any row."""
-        owners, numbers, _, _, _ = self._pieces[:, self._waiting()]
+        owners, numbers = self._pieces[:2, self._waiting()]
         counts = np.array([r.pieces for r in self._rows], np.int64)
         offsets = np.cumsum(counts) - counts
         waiting = np.zeros(int(counts.sum()), bool)
@@ -149,17 +152,19 @@ class Lane:
     def _waiting(self) -> NDArray[np.int64]:
         return np.concatenate([self._front, np.arange(self._tail, self._pieces.shape[1])])
 
-    def _advance(self, front: NDArray[np.int64]) -> None:
+    def _advance(self) -> None:
         """Let the packer see as many pieces as a row has tokens: enough to fill it even with pieces of one token."""
-        tail = min(self._tail + self._settings.max_seq_len - len(front), self._pieces.shape[1])
-        self._front = np.concatenate([front, np.arange(self._tail, tail)])
-        self._tail = tail
+        tail = min(self._tail + self._settings.max_seq_len - len(self._front), self._pieces.shape[1])
+        if tail > self._tail:
+            self._front = np.concatenate([self._front, np.arange(self._tail, tail)])
+            self._front_lengths = np.concatenate([self._front_lengths, self._pieces[3, self._tail : tail]])
+            self._tail = tail
 
     def _restore(self, state: LaneState) -> None:
         self._add([self._fetch(*(int(v) for v in line)) for line in state.open_rows])
         offsets = np.cumsum([0, *(r.pieces for r in self._rows)])
         waiting = np.unpackbits(state.waiting, count=int(offsets[-1])).astype(bool)
-        owners, numbers, _, _, _ = self._pieces
+        owners, numbers = self._pieces[:2]
         self._set_pieces(self._pieces[:, waiting[offsets[owners] + numbers]])
 
     def _refill(self) -> None:
@@ -196,10 +201,7 @@ class Lane:
         pieces = self._pieces[:, self._waiting()]
         used, pieces[0] = np.unique(pieces[0], return_inverse=True)
         self._rows = [self._rows[r] for r in used.tolist()]
-        new = [
-            np.stack([np.full(r.pieces, len(self._rows) + i), np.arange(r.pieces), r.begins, r.lengths, r.turns])
-            for i, r in enumerate(drawn)
-        ]
+        new = [_columns(len(self._rows) + i, r) for i, r in enumerate(drawn)]
         self._rows += drawn
         pieces = np.concatenate([pieces, *new], axis=1)
         # Stable: equal turns keep the order of drawing, here as after a resume.
@@ -207,5 +209,11 @@ class Lane:
 
     def _set_pieces(self, pieces: NDArray[np.int64]) -> None:
         self._pieces, self._tail = pieces, 0
-        self._advance(np.zeros(0, np.int64))
+        self._front = self._front_lengths = np.zeros(0, np.int64)
+        self._advance()
         self._waiting_tokens = int(pieces[3].sum())
+
+
+def _columns(owner: int, row: _DrawnRow) -> NDArray[np.int64]:
+    owners, streams = np.full(row.pieces, owner), np.full(row.pieces, row.stream)
+    return np.stack([owners, np.arange(row.pieces), row.begins, row.lengths, row.turns, streams])

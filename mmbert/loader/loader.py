@@ -24,6 +24,8 @@ from mmbert.loader.state import LoaderState
 if TYPE_CHECKING:
     from mmbert.loader.shards import DataSet
 
+_MASK_BLOCK = 16_384  # tokens: their random bits take 128 KiB
+
 
 @dataclass(frozen=True)
 class MixtureStream:
@@ -172,7 +174,10 @@ def _next(parts: Iterator[Part | MmbertError]) -> Part | MmbertError:
         return next(parts)
     except RuntimeError as error:
         if str(error).startswith("DataLoader worker"):
-            return InfrastructureError(f"a loader process was killed, by lack of memory perhaps: {error}")
+            return InfrastructureError(
+                f"a loader process was killed ({error}); if memory ran out, lower training.workers or "
+                "training.shuffle_tokens"
+            )
         raise
 
 
@@ -207,14 +212,13 @@ class _Rows(IterableDataset["Part | MmbertError"]):
         emitted = next(iter(lanes.values())).emitted
         while True:
             rounds = self._rounds(emitted)
-            rows, bits = [], []
+            rows, keys = [], []
             for _ in range(rounds):
                 for number, lane in lanes.items():
-                    key = derive_key("mask", settings.seed, number, lane.emitted)
+                    keys.append(derive_key("mask", settings.seed, number, lane.emitted))
                     rows.append(lane.next_row())
-                    bits.append(random_bits(key, len(rows[-1].tokens)))
             emitted += rounds
-            yield _part(rows, bits, masker, len(self._streams), lanes)
+            yield _part(rows, keys, masker, len(self._streams), lanes)
 
     def _rounds(self, emitted: int) -> int:
         """Rows that each lane gives to the next batch."""
@@ -225,32 +229,54 @@ class _Rows(IterableDataset["Part | MmbertError"]):
         return rows // settings.lanes
 
 
-def _part(
-    rows: list[PackedRow],
-    bits: list[NDArray[np.uint64]],
-    masker: Masker,
-    streams: int,
-    lanes: dict[int, Lane],
-) -> Part:
-    tokens, masked, targets = masker(np.concatenate([r.tokens for r in rows]), np.concatenate(bits))
-    row_tokens = np.array([len(r.tokens) for r in rows])
-    ends = np.cumsum(row_tokens)
-    owner = np.searchsorted(ends, masked, side="right")
+def _part(rows: list[PackedRow], mask_keys: list[int], masker: Masker, streams: int, lanes: dict[int, Lane]) -> Part:
     lengths = np.concatenate([r.lengths for r in rows])
+    row_segments = np.array([len(r.lengths) for r in rows])
+    row_tokens = np.add.reduceat(lengths, np.cumsum(row_segments) - row_segments)
+    tokens = np.concatenate([s for r in rows for s in r.segments])
+    masked, targets, row_masked = _mask(tokens, row_tokens, mask_keys, masker)
     of_stream = np.concatenate([r.streams for r in rows])
+    stream_of_token = np.repeat(of_stream.astype(np.int32), lengths)
+    row_begins = np.cumsum(row_tokens) - row_tokens
     stream_tokens = np.zeros(streams, np.int64)
     np.add.at(stream_tokens, of_stream, lengths)
     return Part(
         tokens=tokens,
         segment_lengths=lengths,
-        masked=masked - (ends - row_tokens)[owner],
+        masked=masked,
         targets=targets,
+        masked_streams=stream_of_token[masked + np.repeat(row_begins, row_masked)],
         row_tokens=row_tokens,
-        row_segments=np.array([len(r.lengths) for r in rows]),
-        row_masked=np.bincount(owner, minlength=len(rows)),
+        row_segments=row_segments,
+        row_masked=row_masked,
         stream_tokens=stream_tokens,
         states={number: lane.state() for number, lane in lanes.items()},
     )
+
+
+def _mask(
+    tokens: NDArray[np.uint32], row_tokens: NDArray[np.int64], keys: list[int], masker: Masker
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:
+    """Mask rows that lie one after the other, in place, each by its own key; some at a time, which stay in the
+    processor's cache. Returns positions within their rows, targets, and how many each row has."""
+    ends = np.cumsum(row_tokens)
+    found = []
+    first = 0
+    while first < len(keys):
+        begin = int(ends[first] - row_tokens[first])
+        last = max(first + 1, int(ends.searchsorted(begin + _MASK_BLOCK)))
+        bits = [
+            random_bits(key, count)
+            for key, count in zip(keys[first:last], row_tokens[first:last].tolist(), strict=True)
+        ]
+        positions, targets = masker(tokens[begin : int(ends[last - 1])], np.concatenate(bits))
+        edges = positions.searchsorted(ends[first:last] - begin)
+        counts = np.diff(edges, prepend=0)
+        starts = ends[first:last] - row_tokens[first:last] - begin
+        found.append((positions - np.repeat(starts, counts), targets, counts))
+        first = last
+    masked, targets, counts = (np.concatenate(values) for values in zip(*found, strict=True))
+    return masked, targets, counts
 
 
 def _fingerprint(streams: Sequence[StreamRows], settings: LoaderSettings) -> str:

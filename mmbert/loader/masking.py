@@ -33,28 +33,33 @@ class Masker:
         self._ordinary = np.flatnonzero(~special).astype(np.uint32)
         self._maskable = None if rule.mask_special else ~special
         # One uniform draw u a token: [0, .8p) mask id, [.8p, .9p) random, [.9p, p) unchanged, the rest not masked.
-        self._to_mask = round(0.8 * rule.probability * _UNIT)
-        self._to_random = round(0.9 * rule.probability * _UNIT)
-        self._masked = round(rule.probability * _UNIT)
+        self._to_mask, self._to_random, self._masked = (_bound(rule.probability * share) for share in (0.8, 0.9, 1))
 
     def __call__(
         self, tokens: NDArray[np.uint32], bits: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.uint32]]:
-        """Mask tokens, uint32 [T], by random bits, uint64 [T]: a word's upper half is the draw, its lower half chooses
-        the random id. Returns the masked tokens [T], the masked positions [M], rising, and their targets [M]."""
-        draws = bits >> np.uint64(32)
-        positions = np.flatnonzero(draws < self._masked)
-        if self._maskable is not None:
-            positions = positions[self._maskable[tokens[positions]]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+        """Mask tokens, uint32 [T], in place, by random bits, uint64 [T]: a word's upper half is the draw, its lower
+        half chooses the random id. Returns the masked positions [M], rising, and their targets [M].
+
+        A block of some 10,000 tokens at a time is fastest: what it looks at then stays in the processor's cache.
+        """
+        positions = (bits < self._masked).nonzero()[0]
         targets = tokens[positions]
-        draws = draws[positions]
-        low = bits[positions] & np.uint64(_UNIT - 1)
-        random_ids = self._ordinary[(low * np.uint64(len(self._ordinary))) >> np.uint64(32)]
-        replacements = np.where(draws < self._to_random, random_ids, targets)
-        replacements[draws < self._to_mask] = self._mask_id
-        masked = tokens.copy()
-        masked[positions] = replacements
-        return masked, positions, targets
+        if self._maskable is not None:
+            kept = self._maskable[targets]
+            positions, targets = positions[kept], targets[kept]
+        words = bits[positions]
+        to_mask = words < self._to_mask
+        tokens[positions[to_mask]] = self._mask_id
+        to_random = (words < self._to_random) & ~to_mask
+        low = words[to_random] & np.uint64(_UNIT - 1)
+        tokens[positions[to_random]] = self._ordinary[(low * np.uint64(len(self._ordinary))) >> np.uint64(32)]
+        return positions, targets
+
+
+def _bound(share: float) -> np.uint64:
+    """A word is below it where its upper half, as a fraction of 2^32, is below `share`: words are compared whole."""
+    return np.uint64(min(round(share * _UNIT) << 32, (1 << 64) - 1))
 
 
 def _inside(ids: Sequence[int], vocab_size: int) -> list[int]:

@@ -29,13 +29,19 @@ def choose(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:
     again. The first in the queue is always taken, so a piece waits for at most as many rows as there were pieces before
     it.
     """
-    in_turn = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
-    room -= int(lengths[:in_turn].sum())
+    ends = lengths.cumsum()
+    in_turn = int(ends.searchsorted(room, side="right"))
     chosen = list(range(in_turn))
-    fitting = in_turn + np.flatnonzero(lengths[in_turn:] <= room)
+    if in_turn:
+        room -= int(ends[in_turn - 1])
+    rest = lengths[in_turn:]
+    places = (rest <= room).nonzero()[0]
+    fitting = rest[places]
     while len(fitting):
-        best = int(fitting[lengths[fitting].argmax()])
-        chosen.append(best)
-        room -= int(lengths[best])
-        fitting = fitting[(lengths[fitting] <= room) & (fitting != best)]
+        best = int(fitting.argmax())
+        chosen.append(in_turn + int(places[best]))
+        room -= int(fitting[best])
+        fitting[best] = room + 1
+        left = fitting <= room
+        fitting, places = fitting[left], places[left]
     return np.array(chosen, np.int64)

@@ -1,8 +1,9 @@
 """Rows from MDS data sets, in S3 or a folder, through a cache of verified shards on the local disk.
 
-The streaming library downloads, verifies, decompresses and decodes; its own order of samples is not used. Processes of
-one machine share the cache: a shard is prepared in a staging folder under a lock and moved into place when it is
-whole, so whatever is killed leaves nothing that a later run could take for a shard.
+The streaming library downloads, verifies and decompresses; its own order of samples is not used, and where all shards
+are cached it is not even imported. Processes of one machine share the cache: a shard is prepared in a staging folder
+under a lock and moved into place when it is whole, so whatever is killed leaves nothing that a later run could take for
+a shard.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbert import storage
+from mmbert.data.mds import COLUMNS, decode_row
 from mmbert.errors import InfrastructureError, UserError
 
 _LOCKS = 64  # lock files a data set: few files, and little waiting of one shard for another
@@ -97,8 +99,9 @@ def _entries(uri: str, index: bytes) -> tuple[tuple[bytes, ...], list[int]]:
 
 
 def _check_entry(uri: str, entry: dict[str, Any]) -> None:
-    if not {"tokens", "lengths"} <= set(entry.get("column_names", [])):
-        raise UserError(f"{uri}: it lacks the columns 'tokens' and 'lengths'; write it with `mmbert run tokenize`")
+    columns = dict(zip(entry.get("column_names", []), entry.get("column_encodings", []), strict=False))
+    if columns != COLUMNS:
+        raise UserError(f"{uri}: its columns are {columns}, not {COLUMNS}; write it with `mmbert run tokenize`")
     if not entry["hashes"]:
         raise UserError(f"{uri}: its shards have no checksums; write the data set with hashes, such as ['xxh64']")
 
@@ -114,7 +117,6 @@ def _parsed(uri: str, data: bytes, hook: Callable[[dict[str, Any]], Any] | None 
 class _OpenShard:
     data: mmap.mmap
     offsets: NDArray[np.uint32]
-    reader: Any
 
 
 class ShardReader:
@@ -141,8 +143,11 @@ class ShardReader:
         number = int(np.searchsorted(data_set.begins, row, side="right")) - 1
         shard = self._shard(data_set, number)
         begin, end = shard.offsets[row - int(data_set.begins[number]) :][:2].tolist()
-        sample = shard.reader.decode_sample(shard.data[begin:end])
-        tokens, lengths = sample["tokens"], sample["lengths"].astype(np.int64)
+        try:
+            tokens, documents = decode_row(shard.data[begin:end])
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{data_set.uri}: row {row} is damaged: {error}; tokenize again") from error
+        lengths = documents.astype(np.int64)
         if not len(tokens) or lengths.sum() != len(tokens):
             raise UserError(
                 f"{data_set.uri}: row {row} has {len(tokens)} tokens, but its documents' lengths add up to "
@@ -178,8 +183,6 @@ class ShardReader:
 
 def _open_shard(data_set: DataSet, number: int, cache: Path) -> _OpenShard:
     """Open a shard from the cache, or bring it there first."""
-    from streaming.base.format import reader_from_json
-
     entry = json.loads(data_set.shards[number])
     basename, size = entry["raw_data"]["basename"], entry["raw_data"]["bytes"]
     folder = cache / data_set.digest
@@ -191,7 +194,7 @@ def _open_shard(data_set: DataSet, number: int, cache: Path) -> _OpenShard:
     with file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     offsets = np.frombuffer(data, np.uint32, entry["samples"] + 1, offset=4)
-    return _OpenShard(data, offsets, reader_from_json(str(folder), "", entry))
+    return _OpenShard(data, offsets)
 
 
 def _cached(path: Path, size: int) -> BinaryIO | None:

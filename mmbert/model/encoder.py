@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor, nn
 
-from mmbert.model.attention import AttentionPlan, packed_attention, pair_rotary_rows, rotary_turns
+from mmbert.model.attention import Plan, attention_backend
 from mmbert.model.config import EncoderConfig
 
 
@@ -34,6 +34,16 @@ class _GatedGelu(torch.autograd.Function):
         torch.mul(F.gelu(value), grads[0], out=grad_gate)
         grad_value.copy_(torch.ops.aten.gelu_backward(grads[0] * gate, value))
         return grad
+
+
+def gated_gelu(projected: Tensor) -> Tensor:
+    """gelu(first half) * second half of [tokens, 2 x width]."""
+    if torch.compiler.is_compiling():
+        # A compiler fuses and recomputes by itself.
+        value, gate = projected.chunk(2, dim=-1)
+        return F.gelu(value) * gate
+    gated: Tensor = _GatedGelu.apply(projected)  # type: ignore[no-untyped-call]
+    return gated
 
 
 def layer_norm(config: EncoderConfig) -> nn.LayerNorm:
@@ -62,9 +72,8 @@ class Attention(nn.Module):
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.dropout = nn.Dropout(config.attention_output_dropout)
 
-    def forward(self, hidden: Tensor, plan: AttentionPlan, rotary: dict[float, Tensor], rows: Tensor | None) -> Tensor:
-        qkv = F.linear(hidden, pair_rotary_rows(self.Wqkv.weight, self.heads))
-        mixed = packed_attention(qkv, rotary[self.theta], self.heads, plan, self.window)
+    def forward(self, hidden: Tensor, plan: Plan, rows: Tensor | None) -> Tensor:
+        mixed = plan.attend(hidden, self.Wqkv.weight, self.heads, self.theta, self.window)
         if rows is not None:
             mixed = mixed.index_select(0, rows)
         projected: Tensor = self.dropout(self.Wo(mixed))
@@ -79,8 +88,7 @@ class GatedMlp(nn.Module):
         self.dropout = nn.Dropout(config.mlp_dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        gated = _GatedGelu.apply(self.Wi(hidden))  # type: ignore[no-untyped-call]
-        projected: Tensor = self.Wo(self.dropout(gated))
+        projected: Tensor = self.Wo(self.dropout(gated_gelu(self.Wi(hidden))))
         return projected
 
 
@@ -92,11 +100,9 @@ class Layer(nn.Module):
         self.mlp_norm = layer_norm(config)
         self.mlp = GatedMlp(config)
 
-    def forward(
-        self, hidden: Tensor, plan: AttentionPlan, rotary: dict[float, Tensor], rows: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, plan: Plan, rows: Tensor | None = None) -> Tensor:
         """[tokens, width] -> the same; with `rows`, only these rows are computed past the attention and returned."""
-        attended: Tensor = self.attn(self.attn_norm(hidden), plan, rotary, rows)
+        attended: Tensor = self.attn(self.attn_norm(hidden), plan, rows)
         hidden = attended + (hidden if rows is None else hidden.index_select(0, rows))
         output: Tensor = hidden + self.mlp(self.mlp_norm(hidden))
         return output
@@ -109,9 +115,12 @@ class Layers(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, config: EncoderConfig) -> None:
+    """`attention` names a back end (`mmbert.model.attention`); it is no part of the configuration or the weights."""
+
+    def __init__(self, config: EncoderConfig, attention: str = "sdpa") -> None:
         super().__init__()
         self.config = config
+        self.attention = attention_backend(attention)
         self.embeddings = Embeddings(config)
         self.encoder = Layers(config)
         self.final_norm = layer_norm(config)
@@ -122,12 +131,10 @@ class Encoder(nn.Module):
         `input_ids` [tokens] int64; `cu_seqlens` [segments + 1] int32, from 0 to the number of tokens; `max_seqlen` at
         least the longest segment. Tokens see their own segment only, and positions restart in each.
         """
-        plan = AttentionPlan(cu_seqlens, max_seqlen)
-        thetas = {self.config.global_rope_theta, self.config.local_rope_theta}
-        rotary = {theta: rotary_turns(plan.positions, theta, self.config.head_dim) for theta in thetas}
         hidden = self.embeddings(input_ids)
+        plan = self.attention.plan(cu_seqlens, max_seqlen, hidden)
         for layer in self.encoder.layers[:-1]:
-            hidden = layer(hidden, plan, rotary)
-        hidden = self.encoder.layers[-1](hidden, plan, rotary, rows)
+            hidden = layer(hidden, plan)
+        hidden = self.encoder.layers[-1](hidden, plan, rows)
         normed: Tensor = self.final_norm(hidden)
         return normed

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor, nn
 
@@ -29,18 +30,37 @@ class PredictionHead(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """The encoder with its masked-LM head; `initialization.new_model` makes one that is ready to train.
 
+    `attention` names the attention's back end (`mmbert.model.attention`).
+
     Everywhere: `input_ids` [tokens] int64, all segments in one row; `cu_seqlens` [segments + 1] int32, their borders,
     from 0 to the number of tokens; `max_seqlen` at least the longest segment. Trailing padding is a segment of its own,
     or absent.
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, attention: str = "sdpa") -> None:
         super().__init__()
         self.config = config
-        self.bert = Encoder(config)
+        self.bert = Encoder(config, attention)
         self.head = PredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.decoder.weight = self.bert.embeddings.tok_embeddings.weight
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def compile_for_training(self, backend: str = "inductor") -> None:
+        """Compile encoder and head as `forward` calls them; `encode` and the names of weights stay as they are.
+
+        Batches should have one shape (`mmbert.loader.batch.fixed_shape`): each further one is compiled anew. The loss,
+        which has kernels of its own, stays outside.
+        """
+        self._compiled = torch.compile(self._masked_hidden, fullgraph=True, dynamic=False, backend=backend)
+
+    def masked_hidden(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor) -> Tensor:
+        """What the decoder takes, [n, hidden_size], at the tokens `masked_indices` [n]."""
+        return (self._compiled or self._masked_hidden)(input_ids, cu_seqlens, max_seqlen, masked_indices)
+
+    def _masked_hidden(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor) -> Tensor:
+        hidden: Tensor = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices))
+        return hidden
 
     def encode(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
         """Hidden states [tokens, hidden_size] after the final norm."""
@@ -60,7 +80,7 @@ class MaskedLanguageModel(nn.Module):
         Rows whose target is IGNORED count nothing. Only masked tokens leave the last layer's attention: nothing else
         reaches the loss.
         """
-        hidden = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices))
+        hidden = self.masked_hidden(input_ids, cu_seqlens, max_seqlen, masked_indices)
         return linear_cross_entropy(hidden, self.decoder.weight, self.decoder.bias, targets)
 
     def weights(self) -> dict[str, Tensor]:

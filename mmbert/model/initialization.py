@@ -11,10 +11,10 @@ from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 
 
-def new_model(config: EncoderConfig, seed: int) -> MaskedLanguageModel:
+def new_model(config: EncoderConfig, seed: int, attention: str = "sdpa") -> MaskedLanguageModel:
     """An untrained model on the CPU; the same seed gives the same weights, and the global generator is left alone."""
     with torch.device("meta"):
-        model = MaskedLanguageModel(config)
+        model = MaskedLanguageModel(config, attention)
     model = model.to_empty(device="cpu")
     model.decoder.weight = model.bert.embeddings.tok_embeddings.weight
     initialize(model, torch.Generator().manual_seed(seed))

@@ -539,6 +539,23 @@ class Optimizer(Section):
     eps: float = Field(1e-8, gt=0)
 
 
+class BadBatches(Section):
+    """What happens to a batch whose update would spoil the weights: `stop` before it, or `skip` it.
+
+    A skipped batch changes neither weights nor optimiser; the schedule's clock goes on.
+    """
+
+    nan: Literal["stop", "skip"] = Field("stop", description="where the loss or the gradient norm is no finite number")
+    spike: Literal["ignore", "stop", "skip"] = Field(
+        "ignore",
+        description="where the loss or the gradient norm is spike_sigmas standard deviations above its mean of the "
+        "last spike_window batches",
+    )
+    spike_sigmas: float = Field(6.0, gt=0, allow_inf_nan=False)
+    spike_window: int = Field(128, gt=1, description="batches; before so many were seen, nothing is a spike")
+    max_skipped: int = Field(8, gt=0, description="batches skipped in a row at most; one more stops the phase")
+
+
 class Training(Section):
     lanes: int = Field(
         gt=0,
@@ -548,7 +565,17 @@ class Training(Section):
         131_072, description="how far a lane spreads the documents of a row, in tokens"
     )
     workers: int = Field(1, ge=0, description="loader processes a training process")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="of matrix products on a GPU, by autocast; a CPU always computes in fp32"
+    )
+    attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = Field(
+        "auto", description="the attention's back end; auto: the first of these that can run (docs/performance.md)"
+    )
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="whether encoder and head are compiled; auto: on a GPU, unless attention is sdpa"
+    )
+    bad_batches: BadBatches = BadBatches()
     checkpoint_tokens: PositiveTokens = Field(10 * 10**9, description="tokens between two resume checkpoints")
     keep_checkpoints: int = Field(10, gt=0, description="resume checkpoints kept, the newest ones")
     permanent_checkpoint_tokens: PositiveTokens | None = Field(

@@ -1,24 +1,40 @@
-"""From a checkpoint artifact to a Hugging Face folder that passed the parity gate."""
+"""From a checkpoint to a Hugging Face folder that passed the parity gate: as a component, and as a command."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from mmbert.artifacts import Artifact
+import torch
+from torch import Tensor
+
+from mmbert import storage
+from mmbert.artifacts import MANIFEST, Artifact
 from mmbert.data.mixture import resolve_languages
-from mmbert.data.tokenizer import read_tokenizer
+from mmbert.data.tokenizer import TOKENIZER_FILE, read_tokenizer
+from mmbert.errors import UserError
 from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
-from mmbert.model.config import config_from_recipe
-from mmbert.model.initialization import new_model
+from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
-from mmbert.release import checkpoints
-from mmbert.release.hugging_face import check_parity, export
-from mmbert.release.model_card import PhaseSummary, model_card
+from mmbert.release import checkpoints, sources
+from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
+from mmbert.release.loading import model_of
+from mmbert.release.model_card import PhaseSummary, model_card, usage
+from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
+DEFAULT_TOLERANCE = 1e-4
 _PARITY_LANGUAGES = 24
+# Lengths of made-up samples where there is no held-out text; the longest is beyond any window and worth of a rotation.
+_SAMPLE_LENGTHS = (2, 41, 131, 400, 1024)
 
 
 def convert_checkpoint(
@@ -34,11 +50,132 @@ def convert_checkpoint(
     documents = read_held_out(held_out)
     length = max(p.max_seq_len for p in (recipe.phases.pretrain, recipe.phases.extend, recipe.phases.decay))
     card = _card(recipe, checkpoint, documents, sum(w.numel() for w in weights.values()))
-    export(weights, config, tokenizer, length, out, card=card)
-    model = new_model(config, recipe.seed)
-    model.load_weights(weights)
-    report = check_parity(out, model.eval(), _samples(documents, tokenizer, length), recipe.release.parity_tolerance)
+    samples = _samples(documents, tokenizer, length)
+    report = _export_checked(weights, config, tokenizer, length, samples, recipe.release.parity_tolerance, card, out)
     return {f"parity.{name}": float(value) for name, value in asdict(report).items()}
+
+
+def convert_to_folder(
+    checkpoint: str, out: str, tokenizer: str, recipe: Recipe | None, max_seq_len: int | None
+) -> ParityReport:
+    """Write a checkpoint of any form of `sources` as a Hugging Face folder: whole, and past the parity gate, or not at
+    all.
+
+    All are paths or s3:// URIs; `tokenizer` may be empty where the checkpoint carries its own. `recipe` is needed where
+    the checkpoint does not state its configuration. `max_seq_len` is the longest context trained for, in tokens; None
+    for what the checkpoint states. Raises UserError where `out` holds anything, the checkpoint is refused, damaged or
+    of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
+    """
+    with _new_folder(out) as (folder, scratch):
+        found = sources.read(sources.fetch(checkpoint, scratch / "checkpoint"), checkpoint)
+        config = _config(found, recipe, checkpoint)
+        checkpoints.check_weights(found.weights, config, checkpoint)
+        words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
+        if found.by_original and max_seq_len is None:
+            print(
+                f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
+                "configuration's default and not what it trained with, so give --max-seq-len for a real model"
+            )
+        length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
+        if not length:
+            raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
+        tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
+        name = out.rstrip("/").rpartition("/")[2]
+        card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
+        samples = _made_up_samples(config, length)
+        return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
+
+
+def _export_checked(
+    weights: dict[str, Tensor],
+    config: EncoderConfig,
+    tokenizer: Path,
+    length: int,
+    samples: Sequence[Sequence[int]],
+    tolerance: float,
+    card: str,
+    out: Path,
+) -> ParityReport:
+    export(weights, config, tokenizer, length, out, card=card)
+    return check_parity(out, model_of(weights, config), samples, tolerance)
+
+
+@contextlib.contextmanager
+def _new_folder(out: str) -> Iterator[tuple[Path, Path]]:
+    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
+    if storage.list_files(out) or (not storage.is_s3(out) and Path(out).exists() and not Path(out).is_dir()):
+        raise UserError(f"{out}: there are files here already; choose a new folder, or empty this one")
+    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
+        if storage.is_s3(out):
+            folder = Path(scratch, "model")
+            yield folder, Path(scratch)
+            # Nothing loads a folder without its configuration, so that comes last.
+            for path in sorted(folder.iterdir(), key=lambda p: p.name == "config.json"):
+                storage.upload(storage.join(out, path.name), path)
+            return
+        target = Path(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            yield beside, Path(scratch)
+            beside.replace(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:
+    """What the checkpoint states; where it is silent, the recipe with the rotary bases of its last phase."""
+    known = {field.name for field in fields(EncoderConfig)}
+    stated: dict[str, Any] = {key: value for key, value in found.config.items() if key in known}
+    if recipe is not None:
+        checkpoints.check_shape({**checkpoints.shape_of(found.weights), **stated}, recipe.model, where)
+        return EncoderConfig(**{**asdict(config_from_recipe(recipe.model, recipe.phases.decay.rope_theta)), **stated})
+    if "num_attention_heads" not in stated or "global_rope_theta" not in stated:
+        raise UserError(f"{where}: it does not state its model's configuration; give the recipe with --recipe")
+    return EncoderConfig(**stated)
+
+
+def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where: str) -> Path:
+    """The local folder of the tokenizer: the given one, held against the checkpoint's own where it has one."""
+    if not tokenizer:
+        if not found.tokenizer:
+            raise UserError(f"{where}: it carries no tokenizer; give the one that it was trained with, --tokenizer DIR")
+        scratch.mkdir()
+        (scratch / TOKENIZER_FILE).write_text(json.dumps(found.tokenizer), "utf-8")
+        return scratch
+    folder = Path(tokenizer)
+    if storage.is_s3(tokenizer) or storage.exists(storage.join(tokenizer, MANIFEST)):
+        folder = sources.fetch_tokenizer(tokenizer, scratch)
+    read_tokenizer(folder)
+    ours, theirs = vocabulary(read_json(folder / TOKENIZER_FILE)), vocabulary(found.tokenizer)
+    if found.tokenizer and ours != theirs:
+        token = min({token for token, number in (ours.items() ^ theirs.items())}, key=lambda t: (theirs.get(t, -1), t))
+        raise UserError(
+            f"{tokenizer}: not the tokenizer that the checkpoint carries: it has {len(ours):,} tokens, the "
+            f"checkpoint's {len(theirs):,}; '{token}' has id {ours.get(token)} here and {theirs.get(token)} there. "
+            "Give the right folder, or leave --tokenizer out"
+        )
+    return folder
+
+
+def _made_up_samples(config: EncoderConfig, length: int) -> list[list[int]]:
+    special = {config.pad_token_id, config.eos_token_id, config.bos_token_id, config.unk_token_id, config.mask_token_id}
+    words = torch.tensor([n for n in range(config.vocab_size) if n not in special])
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for wanted in _SAMPLE_LENGTHS:
+        drawn = torch.randint(len(words), (min(wanted, length) - 2,), generator=generator)
+        samples.append([config.bos_token_id, *words[drawn].tolist(), config.eos_token_id])
+    return samples
+
+
+def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) -> str:
+    front = "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [modernbert, masked-lm]\n---\n\n"
+    return (
+        f"{front}# {name}\n\nAn encoder of {parameters:,} parameters, converted from `{source.rpartition('/')[2]}`. "
+        f"RoPE theta: {config.global_rope_theta:,.0f} in global layers, {config.local_rope_theta:,.0f} in local ones."
+        f"\n\n## How to use it\n\n{usage(name, '<mask>')}\n"
+    )
 
 
 def _samples(documents: HeldOut, tokenizer: Path, length: int) -> list[list[int]]:

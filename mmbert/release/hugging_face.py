@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from mmbert.model.config import EncoderConfig
 from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
 from mmbert.release.checkpoints import check_weights, save_weights
 
+CONFIG = "config.json"
+MODEL_WEIGHTS = "model.safetensors"
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 _MASK_EVERY = 7  # the parity gate masks this share of each sample
 
 
@@ -36,7 +40,7 @@ def from_hugging_face_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def model_config(config: EncoderConfig, max_position_embeddings: int) -> dict[str, Any]:
     """`config.json`, with the keys of transformers 5 (layer types, rotary parameters) and those of 4.48 to 4.57."""
-    kinds = ["full_attention" if config.is_global(n) else "sliding_attention" for n in range(config.num_hidden_layers)]
+    kinds = [_FULL if config.is_global(n) else _SLIDING for n in range(config.num_hidden_layers)]
     return {
         "architectures": ["ModernBertForMaskedLM"],
         "model_type": "modernbert",
@@ -70,8 +74,8 @@ def model_config(config: EncoderConfig, max_position_embeddings: int) -> dict[st
         "global_attn_every_n_layers": config.global_attn_every_n_layers,
         "layer_types": kinds,
         "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": config.global_rope_theta},
-            "sliding_attention": {"rope_type": "default", "rope_theta": config.local_rope_theta},
+            _FULL: {"rope_type": "default", "rope_theta": config.global_rope_theta},
+            _SLIDING: {"rope_type": "default", "rope_theta": config.local_rope_theta},
         },
         "global_rope_theta": config.global_rope_theta,
         "local_rope_theta": config.local_rope_theta,
@@ -81,6 +85,55 @@ def model_config(config: EncoderConfig, max_position_embeddings: int) -> dict[st
         "cls_token_id": config.bos_token_id,
         "sep_token_id": config.eos_token_id,
         "mask_token_id": config.mask_token_id,
+    }
+
+
+# Settings of a ModernBERT that change what it computes, and the one value of each that this project's encoder has.
+_FIXED = {
+    "model_type": "modernbert",
+    "hidden_activation": "gelu",
+    "classifier_activation": "gelu",
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+    "attention_dropout": 0.0,
+    "tie_word_embeddings": True,
+}
+_SAME_NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "norm_eps")
+_SPECIAL = ("pad_token_id", "eos_token_id", "bos_token_id", "mask_token_id")
+
+
+def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of `EncoderConfig` that a ModernBERT's `config.json` gives, of transformers 4.48 or later.
+
+    Raises UserError naming the key where the model has parts that this project's encoder does not.
+    """
+    for key, value in _FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{where}: its config.json has {key} {config[key]!r}; only {value!r} is supported")
+    missing = [key for key in (*_SAME_NAMES, "local_attention") if key not in config]
+    if missing:
+        raise UserError(f"{where}: its config.json lacks {missing[0]}; is it a ModernBERT's?")
+    rope = config.get("rope_parameters") or {}
+    theta = (rope.get(_FULL) or {}).get("rope_theta", config.get("global_rope_theta"))
+    local = (rope.get(_SLIDING) or {}).get("rope_theta", config.get("local_rope_theta"))
+    if theta is None:
+        raise UserError(f"{where}: its config.json has neither rope_parameters nor global_rope_theta")
+    every = config.get("global_attn_every_n_layers", 3)
+    kinds = [_FULL if n % every == 0 else _SLIDING for n in range(config["num_hidden_layers"])]
+    if config.get("layer_types", kinds) != kinds:
+        raise UserError(f"{where}: its config.json has layer_types that are not one global layer in every {every}")
+    stated = {key: config[key] for key in (*_SAME_NAMES, *(k for k in _SPECIAL if config.get(k) is not None))}
+    return {
+        **stated,
+        "global_attn_every_n_layers": every,
+        "sliding_window": config["local_attention"],
+        "embedding_dropout": config.get("embedding_dropout", 0.0),
+        "mlp_dropout": config.get("mlp_dropout", 0.0),
+        "global_rope_theta": float(theta),
+        "local_rope_theta": float(theta if local in (None, -1) else local),
     }
 
 
@@ -102,8 +155,8 @@ def export(
     check_weights(weights, config, "export")
     tokenizer, tokenizer_config = _tokenizer_files(tokenizer_dir, config, max_position_embeddings)
     out_dir.mkdir(parents=True, exist_ok=True)
-    save_weights(to_hugging_face_names(weights), out_dir / "model.safetensors")
-    _write_json(out_dir / "config.json", model_config(config, max_position_embeddings))
+    save_weights(to_hugging_face_names(weights), out_dir / MODEL_WEIGHTS)
+    _write_json(out_dir / CONFIG, model_config(config, max_position_embeddings))
     _write_json(out_dir / "tokenizer.json", tokenizer)
     _write_json(out_dir / "tokenizer_config.json", tokenizer_config)
     _write_json(
@@ -121,7 +174,7 @@ def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tu
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{path}: no such file; a release needs the tokenizer that the model was trained with")
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = read_json(path)
     added = {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
     ids = {
         "pad": config.pad_token_id,
@@ -135,6 +188,12 @@ def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tu
             raise UserError(
                 f"{path}: no added token has id {number}, the model's {kind} token; is it another model's tokenizer?"
             )
+    largest = max(vocabulary(tokenizer).values())
+    if largest >= config.vocab_size:
+        raise UserError(
+            f"{path}: its largest id is {largest}, the model's vocab_size {config.vocab_size}; is it another model's "
+            "tokenizer?"
+        )
     tokens = {kind: added[number] for kind, number in ids.items()}
     for token in tokenizer["added_tokens"]:
         token["special"] = token["special"] or token["id"] in ids.values()
@@ -150,6 +209,25 @@ def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tu
         "sep_token": tokens["eos"],
     }
     return tokenizer, tokenizer_config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError where the file holds no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged or not JSON ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a JSON object is needed here")
+    return value
+
+
+def vocabulary(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Token -> id of a `tokenizer.json`'s content; a Unigram model lists its pieces in the order of their ids."""
+    model = tokenizer.get("model") or {}
+    pieces = model.get("vocab") or {}
+    listed = pieces if isinstance(pieces, Mapping) else {piece[0]: number for number, piece in enumerate(pieces)}
+    return {**listed, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}}
 
 
 def _framing(bos: str, bos_id: int, eos: str, eos_id: int) -> dict[str, Any]:
@@ -191,31 +269,43 @@ def check_parity(
     """
     from transformers import AutoModelForMaskedLM
 
-    samples = [torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)]
+    samples = sorted((torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)), key=len)
     if not samples:
         raise UserError("parity: there is no sample to compare on")
     exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
     was_training = model.training
     model.eval()
-    lengths = torch.tensor([len(sample) for sample in samples])
-    packed = torch.cat(samples)
-    places = torch.cat([torch.arange(len(sample)) for sample in samples])
-    masked = (places % _MASK_EVERY == _MASK_EVERY // 2).nonzero().squeeze(1)
-    packed[masked] = model.config.mask_token_id
-    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int()
+    masked_places = [(torch.arange(len(sample)) % _MASK_EVERY == _MASK_EVERY // 2) for sample in samples]
+    samples = [s.masked_fill(m, model.config.mask_token_id) for s, m in zip(samples, masked_places, strict=True)]
+    packed, masked = torch.cat(samples), torch.cat(masked_places).nonzero().squeeze(1)
+    lengths = [len(sample) for sample in samples]
+    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
     ours, theirs = _Recorder(_blocks(model, "bert", "bert.encoder")), _Recorder(_blocks(exported, "model", "model"))
-    with ours, theirs:
-        hidden = model.encode(packed, cu_seqlens, int(lengths.max()))
+    with ours:
+        hidden = model.encode(packed, cu_seqlens, max(lengths))
         logits = model.masked_logits(hidden, masked)
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
-        padded = torch.full(real.shape, model.config.pad_token_id)
-        padded[real] = packed
-        exported_logits = exported(input_ids=padded, attention_mask=real.long()).logits[real][masked]
+    reals = []
+    with theirs:
+        for batch in _alike(samples):
+            real = torch.arange(len(batch[-1])) < torch.tensor([len(sample) for sample in batch])[:, None]
+            padded = torch.full(real.shape, model.config.pad_token_id)
+            padded[real] = torch.cat(batch)
+            exported.model(input_ids=padded, attention_mask=real.long())
+            reals.append(real)
+    found = {
+        name: torch.cat([output[real] for output, real in zip(outputs, reals, strict=True)])
+        for name, outputs in theirs.outputs.items()
+    }
+    # Logits of every token of every sample would not fit into memory with a large vocabulary.
+    exported_logits = exported.decoder(exported.head(found["final_norm"][masked]))
+    whole = exported(input_ids=samples[0][None]).logits[0]
+    exported_whole = exported.decoder(exported.head(found["final_norm"][: lengths[0]]))
     model.train(was_training)
 
-    differences = {name: _difference(value, theirs.outputs[name][real]) for name, value in ours.outputs.items()}
+    differences = {name: _difference(value[0], found[name]) for name, value in ours.outputs.items()}
     differences["logits"] = _difference(logits, exported_logits)
+    differences["the whole of a sample's logits"] = _difference(exported_whole, whole)
     for name, difference in differences.items():
         if not difference <= tolerance:
             raise UserError(
@@ -223,6 +313,17 @@ def check_parity(
                 f"(tolerance {tolerance:.3g}; logits differ by {differences['logits']:.3g}); it must not be released"
             )
     return ParityReport(len(samples), len(packed), len(masked), differences["final_norm"], differences["logits"])
+
+
+def _alike(samples: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Batches of samples, which are sorted by length, with little padding in each but some."""
+    batch: list[Tensor] = []
+    for sample in samples:
+        if batch and len(sample) > 4 * len(batch[0]):
+            yield batch
+            batch = []
+        batch.append(sample)
+    yield batch
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -245,7 +346,7 @@ class _Recorder:
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = modules
-        self.outputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, list[Tensor]] = {}
 
     def __enter__(self) -> None:
         self._hooks = [module.register_forward_hook(self._keep(name)) for name, module in self.modules.items()]
@@ -256,6 +357,6 @@ class _Recorder:
 
     def _keep(self, name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.outputs[name] = output[0] if isinstance(output, tuple) else output
+            self.outputs.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)
 
         return keep

@@ -51,7 +51,7 @@ def model_card(
     sections = [
         f"# {name}\n\n{description}\n\nA multilingual encoder of {parameters:,} parameters, "
         f"trained on {len(languages)} languages.",
-        f"## How to use it\n\n{_usage(name, mask_token)}",
+        f"## How to use it\n\n{usage(name, mask_token)}",
         f"## Training\n\n{_phases(phases)}",
         f"## Data\n\n{_list(data)}",
     ]
@@ -63,7 +63,8 @@ def model_card(
     return f"---\n{header}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _usage(name: str, mask_token: str) -> str:
+def usage(name: str, mask_token: str) -> str:
+    """How to load and use the model, in Markdown."""
     return f"""```python
 from transformers import pipeline
 

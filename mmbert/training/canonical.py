@@ -46,19 +46,36 @@ def save_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 
 
 def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore moments and step counts, not the learning rate: a phase's rate is its recipe's."""
-    names = dict(model.named_parameters())
+    """Restore moments and step counts, not the learning rate: a phase's rate is its recipe's.
+
+    Raises UserError, naming the entry, where the file is damaged or not the whole state of this model's optimiser.
+    """
+    moments = checkpoints.load_tensors(path)
+    parameters = dict(model.named_parameters())
+    checkpoints.check_moments(moments, {name: p.detach() for name, p in parameters.items()}, path.name)
+    for key, value in moments.items():
+        name, _, slot = key.rpartition(".")
+        optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
     with safe_open(path, "pt") as stored:
-        steps = json.loads(stored.metadata()["steps"])
-        for key in stored.keys():  # noqa: SIM118 - safe_open is no mapping
-            name, _, slot = key.rpartition(".")
-            if name not in names:
-                raise UserError(f"{path.name}: holds state for '{name}', which the recipe's model does not have")
-            parameter = names[name]
-            optimizer.state[parameter][slot] = stored.get_tensor(key).to(parameter.device)
+        steps = json.loads((stored.metadata() or {}).get("steps", "[]"))
+    if len(steps) != len(optimizer.param_groups):
+        raise UserError(
+            f"{path.name}: step counts of {len(steps)} groups, the optimiser has {len(optimizer.param_groups)}"
+        )
     for group, step in zip(optimizer.param_groups, steps, strict=True):
         group["step"] = step
 
 
+def save_moments(path: Path, moments: dict[str, torch.Tensor], steps: int) -> None:
+    """An optimiser's state that is not in an optimiser: `<parameter>.<slot>`, both groups after `steps` steps."""
+    save_file({k: v.contiguous() for k, v in moments.items()}, path, metadata={"steps": json.dumps([steps, steps])})
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
+    """`training_state.json`.
+
+    Keys: `phase` and `variant`; `batches`, `rows` (of `max_seq_len` tokens, padding counted) and `tokens` since the
+    phase's start; `finished`, false where the phase is to be gone on with; `model`, the recipe's section, and
+    `rope_theta` and `max_seq_len` of the phase.
+    """
     path.write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", "utf-8")

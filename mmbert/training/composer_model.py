@@ -9,11 +9,20 @@ from composer.core import DataSpec
 from composer.models import ComposerModel
 from torch import Tensor
 
-from mmbert.loader.batch import Batch, split_microbatches
+from mmbert.loader.batch import Batch, BatchShape, fixed_shape, split_microbatches
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.loss import MaskedLoss
 
-TensorBatch = dict[str, Any]
+
+class TensorBatch(dict[str, Any]):
+    """What goes to the device of a loader's batch, by name; `whole` is the batch itself, which stays on the host.
+
+    Composer deep-copies every microbatch before it is computed. Nothing changes one here, and the copy of a view would
+    take the whole batch along, so a copy shares its tensors.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorBatch:
+        return TensorBatch(self)
 
 
 class ComposerEncoder(ComposerModel):
@@ -24,8 +33,9 @@ class ComposerEncoder(ComposerModel):
         self.model = model
 
     def forward(self, batch: TensorBatch) -> MaskedLoss:
+        borders = batch["whole"].cu_seqlens if self.model.bert.attention.host_borders else batch["cu_seqlens"]
         loss: MaskedLoss = self.model(
-            batch["input_ids"], batch["cu_seqlens"], batch["max_seqlen"], batch["masked_indices"], batch["targets"]
+            batch["input_ids"], borders, batch["max_seqlen"], batch["masked_indices"], batch["targets"]
         )
         return loss
 
@@ -34,37 +44,45 @@ class ComposerEncoder(ComposerModel):
 
         So the batch's loss is the mean over its masked tokens however it is split.
         """
-        return torch.div(outputs.total, max(1, batch["targets"].numel()))
+        return torch.div(outputs.total, max(1, batch["whole"].masked))
 
 
 def tensors_of(batch: Batch) -> TensorBatch:
     """The part of a loader's batch that goes to the device, and the counts that Composer asks for."""
-    return {
-        "input_ids": batch.input_ids,
-        "cu_seqlens": batch.cu_seqlens,
-        "max_seqlen": batch.max_seqlen,
-        "masked_indices": batch.masked_indices,
-        "targets": batch.targets,
-        "whole": batch,
-    }
+    return TensorBatch(
+        input_ids=batch.input_ids,
+        cu_seqlens=batch.cu_seqlens,
+        max_seqlen=batch.max_seqlen,
+        masked_indices=batch.masked_indices,
+        targets=batch.targets,
+        masked_streams=batch.masked_streams,
+        whole=batch,
+    )
 
 
-def data_spec(loader: Any) -> DataSpec:
-    """Rows are Composer's samples, real tokens its tokens, masked tokens what microbatches are weighted by."""
+def data_spec(loader: Any, shape: BatchShape | None = None, *, pinned: bool = False) -> DataSpec:
+    """Rows are Composer's samples, real tokens its tokens, masked tokens what microbatches are weighted by.
+
+    With a `shape`, every microbatch is filled up to it; `pinned` microbatches are copied to the device without waiting.
+    """
+
+    def split(batch: TensorBatch, microbatch_size: int | float) -> list[TensorBatch]:
+        parts = split_microbatches(batch["whole"], int(microbatch_size))
+        shaped = parts if shape is None else [fixed_shape(part, shape) for part in parts]
+        return [tensors_of(part.pin_memory() if pinned else part) for part in shaped]
+
     return DataSpec(
         loader,
-        split_batch=_split,
+        split_batch=split,
+        # Composer's copy to the device makes a plain dict of it.
+        microbatch_transforms=TensorBatch,
         get_num_samples_in_batch=lambda batch: batch["whole"].rows,
         get_num_tokens_in_batch=_token_counts,
     )
 
 
 def _token_counts(batch: TensorBatch) -> dict[str, int]:
-    return {"total": batch["whole"].tokens, "loss_generating": batch["targets"].numel()}
-
-
-def _split(batch: TensorBatch, microbatch_size: int | float) -> list[TensorBatch]:
-    return [tensors_of(part) for part in split_microbatches(batch["whole"], int(microbatch_size))]
+    return {"total": batch["whole"].tokens, "loss_generating": batch["whole"].masked}
 
 
 def seed_everything_for(batch_number: int, seed: int, rank: int) -> None:

@@ -19,7 +19,7 @@ from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import canonical, resume
-from mmbert.training.callbacks import HistoryPoint
+from mmbert.training.history import HistoryPoint
 
 HISTORY = "history.json"
 BITS_PER_BYTE = "bits_per_byte.json"
@@ -47,6 +47,8 @@ def save_state(
             "batches": int(timestamp.batch.value),
             "rows": int(timestamp.sample.value),
             "tokens": int(timestamp.token.value),
+            "finished": int(timestamp.token.value) >= settings.tokens,
+            "model": recipe.model.model_dump(),
             "rope_theta": settings.rope_theta.model_dump(),
             "max_seq_len": settings.max_seq_len,
         },

@@ -28,7 +28,8 @@ class StableAdamW(torch.optim.Optimizer):
     `lr` is the peak learning rate and is kept as `max_lr`; a scheduler sets each group's `lr`. At step t, with the
     debiased b = (beta^t - beta) / (beta^t - 1), per tensor: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
     step = lr / max(1, RMS), RMS = sqrt(mean(g^2 / max(v, eps^2))), p = p (1 - step / max_lr x weight_decay)
-    - step m / (sqrt(v) + eps). Nothing is read back from the device. Parameters and states are fp32.
+    - step m / (sqrt(v) + eps). Nothing is read back from the device. Parameters and states are fp32. A group
+    without any gradient takes no step and counts none.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class StableAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            group["step"] += 1
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
+                group["step"] += 1
                 self._step_group(group, parameters)
         return loss
 

@@ -10,24 +10,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from composer import Timestamp
+
 from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.errors import MmbertError, UserError
 from mmbert.loader.loader import build_loader
 from mmbert.loader.state import LoaderState
 from mmbert.model.config import config_from_recipe
-from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
 from mmbert.ranks import Alone
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
-from mmbert.training import canonical, finish, resume
-from mmbert.training.callbacks import History, HistoryPoint, LearningRate
-from mmbert.training.data import loader_settings, mixture_streams
-from mmbert.training.optimizer import StableAdamW
+from mmbert.training import finish, resume
+from mmbert.training.callbacks import LearningRate
+from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
+from mmbert.training.execution import choose_execution
+from mmbert.training.groups import language_groups
+from mmbert.training.guard import Guard
+from mmbert.training.history import History, HistoryPoint
+from mmbert.training.memory import out_of_memory_explained
+from mmbert.training.meter import Meter
 from mmbert.training.resume import CheckpointStore
 from mmbert.training.saving import COMPOSER, HISTORY, LOADER, Checkpoints, Progress, Snapshots
 from mmbert.training.schedules import lr_multiplier
+from mmbert.training.start import PhaseClock, fetch_start, start_from
 from mmbert.training.trainer import phase_optimizer, phase_trainer
 
 
@@ -57,21 +64,30 @@ def train_phase(
     """Train `phase` of the recipe and write its files into `output`.
 
     All of `ranks` call it; process 0 alone writes. Goes on from the newest resume checkpoint of this piece of work if
-    there is one. Raises UserError for inputs that do not fit the recipe, and for a loss that is no number,
-    InfrastructureError where a checkpoint cannot be stored.
+    there is one. Raises UserError for inputs that do not fit the recipe, for a batch that the recipe's bad_batches stop
+    at, and where memory runs out; InfrastructureError where a checkpoint cannot be stored.
     """
     settings: PhaseTraining = getattr(recipe.phases, phase)
     plan = inputs.mixture.read_json("mixture.json")
     if plan["phase"] != phase:
         raise UserError(f"{inputs.mixture.uri}: this mixture is for phase '{plan['phase']}', not '{phase}'")
-    model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed)
+    check_tokenizer(inputs.tokenizer, recipe.model)
+    execution = choose_execution(recipe.training)
+    model = new_model(config_from_recipe(recipe.model, settings.rope_theta), recipe.seed, execution.attention)
     optimizer = phase_optimizer(recipe, settings, model)
+    begin = PhaseClock()
     if inputs.start is not None:
-        _load_start(inputs.start, model, optimizer, cache / "files", ranks)
+        ranks.once_a_node(functools.partial(fetch_start, inputs.start, cache / "files"))
+        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
     found = _find_resume_point(output.uri, scratch, ranks)
     points = _points(found.folder / HISTORY) if found else []
-    history = History(run, recipe.training.log_every, settings.mask_probability, points)
+    streams = mixture_streams(plan["rows"], inputs.shards)
+    meter = Meter(model, language_groups(streams))
+    guard = Guard(
+        recipe.training.bad_batches, meter, [f"{s.source}/{s.language}" for s in streams], phase, output.uri, scratch
+    )
+    history = History(run, recipe.training.log_every, settings.mask_probability, points, guard, model.config)
     save_state = functools.partial(
         finish.save_state, recipe=recipe, phase=phase, variant=plan["variant"], model=model, optimizer=optimizer
     )
@@ -85,8 +101,8 @@ def train_phase(
         save_state,
     )
     loader = build_loader(
-        mixture_streams(plan["rows"], inputs.shards),
-        loader_settings(recipe, phase, cache / "shards"),
+        streams,
+        loader_settings(recipe, phase, cache / "shards", begin.rows),
         rank=ranks.rank,
         world_size=ranks.size,
         workers=recipe.training.workers,
@@ -95,19 +111,23 @@ def train_phase(
     schedule = functools.partial(lr_multiplier, schedule=settings.schedule, phase_tokens=settings.tokens)
     callbacks = [
         LearningRate(settings.learning_rate, schedule, recipe.seed),
+        meter,
+        guard,
         history,
         Progress(recipe.training.log_every, settings.tokens),
         Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch, model),
         checkpoints,
     ]
-    trainer = phase_trainer(
-        recipe, settings, model, optimizer, loader, callbacks, found.folder / COMPOSER if found else None
-    )
+    load_path = found.folder / COMPOSER if found else None
+    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, load_path, execution)
     checkpoints.trainer = trainer
-    if found and ranks.leads:
+    if not found:
+        trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)
+    elif ranks.leads:
         print(f"going on from {found.uri}: batch {found.batch:,}, {found.tokens:,} tokens", flush=True)
     try:
-        trainer.fit()
+        with out_of_memory_explained(recipe, phase):
+            trainer.fit()
     except BaseException:
         # Trainer.close waits for the other processes, which may have ended.
         trainer.engine.close()
@@ -151,13 +171,6 @@ def _find_resume_point(artifact_uri: str, scratch: Path, ranks: Alone) -> _Found
         return None
     point = resume.ResumePoint(**chosen)
     return _Found(point.uri, point.batch, point.tokens, Path(ranks.once_a_node(fetch)))
-
-
-def _load_start(start: Artifact, model: MaskedLanguageModel, optimizer: StableAdamW, cache: Path, ranks: Alone) -> None:
-    names = (canonical.WEIGHTS, canonical.OPTIMIZER)
-    weights, moments = ranks.once_a_node(lambda: [str(start.fetch(name, cache)) for name in names])
-    canonical.load_weights(Path(weights), model)
-    canonical.load_optimizer(Path(moments), model, optimizer)
 
 
 def _points(path: Path) -> list[HistoryPoint]:

@@ -15,7 +15,7 @@ from mmbert.loader.batch import Batch
 from mmbert.loader.state import LoaderState
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.training import canonical
-from mmbert.training.callbacks import History
+from mmbert.training.history import History
 from mmbert.training.resume import CheckpointStore, Saved
 
 COMPOSER = "composer.pt"

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from composer import Callback, Trainer
+from composer.utils import dist
 
 from mmbert.loader.loader import Loader
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
+from mmbert.training.data import phase_shape
+from mmbert.training.execution import Execution
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 
 _PRECISION = {"fp32": "fp32", "bf16": "amp_bf16"}
@@ -36,16 +39,23 @@ def phase_trainer(
     loader: Loader,
     callbacks: Sequence[Callback],
     load_path: Path | None,
+    execution: Execution,
 ) -> Trainer:
     """`load_path`: a Composer checkpoint of this phase to go on from."""
+    if dist.get_global_rank() == 0:
+        print(execution, flush=True)
+    if execution.compiled:
+        model.compile_for_training()
+    shape = phase_shape(recipe.model, settings) if execution.fixed_shapes else None
     return Trainer(
         model=ComposerEncoder(model),
         optimizers=optimizer,
-        train_dataloader=data_spec(_Converted(loader)),
+        train_dataloader=data_spec(_Converted(loader), shape, pinned=execution.device == "gpu"),
         max_duration=f"{settings.tokens}tok",
         device_train_microbatch_size=settings.batch.microbatch_size,
         accumulate_train_batch_on_tokens=True,
-        precision=_PRECISION[recipe.training.precision],
+        device=execution.device,
+        precision=_PRECISION[execution.precision],
         seed=recipe.seed,
         callbacks=list(callbacks),
         load_path=str(load_path) if load_path else None,

@@ -37,6 +37,14 @@ def test_a_recipe_is_shown_whole_and_validated(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("recipe", "validate", "tiny", "--set", "model.hidden_size=65"), "model"),
+        (
+            ("recipe", "validate", "tiny", "--set", "phases.pretrain.batch.global_batch_size=20"),
+            "phases.pretrain.batch.global_batch_size 20 is not a multiple of training.lanes 8",
+        ),
+        (
+            ("recipe", "validate", "tiny", "--set", "phases.extend.batch.microbatch_size=0"),
+            "phases.extend.batch.microbatch_size = 0",
+        ),
         (("recipe", "validate", "tiny", "--set", "nonsense"), "not of the form key.path=value"),
         (("recipe", "show", "nosuch"), "no preset 'nosuch'"),
         (("recipe", "validate", "absent.yaml"), "no such recipe file"),

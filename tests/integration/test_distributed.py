@@ -123,5 +123,18 @@ def test_a_lost_process_ends_the_others_as_infrastructure(small: SmallRun, tmp_p
     wait_until_gone(family, 15)
 
 
+def test_lanes_that_the_processes_cannot_share_end_with_2(small: SmallRun, tmp_path: Path) -> None:
+    preset = artifacts.open_artifact(small.recipe).remote("recipe.yaml")
+    changed = {"preset": preset, "overrides": ["training.lanes=1"]}
+    recipe = run_component(get_component("recipe"), changed, str(tmp_path / "root")).uri
+    line = small.command("train", str(tmp_path / "root"), {**small.train, "recipe": recipe})
+    with training(line, two(tmp_path)) as trainer:
+        code, said = trainer.end()
+    assert code == 2, said
+    assert said.count("error: 1 lanes cannot be shared evenly by 2 processes") == 1
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("checkpoint/*/manifest.json"))
+
+
 def is_second(process: psutil.Process) -> bool:
     return process.environ().get("RANK") == "1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from streaming import MDSWriter
@@ -158,6 +160,25 @@ def test_resume_at_any_step_with_other_processes(
         assert states[-1].to_bytes() == reference[1][step + 4].to_bytes()
 
 
+@pytest.mark.parametrize(("saved_by", "resumed_by"), [((1, 0), (4, 0)), ((2, 2), (1, 1))])
+def test_repeats_and_later_epochs_resume(
+    corpus, settings, saved_by: tuple[int, int], resumed_by: tuple[int, int]
+) -> None:
+    """Every stream is past its first epoch, the smallest has one row and is past its eighth."""
+    straight, states = global_batches(corpus, settings, 90)
+    last = states[-1].lanes.values()
+    draws = sum(lane.draws for lane in last)
+    rows = np.array([s.rows for s in build_loader(corpus, settings, 0, 1, 0)._streams])
+    assert (draws > rows).all()
+    assert (draws // rows)[2] >= 8
+    saved = global_batches(corpus, settings, 86, *saved_by)[1]
+    for step in (40, 85):
+        state = LoaderState.from_bytes(saved[step].to_bytes())
+        again, resumed = global_batches(corpus, settings, 4, *resumed_by, state=state)
+        assert again == straight[step + 1 : step + 5]
+        assert resumed[-1].to_bytes() == states[step + 4].to_bytes()
+
+
 def test_resume_reads_only_the_rows_that_wait(corpus, settings, reference) -> None:
     """No replay: the rows read to make the next batch do not grow with the step that is resumed."""
     reads: list[int] = []
@@ -219,21 +240,30 @@ def test_no_process_or_shared_memory_is_left(corpus, settings) -> None:
 
 
 def test_a_killed_run_leaves_nothing_in_the_way(corpus, settings, reference) -> None:
+    """SIGKILL from outside, with workers that have batches ready: they end by themselves, no shared memory is left, and
+    the next run makes the same batches from the same cache."""
     fresh = replace(settings, cache=settings.cache / "killed")
     fork = multiprocessing.get_context("fork")
-    ready = fork.Event()
+    receiver, sender = fork.Pipe(duplex=False)
+    before = shared_memory()
 
     def run() -> None:
         for batch in build_loader(corpus, fresh, 0, 1, 2):
             if batch.rows == 12:
-                ready.set()
+                sender.send([p.pid for p in multiprocessing.active_children()])
+                time.sleep(600)
 
     process = fork.Process(target=run)
     process.start()
-    assert ready.wait(60)
+    assert receiver.poll(60)
+    workers = [psutil.Process(pid) for pid in receiver.recv()]
+    assert len(workers) == 2
     process.kill()
     process.join()
     assert [rows_of(b) for b in take(build_loader(corpus, fresh, 0, 1, 2), 3)] == reference[0][:3]
+    _, alive = psutil.wait_procs(workers, timeout=60)  # torch's workers look for their parent every 5 s
+    assert not alive
+    assert shared_memory() <= before
 
 
 def test_batch_sizes_follow_the_warm_up(corpus, settings) -> None:

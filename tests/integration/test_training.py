@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -59,11 +60,43 @@ def test_learning_rate_and_padding_are_what_the_recipe_says(small: SmallRun, und
     assert all(point["padding_share"] < 0.1 for point in history)
 
 
+def with_overrides(run: SmallRun, root: Path, *overrides: str) -> str:
+    """URI of the run's recipe with changes."""
+    preset = str(Path(artifacts.open_artifact(run.recipe).remote("recipe.yaml")))
+    return run_component(get_component("recipe"), {"preset": preset, "overrides": list(overrides)}, str(root)).uri
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_ends_with_2(small: SmallRun, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    arguments = {**small.train, "recipe": with_overrides(small, root, "model.vocab_size=500")}
+    command = small.command("train", str(root), arguments)
+    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert found.returncode == 2, found.stderr
+    assert "the tokenizer's largest id is 599, but model.vocab_size is 500" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not list((root / "checkpoint").rglob("manifest.json"))
+
+
+def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small: SmallRun, tmp_path: Path) -> None:
+    """Rows hold different numbers of masked tokens: gradients of the microbatches' means would put the second step
+    off by 1e-4."""
+    losses = {}
+    for microbatch in (8, 3, 1):
+        overrides = (
+            f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
+            "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
+        )  # fmt: skip
+        recipe = with_overrides(small, tmp_path, *overrides)
+        arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
+        done = run_component(get_component("train"), arguments, str(tmp_path))
+        losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
+    for microbatch in (3, 1):
+        assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
+
+
 def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
     """The training's arguments with another number of loader processes: the same piece of work."""
-    preset = str(Path(artifacts.open_artifact(small.recipe).remote("recipe.yaml")))
-    arguments = {"preset": preset, "overrides": [f"training.workers={workers}"]}
-    return {**small.train, "recipe": run_component(get_component("recipe"), arguments, str(root)).uri}
+    return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
 
 
 @pytest.fixture(scope="module")

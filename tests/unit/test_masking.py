@@ -15,6 +15,12 @@ def _rule(probability: float, mask_special: bool = False) -> MaskingRule:
     return MaskingRule(probability, VOCAB, MASK, SPECIAL, mask_special)
 
 
+def _mask(tokens: np.ndarray, bits: np.ndarray, rule: MaskingRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masked tokens, positions, targets."""
+    masked = tokens.copy()
+    return masked, *Masker(rule)(masked, bits)
+
+
 def _tokens(count: int, low: int = 5) -> np.ndarray:
     return (random_bits(99, count) % np.uint64(VOCAB - low) + np.uint64(low)).astype(np.uint32)
 
@@ -23,7 +29,7 @@ def _tokens(count: int, low: int = 5) -> np.ndarray:
 def test_rates(probability: float) -> None:
     count = 400_000
     tokens = _tokens(count)
-    masked, positions, targets = Masker(_rule(probability))(tokens, random_bits(1, count))
+    masked, positions, targets = _mask(tokens, random_bits(1, count), _rule(probability))
     # Five standard deviations of a binomial rate.
     assert abs(len(positions) / count - probability) < 5 * (probability * (1 - probability) / count) ** 0.5
     replaced = masked[positions]
@@ -37,7 +43,7 @@ def test_random_replacements_come_from_the_whole_vocabulary_without_special_toke
     """The tokens are few and small, the replacements are not."""
     count = 400_000
     tokens = np.full(count, 7, np.uint32)
-    masked, positions, _ = Masker(_rule(0.9))(tokens, random_bits(2, count))
+    masked, positions, _ = _mask(tokens, random_bits(2, count), _rule(0.9))
     found = set(np.unique(masked[positions]).tolist())
     assert found == set(range(VOCAB)) - {0, 1, 2}
     random_ids = masked[positions][(masked[positions] != MASK) & (masked[positions] != 7)]
@@ -46,13 +52,11 @@ def test_random_replacements_come_from_the_whole_vocabulary_without_special_toke
 
 @given(tokens=st.lists(st.integers(0, VOCAB - 1), max_size=300), key=st.integers(0, 2**64), special=st.booleans())
 def test_targets_are_what_stood_there_and_nothing_else_changes(tokens: list[int], key: int, special: bool) -> None:
-    before = np.array(tokens, np.uint32)
-    original = before.copy()
-    masked, positions, targets = Masker(_rule(0.5, special))(before, random_bits(key, len(before)))
-    assert np.array_equal(before, original)
+    original = np.array(tokens, np.uint32)
+    masked, positions, targets = _mask(original, random_bits(key, len(original)), _rule(0.5, special))
     assert (np.diff(positions) > 0).all()
     assert np.array_equal(targets, original[positions])
-    elsewhere = np.setdiff1d(np.arange(len(before)), positions)
+    elsewhere = np.setdiff1d(np.arange(len(original)), positions)
     assert np.array_equal(masked[elsewhere], original[elsewhere])
     if not special:
         assert not np.isin(targets, SPECIAL).any()
@@ -61,8 +65,8 @@ def test_targets_are_what_stood_there_and_nothing_else_changes(tokens: list[int]
 def test_special_tokens_are_masked_only_when_asked() -> None:
     tokens = np.array(SPECIAL * 200, np.uint32)
     bits = random_bits(3, len(tokens))
-    assert len(Masker(_rule(0.5))(tokens, bits)[1]) == 0
-    assert len(Masker(_rule(0.5, mask_special=True))(tokens, bits)[1]) > 300
+    assert len(_mask(tokens, bits, _rule(0.5))[1]) == 0
+    assert len(_mask(tokens, bits, _rule(0.5, mask_special=True))[1]) > 300
 
 
 def test_special_tokens_outside_of_the_vocabulary_are_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmbert.errors import UserError
-from mmbert.model.attention import AttentionPlan, packed_attention, pair_rotary_rows, rotary_turns
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
@@ -24,6 +22,7 @@ from mmbert.recipe.schema import Model, RopeTheta
 from mmbert.release.checkpoints import load_weights
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
+BACKENDS = ["sdpa", "flex", "reference"]
 THETAS = [(10_000, 10_000), (160_000, 10_000), (160_000, 160_000)]
 
 
@@ -44,8 +43,10 @@ def weights() -> dict[str, Tensor]:
     return load_weights(ORIGINAL / "ep0-ba8-rank0.pt")
 
 
-def original_model(weights: dict[str, Tensor], thetas: tuple[float, float]) -> MaskedLanguageModel:
-    model = MaskedLanguageModel(original_config(*thetas))
+def original_model(
+    weights: dict[str, Tensor], thetas: tuple[float, float], attention: str = "sdpa"
+) -> MaskedLanguageModel:
+    model = MaskedLanguageModel(original_config(*thetas), attention)
     model.load_weights(weights)
     return model.eval()
 
@@ -57,11 +58,15 @@ def unpadded(reference: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     return reference["input_ids"].flatten()[real], reference["labels"].flatten()[real], cu_seqlens
 
 
+@pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("thetas", THETAS)
-def test_hidden_states_and_loss_are_the_originals(weights: dict[str, Tensor], thetas: tuple[int, int]) -> None:
+@pytest.mark.usefixtures("flex_learns_on_cpu")
+def test_hidden_states_and_loss_are_the_originals(
+    weights: dict[str, Tensor], thetas: tuple[int, int], attention: str
+) -> None:
     name = f"g{thetas[0]}_l{thetas[1]}"
     reference = load_file(ORIGINAL / f"ref_{name}.safetensors")
-    model = original_model(weights, thetas)
+    model = original_model(weights, thetas, attention)
     tokens, labels, cu_seqlens = unpadded(reference)
     with torch.no_grad():
         hidden = model.encode(tokens, cu_seqlens, 200)
@@ -77,12 +82,13 @@ def test_hidden_states_and_loss_are_the_originals(weights: dict[str, Tensor], th
     assert len(norms) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("attention", BACKENDS)
 @pytest.mark.parametrize("thetas", THETAS)
 def test_packed_row_with_a_padding_segment_is_the_originals(
-    weights: dict[str, Tensor], thetas: tuple[int, int]
+    weights: dict[str, Tensor], thetas: tuple[int, int], attention: str
 ) -> None:
     reference = load_file(ORIGINAL / f"ref_g{thetas[0]}_l{thetas[1]}.safetensors")
-    model = original_model(weights, thetas)
+    model = original_model(weights, thetas, attention)
     masked = (reference["packed_labels"] != -100).nonzero().squeeze(1)
     with torch.no_grad():
         hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
@@ -108,47 +114,6 @@ def test_configuration_takes_the_recipes_values() -> None:
     assert [config.is_global(n) for n in range(4)] == [True, False, False, True]
     with pytest.raises(UserError, match="sliding_window 7"):
         EncoderConfig(768, 64, 96, 7, 4, sliding_window=7)
-
-
-def naive_attention(qkv: Tensor, borders: list[int], heads: int, theta: float, window: int | None) -> Tensor:
-    """Segment by segment, with rotary positions half against half as the original writes them."""
-    out = torch.empty(len(qkv), qkv.shape[1] // 3, dtype=qkv.dtype)
-    for start, end in pairwise(borders):
-        q, k, v = qkv[start:end].view(end - start, 3, heads, qkv.shape[1] // (3 * heads)).permute(1, 2, 0, 3)
-        dim = q.shape[-1]
-        places = torch.arange(end - start)
-        angles = places[:, None] * theta ** (-torch.arange(0, dim, 2) / dim)
-        cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
-        q, k = (x * cos + torch.cat([-x[..., dim // 2 :], x[..., : dim // 2]], -1) * sin for x in (q, k))
-        scores = q @ k.transpose(1, 2) / dim**0.5
-        if window is not None:
-            far = (places[:, None] - places).abs() > window // 2
-            scores = scores.masked_fill(far, -torch.inf)
-        out[start:end] = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)
-    return out
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    lengths=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),
-    window=st.sampled_from([None, 2, 8, 16]),
-    seed=st.integers(0, 1000),
-)
-def test_attention_equals_attending_segment_by_segment(lengths: list[int], window: int | None, seed: int) -> None:
-    heads, dim, width = 2, 4, 6
-    generator = torch.Generator().manual_seed(seed)
-    borders = [0, *torch.tensor(lengths).cumsum(0).tolist()]
-    hidden = torch.randn(borders[-1], width, generator=generator)
-    weight = torch.randn(3 * heads * dim, width, generator=generator).requires_grad_()
-    plan = AttentionPlan(torch.tensor(borders, dtype=torch.int32), max(lengths))
-    qkv = hidden @ pair_rotary_rows(weight, heads).T
-    ours = packed_attention(qkv, rotary_turns(plan.positions, 100.0, dim), heads, plan, window)
-    plain = naive_attention(hidden @ weight.T, borders, heads, 100.0, window)
-    torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
-    towards = torch.randn(ours.shape, generator=generator)
-    (ours_gradient,) = torch.autograd.grad((ours * towards).sum(), weight)
-    (plain_gradient,) = torch.autograd.grad((plain * towards).sum(), weight)
-    torch.testing.assert_close(ours_gradient, plain_gradient, atol=1e-3, rtol=1e-3)
 
 
 @settings(max_examples=20, deadline=None)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mmbert.loader.lane import Lane, LaneSettings, Schedule, StreamRows
 from mmbert.loader.packing import choose, cut
+from mmbert.loader.state import LoaderState
 
 
 @given(documents=st.lists(st.integers(0, 90), max_size=20), longest=st.integers(1, 40))
@@ -30,6 +31,16 @@ def test_chosen_pieces_fit_and_leave_no_room_for_another(lengths: list[int], roo
     left = [n for i, n in enumerate(lengths) if i not in chosen]
     assert all(n > room - used for n in left)
     assert not lengths or 0 in chosen  # the oldest never waits
+
+
+def test_any_document_fits_into_the_smallest_microbatch() -> None:
+    """A document is cut at the sequence length, and a microbatch is one row or more: it always holds a document."""
+    corpus = Corpus([[[1_000], [70], [64]]])
+    lane = _lane(corpus, buffer_tokens=0, width=64)
+    rows = [lane.next_row() for _ in range(3 * 19)]  # 16 pieces of the long one, 2 and 1
+    assert max(len(row.tokens) for row in rows) == 64
+    seen = Counter(token for row in rows for token in row.tokens.tolist())
+    assert set(seen) == set(range(1_134))
 
 
 ROW_TOKENS = 64
@@ -165,6 +176,26 @@ def test_state_is_the_same_however_the_lane_got_there() -> None:
         assert a.emitted == b.emitted
         for name in ("consumed", "draws", "open_rows", "waiting"):
             assert np.array_equal(getattr(a, name), getattr(b, name))
+
+
+@settings(deadline=None, max_examples=60)
+@given(corpus=corpora, width=st.integers(8, 40), buffer_tokens=st.integers(0, 300), saves=st.sets(st.integers(1, 79)))
+def test_a_lane_resumes_anywhere_in_any_epoch(corpus: Corpus, width: int, buffer_tokens: int, saves: set[int]) -> None:
+    """Through bytes, as in a checkpoint. 80 rows of batch are several epochs of most of these corpora."""
+    schedule = Schedule(
+        corpus.streams([1.0 + i for i in range(len(corpus.documents))]),
+        LaneSettings(3, 2, width, buffer_tokens, "packed"),
+    )
+    straight = Lane(1, schedule, corpus.read)
+    resumed = Lane(1, schedule, corpus.read)
+    for number in range(80):
+        if number in saves:
+            saved = LoaderState("", {1: resumed.state()}).to_bytes()
+            resumed = Lane(1, schedule, corpus.read, LoaderState.from_bytes(saved).lanes[1])
+        a, b = straight.next_row(), resumed.next_row()
+        assert np.array_equal(a.tokens, b.tokens)
+        assert np.array_equal(a.lengths, b.lengths)
+        assert np.array_equal(a.streams, b.streams)
 
 
 def test_lanes_share_an_epoch_without_repeating_a_row() -> None:

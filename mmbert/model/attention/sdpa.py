@@ -1,19 +1,22 @@
-"""Attention over packed segments: the tokens of all segments in one row, their borders in `cu_seqlens`.
+"""The back end for CPU, and for any device without a variable-length kernel.
 
-The back end for CPU (and any device without a variable-length kernel) groups segments of similar length, gathers each
-group into a small padded batch for torch's scaled_dot_product_attention, and puts the results back. Which rows go where
-depends on the segments alone, so it is worked out once a microbatch (`AttentionPlan`) and shared by all layers.
+It groups segments of similar length, gathers each group into a small padded batch for torch's
+scaled_dot_product_attention, and puts the results back. Which rows go where depends on the segments alone, so it is
+worked out once a microbatch and shared by all layers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- torch's own spelling
 from torch import Tensor
+
+from mmbert.model.attention.rotary import pair_rotary, pair_rotary_rows, rotary_angles, turn_pairs
+from mmbert.model.attention.segments import places
 
 # A group takes segments down to this share of its longest. Measured on segments of 45 tokens on average: narrower
 # groups cost more calls than they save padding, wider ones the reverse.
@@ -51,28 +54,41 @@ class Gather:
     slots: Tensor  # [tokens], the place of each token among the query rows
 
 
-class AttentionPlan:
-    """How to attend within the segments of one microbatch.
+class SdpaPlan:
+    """Reads the borders on the host: `cu_seqlens` may stay there whatever the model's device, and should."""
 
-    `cu_seqlens` [segments + 1] int32 runs from 0 to the number of tokens; repeated ends (empty segments) are allowed.
-    `max_seqlen` is at least the longest segment. `positions` [tokens] restart at 0 in each segment.
-    """
-
-    def __init__(self, cu_seqlens: Tensor, max_seqlen: int) -> None:
-        self.cu_seqlens = cu_seqlens
+    def __init__(self, cu_seqlens: Tensor, max_seqlen: int, tokens: int, device: torch.device) -> None:
         self.max_seqlen = max_seqlen
-        self.tokens = int(cu_seqlens[-1])
-        starts = cu_seqlens[:-1].long().repeat_interleave(cu_seqlens.diff(), output_size=self.tokens)
-        self.positions = torch.arange(self.tokens, device=cu_seqlens.device) - starts
+        self.tokens = tokens
+        self.device = device
+        self._host = cu_seqlens.cpu()
+        self._positions = places(self._host, tokens).positions.to(device)
         self._gathers: dict[int | None, Gather] = {}
+        self._turns: dict[float, Tensor] = {}
 
-    def gather(self, window: int | None) -> Gather:
+    def attend(self, hidden: Tensor, weight: Tensor, heads: int, theta: float, window: int | None) -> Tensor:
+        dim = len(weight) // (3 * heads)
+        if theta not in self._turns:
+            self._turns[theta] = pair_rotary(rotary_angles(self._positions, theta, dim))
+        # The projection's output is ours alone, so it may be turned in place.
+        rows = turn_pairs(F.linear(hidden, pair_rotary_rows(weight, heads)), self._turns[theta], heads)
+        return _attend(rows, heads, dim, self._gather(window))
+
+    def _gather(self, window: int | None) -> Gather:
         """The groups for full attention (None) or for a window of so many tokens, half on each side."""
         if window is not None and self.max_seqlen <= window // 2 + 1:
             window = None
         if window not in self._gathers:
-            self._gathers[window] = _gather(self.cu_seqlens, self.tokens, window)
+            self._gathers[window] = _on(self.device, _gather(self._host, self.tokens, window))
         return self._gathers[window]
+
+
+def _on(device: torch.device, gather: Gather) -> Gather:
+    if device.type == "cpu":
+        return gather
+    groups = (g if g.mask is None else replace(g, mask=g.mask.to(device)) for g in gather.groups)
+    query_rows = None if gather.query_rows is None else gather.query_rows.to(device)
+    return Gather(tuple(groups), gather.key_rows.to(device), query_rows, gather.slots.to(device))
 
 
 def _gather(cu_seqlens: Tensor, tokens: int, window: int | None) -> Gather:
@@ -85,11 +101,10 @@ def _gather(cu_seqlens: Tensor, tokens: int, window: int | None) -> Gather:
         else:
             blocks += _blocks(start, end, window)
     half = window // 2 if window is not None else None
-    device = cu_seqlens.device
-    batches = [_batch(entries, half, device) for entries in (*_similar(whole), *_similar(blocks))]
+    batches = [_batch(entries, half) for entries in (*_similar(whole), *_similar(blocks))]
     query_rows = torch.cat([rows for _, rows, _, _ in batches])
     real = torch.cat([real for _, _, real, _ in batches]).nonzero().squeeze(1)
-    slots = torch.empty(tokens, dtype=torch.long, device=device)
+    slots = torch.empty(tokens, dtype=torch.long)
     slots[query_rows[real]] = real
     return Gather(
         groups=tuple(group for group, _, _, _ in batches),
@@ -122,14 +137,14 @@ def _similar(entries: list[Entry]) -> list[list[Entry]]:
     return groups
 
 
-def _batch(entries: list[Entry], half: int | None, device: torch.device) -> tuple[Group, Tensor, Tensor, Tensor]:
+def _batch(entries: list[Entry], half: int | None) -> tuple[Group, Tensor, Tensor, Tensor]:
     """A group with its query rows, which of them are real, and its key rows.
 
     Places past an entry's end repeat its last token: as queries they see what that token sees (so no row of the mask is
     empty, which would make NaN), as keys they are masked.
     """
-    query_start, queries, key_start, keys = torch.tensor(entries, device=device).T.unsqueeze(-1)
-    query, key = (torch.arange(int(n.max()), device=device) for n in (queries, keys))
+    query_start, queries, key_start, keys = torch.tensor(entries).T.unsqueeze(-1)
+    query, key = (torch.arange(int(n.max())) for n in (queries, keys))
     query_rows = query_start + torch.minimum(query, queries - 1)
     key_rows = key_start + torch.minimum(key, keys - 1)
     mask = (key < keys)[:, None, None, :]
@@ -140,62 +155,8 @@ def _batch(entries: list[Entry], half: int | None, device: torch.device) -> tupl
     return group, query_rows.flatten(), (query < queries).flatten(), key_rows.flatten()
 
 
-def rotary_turns(positions: Tensor, theta: float, head_dim: int) -> Tensor:
-    """Turns by position x theta^(-2i / head_dim) as unit complex numbers, complex64 [tokens, 1, 1, head_dim / 2]."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions.float()[:, None] / theta**exponents
-    return torch.polar(torch.ones_like(angles), angles)[:, None, None]
-
-
-def pair_rotary_rows(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a fused qkv weight so that the two numbers which rotary positions turn together are
-    neighbours.
-
-    The original turns number i of a head with number i + head_dim / 2. Scores do not change when queries and keys are
-    reordered alike, and neighbours turn in one pass as complex numbers, four times faster on a CPU than half by half.
-    """
-    width = weight.shape[1]
-    by_half = weight.view(3, heads, 2, -1, width)
-    return torch.cat([by_half[:2].transpose(2, 3).flatten(0, 3), by_half[2:].flatten(0, 3)])
-
-
-class _Rotate(torch.autograd.Function):
-    """Turn queries and keys of qkv [tokens, 3 x heads x head_dim] in place; the backward turns their gradients back."""
-
-    @staticmethod
-    def forward(ctx: Any, qkv: Tensor, turns: Tensor, heads: int) -> Tensor:
-        ctx.save_for_backward(turns)
-        ctx.heads = heads
-        ctx.mark_dirty(qkv)
-        _turn(qkv, turns, heads)
-        return qkv
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (turns,) = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        _turn(grad, turns.conj(), ctx.heads)
-        return grad, None, None
-
-
-def _turn(qkv: Tensor, turns: Tensor, heads: int) -> None:
-    pairs = qkv.view(len(qkv), 3, heads, -1, 2)[:, :2]
-    if qkv.dtype == torch.float32:
-        torch.view_as_complex(pairs).mul_(turns)
-    else:
-        pairs.copy_(torch.view_as_real(torch.view_as_complex(pairs.float()) * turns))
-
-
-def packed_attention(qkv: Tensor, turns: Tensor, heads: int, plan: AttentionPlan, window: int | None) -> Tensor:
-    """Softmax attention within each segment, with rotary positions.
-
-    `qkv` [tokens, 3 x heads x head_dim], from a weight reordered by `pair_rotary_rows`, is overwritten; `turns` comes
-    from `rotary_turns`; `window` is in tokens, half on each side, or None for full attention. Returns [tokens, heads x
-    head_dim].
-    """
-    dim = qkv.shape[1] // (3 * heads)
-    rows: Tensor = _Rotate.apply(qkv, turns, heads)  # type: ignore[no-untyped-call]
-    gather = plan.gather(window)
+def _attend(rows: Tensor, heads: int, dim: int, gather: Gather) -> Tensor:
+    """`rows` [tokens, 3 x heads x dim]: queries and keys turned, values -> [tokens, heads x dim]."""
     parts = torch.split(rows.index_select(0, gather.key_rows), [group.rows * group.keys for group in gather.groups])
     batches = [
         part.view(group.rows, group.keys, 3, heads, dim).unbind(2)

@@ -1,0 +1,1 @@
+"""The component `import_checkpoint`: see README.md, which is made from its entry function."""

@@ -1,0 +1,1 @@
+"""What a recipe costs: counted work, and what known hardware can do."""

@@ -1,0 +1,441 @@
+"""Checkpoints of the original training code: the same numbers, whole import, conversion, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForMaskedLM
+
+from components.cli import main
+from components.contract import get_component
+from components.runtime import run_component
+from mmbert import artifacts, storage
+from mmbert.errors import UserError
+from mmbert.model.config import EncoderConfig
+from mmbert.model.head import MaskedLanguageModel
+from mmbert.recipe import load_recipe
+from mmbert.release.checkpoints import ComposerCheckpoint, load_weights, read_composer
+from mmbert.release.loading import load_encoder
+from mmbert.training import canonical
+from mmbert.training.optimizer import StableAdamW, parameter_groups
+from tests.fixtures_stack import S3
+from tests.integration.test_training import kill_at_resume_point
+from tests.small_run import SmallRun, environment, make_small_run
+
+ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
+SETS = {"default": ORIGINAL / "default_init", "sharp": ORIGINAL}
+CHECKPOINT = ORIGINAL / "default_init" / "ep0-ba8-rank0.pt"
+TOKENIZER = ORIGINAL / "tokenizer"
+THETAS = [(10_000, 10_000), (160_000, 10_000), (160_000, 160_000)]
+
+
+def config(thetas: tuple[float, float] = (10_000, 10_000)) -> EncoderConfig:
+    return EncoderConfig(768, 64, 96, 7, 4, global_rope_theta=thetas[0], local_rope_theta=thetas[1])
+
+
+def model_of(weights: dict[str, Tensor], thetas: tuple[float, float] = (10_000, 10_000)) -> MaskedLanguageModel:
+    model = MaskedLanguageModel(config(thetas))
+    model.load_weights(weights)
+    return model.eval()
+
+
+@pytest.mark.parametrize("thetas", THETAS)
+@pytest.mark.parametrize("name", SETS)
+def test_outputs_and_gradients_are_the_originals(name: str, thetas: tuple[int, int]) -> None:
+    label = f"g{thetas[0]}_l{thetas[1]}"
+    reference = load_file(SETS[name] / f"ref_{label}.safetensors")
+    expected = json.loads((SETS[name] / "ref_losses_gradnorms.json").read_text("utf-8"))[label]
+    model = model_of(load_weights(SETS[name] / "ep0-ba8-rank0.pt"), thetas)
+
+    real = reference["unpad_indices"]
+    tokens, labels = reference["input_ids"].flatten()[real], reference["labels"].flatten()[real]
+    padded = (tokens, F.pad(reference["attention_mask"].sum(1).cumsum(0), (1, 0)).int(), labels)
+    packed = tuple(reference[f"packed_{key}"] for key in ("input_ids", "cu_seqlens", "labels"))
+    wanted = {
+        "padded": (padded, reference["hidden_unpadded"], reference["masked_logits"], expected["loss"]),
+        "packed": (packed, reference["packed_hidden"], reference["packed_masked_logits"], expected["packed_loss"]),
+    }
+    for kind, ((ids, cu_seqlens, targets), hidden, logits, loss) in wanted.items():
+        masked = (targets != -100).nonzero().squeeze(1)
+        with torch.no_grad():
+            ours = model.encode(ids, cu_seqlens, 200)
+            torch.testing.assert_close(ours, hidden, atol=1e-4, rtol=0)
+            torch.testing.assert_close(model.masked_logits(ours, masked), logits, atol=1e-4, rtol=0)
+        mean = model(ids, cu_seqlens, 200, masked, targets[masked]).total / len(masked)
+        assert mean.item() == pytest.approx(loss, abs=1e-5), kind
+        if kind == "padded":
+            mean.backward()
+    norms = {n: p.grad.norm().item() for n, p in model.named_parameters() if p.grad is not None}
+    assert norms == pytest.approx(expected["grad_norms"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def whole() -> ComposerCheckpoint:
+    return read_composer(CHECKPOINT)
+
+
+def test_a_checkpoint_is_read_whole(whole: ComposerCheckpoint) -> None:
+    assert whole.optimizer is not None
+    assert len(whole.weights) == 47
+    assert set(whole.optimizer.moments) == {
+        f"{name}.{slot}" for name in whole.weights for slot in ("exp_avg", "exp_avg_sq", "eps_sq")
+    }
+    assert all(whole.optimizer.moments[f"{name}.exp_avg_sq"].max() > 0 for name in whole.weights)
+    assert (whole.optimizer.steps, whole.optimizer.betas, whole.optimizer.eps) == (8, (0.9, 0.95), 1e-8)
+    assert (whole.optimizer.learning_rate, whole.optimizer.peak_learning_rate) == (8e-4, 8e-4)
+    assert (whole.clock.batches, whole.clock.epochs) == (8, 0)
+    assert whole.clock.tokens == 8704
+    assert whole.scheduled_rates == [8e-4, 8e-4]
+    assert whole.config["vocab_size"] == 768
+    assert whole.tokenizer["tokenizer.json"] == json.loads((TOKENIZER / "tokenizer.json").read_text("utf-8"))
+
+
+def test_a_checkpoint_of_the_context_extension_is_read(whole: ComposerCheckpoint) -> None:
+    extended = read_composer(ORIGINAL / "ext" / "ep0-ba2-rank0.pt")
+    assert extended.optimizer is not None
+    assert (extended.config["rotary_emb_base"], extended.config["local_attn_rotary_emb_base"]) == (160_000, 160_000)
+    # The phase's time was reset, the optimiser's was not.
+    assert (extended.clock.batches, extended.clock.tokens, extended.optimizer.steps) == (2, 8192, 10)
+    assert not torch.equal(extended.weights["head.dense.weight"], whole.weights["head.dense.weight"])
+
+
+# Import, and training that goes on.
+
+SHAPE = (
+    "model.vocab_size=768",
+    "model.hidden_size=64",
+    "model.intermediate_size=96",
+    "model.num_hidden_layers=7",
+    "model.num_attention_heads=4",
+    "model.attention_output_dropout=0.0",
+    "optimizer.betas=[0.9, 0.95]",
+    "phases.pretrain.learning_rate=1e-3",
+    "phases.pretrain.weight_decay=8e-5",
+    "phases.pretrain.tokens=14k",
+    "phases.pretrain.schedule={warmup_tokens: 12k}",
+    "phases.pretrain.batch={global_batch_size: 16, microbatch_size: 8, warmup_from: 8, warmup_tokens: 11k}",
+    "phases.extend.tokens=3k",
+    "training.checkpoint_tokens=1k",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    return make_small_run(tmp_path_factory.mktemp("original"), *SHAPE)
+
+
+def make(run: SmallRun, component: str, **arguments: Any) -> artifacts.Artifact:
+    return artifacts.open_artifact(run_component(get_component(component), arguments, run.root).uri)
+
+
+def imported(run: SmallRun, then: str, source: Path = CHECKPOINT, phase: str = "pretrain") -> artifacts.Artifact:
+    return make(run, "import_checkpoint", recipe=run.recipe, source=str(source), phase=phase, then=then)
+
+
+def test_import_takes_over_every_tensor(run: SmallRun, whole: ComposerCheckpoint, tmp_path: Path) -> None:
+    artifact = imported(run, "continue")
+    assert {f.path for f in artifact.manifest.files if f.digested} == {
+        canonical.WEIGHTS,
+        canonical.OPTIMIZER,
+        canonical.STATE,
+    }
+    assert whole.optimizer is not None
+    weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path))
+    assert weights.keys() == whole.weights.keys()
+    assert all(torch.equal(weights[name], value) for name, value in whole.weights.items())
+    moments = load_file(artifact.fetch(canonical.OPTIMIZER, tmp_path))
+    assert moments.keys() == whole.optimizer.moments.keys()
+    assert all(torch.equal(moments[name], value) for name, value in whole.optimizer.moments.items())
+    state = artifact.read_json(canonical.STATE)
+    assert (state["phase"], state["finished"]) == ("pretrain", False)
+    assert (state["batches"], state["tokens"], state["rows"]) == (8, 8704, 68)
+    assert state["model"]["num_attention_heads"] == 4
+
+
+def test_the_imported_optimiser_makes_the_step_of_its_formula(
+    run: SmallRun, whole: ComposerCheckpoint, tmp_path: Path
+) -> None:
+    assert whole.optimizer is not None
+    model = model_of(whole.weights)
+    optimizer = StableAdamW(parameter_groups(model.named_parameters(), 8e-5), lr=1e-3)
+    canonical.load_optimizer(imported(run, "continue").fetch(canonical.OPTIMIZER, tmp_path), model, optimizer)
+    name = "bert.encoder.layers.3.mlp.Wi.weight"
+    parameter = dict(model.named_parameters())[name]
+    gradient = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.01
+    parameter.grad = gradient.clone()
+    optimizer.param_groups[1]["lr"] = 7e-4
+    optimizer.step()
+
+    b1, b2 = ((b**9 - b) / (b**9 - 1) for b in (0.9, 0.95))
+    m = b1 * whole.optimizer.moments[f"{name}.exp_avg"] + (1 - b1) * gradient
+    v = b2 * whole.optimizer.moments[f"{name}.exp_avg_sq"] + (1 - b2) * gradient**2
+    step = 7e-4 / max(1.0, (gradient**2 / v.clamp(min=1e-16)).mean().sqrt().item())
+    expected = whole.weights[name] * (1 - step / 1e-3 * 8e-5) - step * m / (v.sqrt() + 1e-8)
+    torch.testing.assert_close(parameter.detach(), expected, atol=1e-7, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def gone_on(run: SmallRun) -> artifacts.Artifact:
+    """Pretraining gone on from the checkpoint."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trained = make(run, "train", **run.train, checkpoint=imported(run, "continue").uri)
+    torch.set_num_threads(threads)
+    return trained
+
+
+def test_training_goes_on_in_the_middle_of_the_phase(gone_on: artifacts.Artifact, tmp_path: Path) -> None:
+    first, *_, last = gone_on.read_json("history.json")
+    assert first["batch"] == 9
+    assert first["learning_rate"] == pytest.approx(1e-3 * 8704 / 12_000, rel=1e-6)
+    # The batch warm-up of 8 rows lasts 11k tokens.
+    assert (first["global_batch_size"], last["global_batch_size"]) == (8, 16)
+    assert 8704 < first["tokens"] <= 8704 + 8 * 128
+    state = gone_on.read_json(canonical.STATE)
+    assert (state["tokens"], state["batches"], state["finished"]) == (last["tokens"], last["batch"], True)
+    assert 14_000 <= last["tokens"] < 14_000 + 16 * 128
+    with safe_open(gone_on.fetch(canonical.OPTIMIZER, tmp_path), "pt") as stored:
+        assert json.loads(stored.metadata()["steps"]) == [last["batch"]] * 2
+
+    # This project's own Composer checkpoint is one of the forms, too.
+    own = read_composer(gone_on.fetch(gone_on.paths("composer/")[0], tmp_path))
+    assert own.optimizer is not None
+    assert (own.clock.batches, own.optimizer.steps, own.config) == (last["batch"], last["batch"], {})
+
+
+def test_a_run_that_went_on_and_was_killed_ends_the_same(
+    gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
+) -> None:
+    command = run.command("train", str(tmp_path / "root"), {**run.train, "checkpoint": imported(run, "continue").uri})
+    kill_at_resume_point(command, tmp_path, 2)
+    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in found.stdout
+    assert artifacts.open_artifact(json.loads(found.stdout.splitlines()[-1])["uri"]).digest == gone_on.digest
+
+
+def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
+    mixture = make(run, "mixture", recipe=run.recipe, shards=[run.shards], phase="extend")
+    arguments = {**run.train, "phase": "extend", "mixture": mixture.uri}
+    with pytest.raises(UserError, match=r"8,704 tokens into phase 'pretrain'.*--then next"):
+        make(run, "train", **arguments, checkpoint=imported(run, "continue").uri)
+
+
+def test_training_from_another_models_checkpoint_names_the_key(run: SmallRun, tmp_path: Path) -> None:
+    recipe = make(run, "recipe", preset=artifacts.open_artifact(run.recipe).remote("recipe.yaml"),
+                  overrides=["model.num_attention_heads=2"])  # fmt: skip
+    with pytest.raises(UserError, match="num_attention_heads is 2 in the recipe and 4 in the checkpoint"):
+        make(run, "train", **{**run.train, "recipe": recipe.uri}, checkpoint=imported(run, "next").uri)
+
+
+def test_the_next_phase_starts_its_own_time(run: SmallRun) -> None:
+    start = imported(run, "next")
+    mixture = make(run, "mixture", recipe=run.recipe, shards=[run.shards], phase="extend")
+    trained = make(run, "train", **{**run.train, "phase": "extend", "mixture": mixture.uri}, checkpoint=start.uri)
+    first = trained.read_json("history.json")[0]
+    assert (first["batch"], first["learning_rate"]) == (1, 2e-3)
+
+
+def test_evaluation_runs_these_weights_with_the_last_phases_rotary_bases(run: SmallRun, tmp_path: Path) -> None:
+    reference = load_file(SETS["default"] / "ref_g160000_l160000.safetensors")
+    recipe = load_recipe(artifacts.open_artifact(run.recipe).remote("recipe.yaml"))
+    model = load_encoder(recipe, imported(run, "next"), tmp_path)
+    with torch.no_grad():
+        hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
+    torch.testing.assert_close(hidden, reference["packed_hidden"], atol=1e-5, rtol=0)
+
+
+def test_a_released_folder_is_imported_without_an_optimiser(
+    run: SmallRun, whole: ComposerCheckpoint, tmp_path: Path
+) -> None:
+    call("convert", str(CHECKPOINT), str(tmp_path / "released"))
+    artifact = imported(run, "next", tmp_path / "released")
+    weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path / "cache"))
+    assert all(torch.equal(weights[name], value) for name, value in whole.weights.items())
+    assert canonical.OPTIMIZER not in artifact.paths()
+    with pytest.raises(UserError, match="does not say how far"):
+        imported(run, "continue", tmp_path / "released")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.hidden_size=128"], "model.hidden_size is 128 in the recipe and 64 in the checkpoint"),
+        (["model.vocab_size=600"], "model.vocab_size is 600 in the recipe and 768 in the checkpoint"),
+        (["model.num_attention_heads=2"], "model.num_attention_heads is 2 in the recipe and 4 in the checkpoint"),
+        (["model.num_hidden_layers=4"], "model.num_hidden_layers is 4 in the recipe and 7 in the checkpoint"),
+        (["model.mask_token_id=5"], "model.mask_token_id is 5 in the recipe and 4 in the checkpoint"),
+        (["phases.pretrain.rope_theta.local_attention=5000"], "phases.pretrain.rope_theta.local_attention is 5,000"),
+        (["phases.pretrain.tokens=8k", "phases.pretrain.schedule={}", "phases.pretrain.batch.warmup_tokens=7k"],
+         "phases.pretrain.tokens is 8,000: nothing is left"),
+    ],
+)  # fmt: skip
+def test_another_recipe_is_refused_by_its_key(
+    run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], words: str
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    call("recipe", "show", artifacts.open_artifact(run.recipe).remote("recipe.yaml"),
+         *(word for key in overrides for word in ("--set", key)))  # fmt: skip
+    recipe.write_text(capsys.readouterr().out, "utf-8")
+    code = call("run", "import_checkpoint", "--recipe", str(recipe), "--source", str(CHECKPOINT), "--phase", "pretrain",
+                "--then", "continue", "--root", str(tmp_path / "root"))  # fmt: skip
+    assert (code, words in capsys.readouterr().err) == (2, True)
+    assert not list((tmp_path / "root").rglob("*.*"))
+
+
+# Conversion.
+
+
+def call(*arguments: str) -> int:
+    """The command line in this process; its exit code."""
+    before, sys.argv = sys.argv, ["mmbert", *arguments]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        sys.argv = before
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_converted_checkpoint_gives_the_originals_logits(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    code = call("convert", str(SETS[name] / "ep0-ba8-rank0.pt"), str(out), "--tokenizer", str(TOKENIZER),
+                "--max-seq-len", "1024")  # fmt: skip
+    assert code == 0
+    reference = load_file(SETS[name] / "ref_g10000_l10000.safetensors")
+    model = AutoModelForMaskedLM.from_pretrained(out, attn_implementation="sdpa", dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(input_ids=reference["input_ids"], attention_mask=reference["attention_mask"]).logits
+    masked = reference["labels"] != -100
+    torch.testing.assert_close(logits[masked], reference["masked_logits"], atol=1e-4, rtol=0)
+    assert json.loads((out / "tokenizer_config.json").read_text("utf-8"))["model_max_length"] == 1024
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = imported(run, "next")
+    assert call("convert", start.uri, str(tmp_path / "a"), "--tokenizer", run.tokenizer) == 0
+    folder = tmp_path / "files"
+    start.fetch_folder(folder, tmp_path / "cache")
+    assert call("convert", str(folder / canonical.WEIGHTS), str(tmp_path / "b"), "--tokenizer", run.tokenizer) == 0
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    (folder / canonical.STATE).unlink()
+    weights = str(folder / canonical.WEIGHTS)
+    assert call("convert", weights, str(tmp_path / "c"), "--tokenizer", run.tokenizer) == 2
+    assert "give the recipe with --recipe" in capsys.readouterr().err
+    recipe = artifacts.open_artifact(run.recipe).remote("recipe.yaml")
+    assert call("convert", weights, str(tmp_path / "c"), "--tokenizer", run.tokenizer, "--recipe", recipe) == 0
+    assert call("convert", weights, str(tmp_path / "d"), "--tokenizer", run.tokenizer, "--recipe", "tiny") == 2
+    assert "model.vocab_size is 8192 in the recipe and 768 in the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+def test_checkpoints_and_released_folders_lie_in_s3_too(
+    s3_server: S3, monkeypatch: pytest.MonkeyPatch, run: SmallRun, whole: ComposerCheckpoint, tmp_path: Path
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage.s3_client.cache_clear()
+    bucket = s3_server.make_bucket("original")
+    storage.upload(f"{bucket}/run/ep0-ba8-rank0.pt", CHECKPOINT)
+    assert call("convert", f"{bucket}/run/ep0-ba8-rank0.pt", f"{bucket}/released") == 0
+    assert "config.json" in storage.list_files(f"{bucket}/released")
+    artifact = make(
+        run, "import_checkpoint", recipe=run.recipe, source=f"{bucket}/released", phase="pretrain", then="next"
+    )
+    weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path))
+    assert all(torch.equal(weights[name], value) for name, value in whole.weights.items())
+    storage.s3_client.cache_clear()
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """A checkpoint with something else in it, saved as torch saves."""
+
+    def write(path: Path) -> None:
+        content = torch.load(CHECKPOINT, weights_only=False)
+        change(content["state"])
+        torch.save(content, path)
+
+    return write
+
+
+def flipped(share: float) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        data = bytearray(CHECKPOINT.read_bytes())
+        data[int(len(data) * share)] ^= 1
+        path.write_bytes(data)
+
+    return write
+
+
+def _set(state: dict[str, Any], key: str, value: Any) -> None:
+    state["integrations"]["huggingface"]["model"]["config"]["content"][key] = value
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "no such file"),
+    "cut short": (lambda path: path.write_bytes(CHECKPOINT.read_bytes()[:-5000]), "cut short"),
+    "empty": (lambda path: path.write_bytes(b""), "not a checkpoint"),
+    "a bit of a tensor": (flipped(0.5), "Bad CRC-32"),
+    "a bit of the pickle": (flipped(0.005), "Bad CRC-32"),
+    "code": (edited(lambda s: s.update(callbacks=os.system)), "posix.system"),
+    "no model": (edited(lambda s: s.pop("model")), "state.model"),
+    "another optimiser": (edited(lambda s: s.update(optimizers={"AdamW": {}})), "its optimiser is AdamW"),
+    "no time": (edited(lambda s: s.pop("timestamp")), "state.timestamp"),
+    "a weight gone": (edited(lambda s: s["model"].pop("model.head.norm.weight")), "head.norm.weight"),
+    "not a number": (
+        edited(lambda s: s["model"]["model.head.norm.weight"].fill_(torch.nan)),
+        "'head.norm.weight' holds NaN",
+    ),
+    "another vocabulary": (edited(lambda s: _set(s, "vocab_size", 800)), "vocab_size is 768 in the weights and 800"),
+    "another model": (edited(lambda s: _set(s, "mlp_layer", "mlp")), "mlp_layer 'mlp'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_checkpoint_is_refused_and_nothing_written(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, words = BAD[case]
+    path = tmp_path / "in" / "ep0-ba8-rank0.pt"
+    path.parent.mkdir()
+    write(path)
+    assert call("convert", str(path), str(tmp_path / "out" / "model"), "--tokenizer", str(TOKENIZER)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}")
+    assert words in error
+    assert not list((tmp_path / "out").glob("**/*"))
+
+
+def test_a_wrong_tokenizer_or_a_full_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(words: str, out: str = "out") -> None:
+        assert call("convert", str(CHECKPOINT), str(tmp_path / out), "--tokenizer", str(tmp_path / "words")) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    refused("no tokenizer.json")
+    shutil.copytree(TOKENIZER, tmp_path / "words")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine", "utf-8")
+    refused("there are files here already", "full")
+    content = json.loads((TOKENIZER / "tokenizer.json").read_text("utf-8"))
+    word = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["vocab"].pop(word)
+    (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    refused("it has 767 tokens, the checkpoint's 768")
+    content["model"]["vocab"] |= {f"more{n}": 767 + n for n in range(10)}
+    (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    refused("it has 777 tokens, the checkpoint's 768")
