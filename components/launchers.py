@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -21,10 +20,9 @@ from components.contract import Component
 from components.planning import Plan
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.ranks import STOPPED, end_with_parent
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_PR_SET_PDEATHSIG = 1
-_STOPPED = 130
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 
 
@@ -41,7 +39,7 @@ def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
     if name not in LAUNCHERS:
         raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
     code, last_line = LAUNCHERS[name](plan, root, task)
-    if code == _STOPPED:
+    if code == STOPPED:
         raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:
         error = _ERRORS.get(code, InfrastructureError if code < 0 else ComponentFailedError)
@@ -89,7 +87,7 @@ def _process(plan: Plan, root: str, task: str) -> tuple[int, str]:
 
 def _die_with_parent() -> None:
     # So that a component never outlives a killed orchestrator task and works beside its own retry for long.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ of several and starts none.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -21,11 +20,10 @@ from components import launchers, profiles
 from components.contract import Component
 from components.planning import Plan
 from mmbert.errors import InfrastructureError, UserError
-from mmbert.ranks import STOPPED
+from mmbert.ranks import STOPPED, end_with_parent
 
 LAUNCHED = "MMBERT_LAUNCHED"
 """Set in processes whose result their starter tells."""
-_PR_SET_PDEATHSIG = 1
 # Composer's launcher gives its processes 30 seconds to end.
 _CLEANUP_SECONDS = 45
 
@@ -88,7 +86,7 @@ def start(group: Group, plan: Plan, root: str, task: str) -> None:
 
 def _stop_with_parent() -> None:
     # SIGINT is what the launcher ends its processes at.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    end_with_parent(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -138,9 +138,10 @@ class Ranks(Alone):
     def leave(self) -> None:
         """Say that this process ends well; process 0 waits for the others, since its end closes the store."""
         self._ending.set()
-        self._store.set(f"left:{self.rank}", "")
         self._stopped.set()
         self._thread.join()
+        with contextlib.suppress(RuntimeError):  # process 0 is gone, which its launcher tells
+            self._store.set(f"left:{self.rank}", "")
         if self.leads:
             self._wait(lambda: all(map(self._has_left, range(1, self.size))), _LEAVING_SECONDS)
 
@@ -254,8 +255,7 @@ def together() -> Iterator[Alone]:
         yield Alone()
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each broken connection prints a C++ stack
-    # So that a process never outlives its launcher.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)  # so that a process never outlives its launcher
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ.setdefault("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     ranks = _meet()
@@ -264,13 +264,18 @@ def together() -> Iterator[Alone]:
     ranks.leave()
 
 
+def end_with_parent(number: signal.Signals) -> None:
+    """Have this process sent a signal when the one that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
 def _meet() -> Ranks:
     from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
     try:
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
         return Ranks(PrefixStore("mmbert", store), rank, size)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # the latter where a variable is missing
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InfrastructureError(
             f"the {os.environ['WORLD_SIZE']} processes did not meet at {place}: {error}"

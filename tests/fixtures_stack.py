@@ -73,6 +73,11 @@ class Server:
         self.launch()
         self.wait_healthy()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL to the whole group; returns when it has ended. Harmless when it is not running."""
         if self._process is None:
@@ -85,7 +90,8 @@ class Server:
 
 def clean_environment() -> dict[str, str]:
     """This process's environment without what would steer a server or a client elsewhere."""
-    dropped = ("AWS_", "S3_", "MLFLOW_", "MMBERT_", "AIRFLOW_")
+    # The last ones are left by Composer where training ran in this process.
+    dropped = ("AWS_", "S3_", "MLFLOW_", "MMBERT_", "AIRFLOW_", "RANK", "WORLD_", "LOCAL_", "NODE_RANK", "MASTER_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped) and k != "PYTHONDONTWRITEBYTECODE"}
     return kept | {"AWS_EC2_METADATA_DISABLED": "true"}
 

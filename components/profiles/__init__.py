@@ -1,4 +1,6 @@
-"""Resource profiles: what each resource class gets, by phase. MMBERT_PROFILE names one; `laptop` is the default."""
+"""Resource profiles: what each resource class gets, by phase. MMBERT_PROFILE names one, or a YAML file of
+one's own; `laptop` is the default.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import functools
 import os
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +19,8 @@ from mmbert.errors import UserError
 
 @functools.cache
 def _profile(name: str) -> dict[str, Any]:
-    path = resources.files(__package__).joinpath(f"{name}.yaml")
+    own = name.endswith(".yaml")
+    path = Path(name) if own else resources.files(__package__).joinpath(f"{name}.yaml")
     if not path.is_file():
         raise UserError(f"MMBERT_PROFILE={name}: there is no such resource profile")
     loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))

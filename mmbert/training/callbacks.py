@@ -1,4 +1,4 @@
-"""What happens around each batch besides saving and signals: learning rate and random state."""
+"""What happens at the start of each batch: its learning rate and its random state."""
 
 from __future__ import annotations
 

@@ -95,6 +95,7 @@ class Guard(Callback):
         number, tokens = _number(state), int(state.timestamp.token.value)
         held = _streams_of(batch, self.streams)
         saved = self._save(state, batch, signals, held, what)
+        dist.barrier()  # the first process to end would end the others while they save
         shown = ", ".join(f"{name} ({count:,} tokens)" for name, count in list(held.items())[:_NAMED_STREAMS])
         more = f" and {len(held) - _NAMED_STREAMS} more" if len(held) > _NAMED_STREAMS else ""
         raise UserError(

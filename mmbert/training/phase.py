@@ -34,7 +34,7 @@ from mmbert.training.meter import Meter
 from mmbert.training.resume import CheckpointStore
 from mmbert.training.saving import COMPOSER, HISTORY, LOADER, Checkpoints, Progress, Snapshots
 from mmbert.training.schedules import lr_multiplier
-from mmbert.training.start import PhaseClock, start_from
+from mmbert.training.start import PhaseClock, fetch_start, start_from
 from mmbert.training.trainer import phase_optimizer, phase_trainer
 
 
@@ -77,7 +77,8 @@ def train_phase(
     optimizer = phase_optimizer(recipe, settings, model)
     begin = PhaseClock()
     if inputs.start is not None:
-        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files", ranks)
+        ranks.once_a_node(functools.partial(fetch_start, inputs.start, cache / "files"))
+        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
     found = _find_resume_point(output.uri, scratch, ranks)
     points = _points(found.folder / HISTORY) if found else []
@@ -117,9 +118,8 @@ def train_phase(
         Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch, model),
         checkpoints,
     ]
-    trainer = phase_trainer(
-        recipe, settings, model, optimizer, loader, callbacks, found.folder / COMPOSER if found else None, execution
-    )
+    load_path = found.folder / COMPOSER if found else None
+    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, load_path, execution)
     checkpoints.trainer = trainer
     if not found:
         trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)

@@ -8,7 +8,6 @@ from pathlib import Path
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.model.head import MaskedLanguageModel
-from mmbert.ranks import Alone
 from mmbert.recipe.schema import Model, PhaseTraining
 from mmbert.release import checkpoints
 from mmbert.training import canonical
@@ -24,6 +23,13 @@ class PhaseClock:
     tokens: int = 0
 
 
+def fetch_start(artifact: Artifact, cache: Path) -> None:
+    """Bring what `start_from` reads into the cache, so that the processes of a node need not each do so."""
+    for name in (canonical.WEIGHTS, canonical.OPTIMIZER):
+        if name in artifact.paths():
+            artifact.fetch(name, cache)
+
+
 def start_from(
     artifact: Artifact,
     phase: str,
@@ -32,11 +38,8 @@ def start_from(
     model: MaskedLanguageModel,
     optimizer: StableAdamW,
     cache: Path,
-    ranks: Alone,
 ) -> PhaseClock:
     """Load weights and optimiser; the clock is the checkpoint's where it was saved within `phase`, else zero.
-
-    One process of each node fetches the files.
 
     Raises UserError where the checkpoint is of another model than the recipe's `section`, naming the key, is damaged,
     or lies in the middle of another phase.
@@ -44,12 +47,10 @@ def start_from(
     held = artifact.paths()
     state = artifact.read_json(canonical.STATE) if canonical.STATE in held else {}
     checkpoints.check_shape(state.get("model", {}), section, artifact.uri)
-    names = [name for name in (canonical.WEIGHTS, canonical.OPTIMIZER) if name in held]
-    places = dict(zip(names, ranks.once_a_node(lambda: [str(artifact.fetch(n, cache)) for n in names]), strict=True))
-    canonical.load_weights(Path(places[canonical.WEIGHTS]), model)
-    if canonical.OPTIMIZER in places:
-        canonical.load_optimizer(Path(places[canonical.OPTIMIZER]), model, optimizer)
-    elif ranks.leads:
+    canonical.load_weights(artifact.fetch(canonical.WEIGHTS, cache), model)
+    if canonical.OPTIMIZER in held:
+        canonical.load_optimizer(artifact.fetch(canonical.OPTIMIZER, cache), model, optimizer)
+    else:
         print(f"{artifact.uri}: no optimiser state in this checkpoint; the optimiser starts afresh", flush=True)
     if state.get("finished", True):
         return PhaseClock()
@@ -64,10 +65,9 @@ def start_from(
             f"{artifact.uri}: this checkpoint is {clock.tokens:,} tokens into phase '{phase}', which has "
             f"{settings.tokens:,} (phases.{phase}.tokens); raise it, or import it with --then next"
         )
-    if ranks.leads:
-        print(
-            f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
-            "beginning, since a checkpoint from elsewhere does not say which it had seen",
-            flush=True,
-        )
+    print(
+        f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
+        "beginning, since a checkpoint from elsewhere does not say which it had seen",
+        flush=True,
+    )
     return clock

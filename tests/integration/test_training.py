@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -65,7 +66,7 @@ def with_overrides(run: SmallRun, root: Path, *overrides: str) -> str:
     return run_component(get_component("recipe"), {"preset": preset, "overrides": list(overrides)}, str(root)).uri
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_ends_with_2(small: SmallRun, tmp_path: Path) -> None:
+def test_a_vocabulary_smaller_than_the_tokenizers_ends_with_2(small: SmallRun, tmp_path: Path) -> None:
     root = tmp_path / "root"
     arguments = {**small.train, "recipe": with_overrides(small, root, "model.vocab_size=500")}
     command = small.command("train", str(root), arguments)
@@ -98,16 +99,16 @@ def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
     return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
 
 
-def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
-    small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path
-) -> None:
-    root = tmp_path / "root"
+@pytest.fixture(scope="module")
+def killed(small: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose training was killed three times: before the first checkpoint, and twice at any time, be it in the
+    middle of a batch, of a save or of an upload."""
+    folder = tmp_path_factory.mktemp("killed")
     chance = random.Random(4)
-    # Before the first checkpoint, and twice at any time, in the middle of a batch or of an upload.
     kills = [chance.randrange(1, 4), chance.randrange(6, 12), chance.randrange(14, 24)]
     for workers, batch in zip((1, 2, 1), kills, strict=True):
-        command = small.command("train", str(root), with_workers(small, workers, root))
-        with training(command, environment(tmp_path)) as trainer:
+        command = small.command("train", str(folder / "root"), with_workers(small, workers, folder / "root"))
+        with training(command, environment(folder)) as trainer:
             trainer.wait_for_batch(batch)
             time.sleep(chance.uniform(0, 0.05))
             family = trainer.family()
@@ -115,30 +116,26 @@ def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
             assert [mapped_shared_memory(process) for process in family] == [[]] * len(family)
             trainer.process.kill()  # alone: its loader processes notice
             wait_until_gone(family[1:], 15)
-    newest = max(root.rglob("resume/*/*/composer.pt"))
-    newest.write_bytes(newest.read_bytes()[:-100])
-    command = small.command("train", str(root), with_workers(small, 2, root))
-    with training(command, environment(tmp_path)) as trainer:
+    return folder / "root"
+
+
+def go_on(small: SmallRun, root: Path, workers: int) -> tuple[artifacts.Artifact, str]:
+    """Run the training to its end: what it made, and what it said."""
+    command = small.command("train", str(root), with_workers(small, workers, root))
+    with training(command, environment(root.parent)) as trainer:
         code, said = trainer.end()
     assert code == 0, said
-    assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
     assert re.search(r"going on from .*: batch \d+", said)
-    resumed = artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"])
-    assert resumed.digest == undisturbed.digest
-    steps = [point["batch"] for point in resumed.read_json("history.json")]
-    assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
-    assert not list(root.rglob("resume/*"))
+    return artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"]), said
 
 
 def test_without_the_packers_waiting_pieces_a_resumed_run_differs(
-    small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path
+    small: SmallRun, undisturbed: artifacts.Artifact, killed: Path, tmp_path: Path
 ) -> None:
-    """The proof that the test above can fail."""
-    command = small.command("train", str(tmp_path / "root"), small.train)
-    with training(command, environment(tmp_path)) as trainer:
-        trainer.wait_for_batch(14)
-        trainer.kill_group()
-    for marker in (tmp_path / "root").rglob("resume/*/*/complete.json"):
+    """The proof that the test below can fail."""
+    root = tmp_path / "root"
+    shutil.copytree(killed, root)
+    for marker in root.rglob("resume/*/*/complete.json"):
         place = marker.parent / "loader.bin"
         state = LoaderState.from_bytes(place.read_bytes())
         assert all(len(lane.open_rows) and lane.waiting.any() for lane in state.lanes.values())
@@ -150,12 +147,21 @@ def test_without_the_packers_waiting_pieces_a_resumed_run_differs(
         content = json.loads(marker.read_text("utf-8"))
         content["digests"]["loader.bin"] = artifacts.digest_file(place)
         marker.write_text(json.dumps(content), "utf-8")
-    with training(command, environment(tmp_path)) as trainer:
-        code, said = trainer.end()
-    assert code == 0, said
-    assert "going on from" in said
-    resumed = artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"])
+    resumed, _ = go_on(small, root, workers=0)
     assert resumed.digest != undisturbed.digest
+
+
+def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
+    small: SmallRun, undisturbed: artifacts.Artifact, killed: Path
+) -> None:
+    newest = max(killed.rglob("resume/*/*/composer.pt"), key=lambda path: path.parent.name)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    resumed, said = go_on(small, killed, workers=2)
+    assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
+    assert resumed.digest == undisturbed.digest
+    steps = [point["batch"] for point in resumed.read_json("history.json")]
+    assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
+    assert not list(killed.rglob("resume/*"))
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:
