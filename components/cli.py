@@ -57,16 +57,20 @@ def _component_command(item: Component) -> click.Command:
 
     def callback(root: str | None, task: str, result_file: str | None, **arguments: Any) -> None:
         from components.launchers import result_json
+        from components.processes import LAUNCHED
         from components.runtime import root_uri, run_component
         from mmbert import artifacts
 
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         result = run_component(item, plain, root or root_uri(), task)
+        if result.helped:
+            return
         text = result_json(artifacts.open_artifact(result.uri), result.reused)
         if result_file:
             Path(result_file).parent.mkdir(parents=True, exist_ok=True)
             Path(result_file).write_text(text, "utf-8")
-        click.echo(text)
+        if LAUNCHED not in os.environ:
+            click.echo(text)
 
     text = f"{item.summary}\n\n{item.description}"
     return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)

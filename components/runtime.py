@@ -1,4 +1,8 @@
-"""Run one component: plan it, find it done or do it, commit its artifact, tell MLflow."""
+"""Run one component: plan it, find it done or do it, commit its artifact, tell MLflow.
+
+Several processes may do it together: process 0 decides whether it is done, tracks, writes and commits; the others
+compute, with a tracking run that does nothing and an output that is never committed.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import mmbert
-from components import planning
+from components import planning, processes
 from components.contract import Component
-from mmbert import artifacts, storage, tracking
-from mmbert.errors import InfrastructureError
+from mmbert import artifacts, ranks, storage, tracking
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe import Recipe, recipe_to_yaml
 
 DEFAULT_ROOT = "artifacts"
@@ -40,6 +44,8 @@ class Work:
     """A folder that is kept between runs; everything in it can be made again."""
     root: str
     """Where artifacts are kept."""
+    ranks: ranks.Alone
+    """The processes that do this together."""
     planned_recipe: str
     """The whole recipe as YAML, for people to read; results must not depend on it."""
 
@@ -67,6 +73,8 @@ class Result:
     uri: str
     reused: bool
     outputs: Mapping[str, Any]
+    helped: bool = False
+    """True in a process that only helped: the artifact may not be complete yet, and process 0 tells of it."""
 
 
 def root_uri() -> str:
@@ -79,23 +87,62 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
 
     Raises UserError, InfrastructureError, or whatever a bug raises; nothing is committed then.
     """
-    work_plan = planning.plan(item, arguments, root)
     task = task or item.name
-    done = work_plan.done()
+    if (group := processes.wanted(item, arguments)) is not None:
+        return _in_processes(group, item, arguments, root, task)
+    with ranks.together() as among:
+        if among.size > 1 and not item.distributed:
+            raise UserError(f"component '{item.name}' is one process; {among.size} were started (WORLD_SIZE)")
+        work_plan = planning.plan(item, arguments, root)
+        done = work_plan.done() if among.leads else None
+        if among.agree(lambda: done is not None):
+            return _found(work_plan, task, done) if done else _helped(work_plan)
+        return _do(work_plan, task, root, among)
+
+
+def _in_processes(
+    group: processes.Group, item: Component, arguments: Mapping[str, Any], root: str, task: str
+) -> Result:
+    work_plan = planning.plan(item, arguments, root)
+    # On several nodes the processes decide whether it is done, so that all nodes do the same.
+    done = work_plan.done() if group.nodes == 1 else None
     if done is not None:
-        link_reused(work_plan, task, done)
-        return Result(done.uri, True, done.outputs)
+        return _found(work_plan, task, done)
+    processes.start(group, work_plan, root, task)
+    if not group.leads:
+        return _helped(work_plan)
+    artifact = artifacts.open_artifact(work_plan.uri)
+    return Result(artifact.uri, False, artifact.outputs)
+
+
+def _found(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> Result:
+    link_reused(work_plan, task, done)
+    return Result(done.uri, True, done.outputs)
+
+
+def _helped(work_plan: planning.Plan) -> Result:
+    return Result(work_plan.uri, False, {}, helped=True)
+
+
+def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> Result:
+    item = work_plan.component
+    writer = artifacts.ArtifactWriter(
+        work_plan.uri, item.produces, work_plan.fingerprint, work_plan.parameters, work_plan.inputs
+    )
+    if not among.leads:
+        follower = tracking.Tracker(None, "", None)
+        with _scratch() as scratch, among.guarded():
+            work = _work(work_plan, writer, tracking.ComponentRun(), follower, scratch, root, among)
+            item.function(work, **work_plan.arguments)
+        return _helped(work_plan)
     tracker = tracking.connect(experiment(work_plan))
     _replay_spools(tracker, root)
-    with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch:
-        writer = artifacts.ArtifactWriter(
-            work_plan.uri, item.produces, work_plan.fingerprint, work_plan.parameters, work_plan.inputs
-        )
+    with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch, among.guarded():
         for name, entries in work_plan.inputs.items():
             for entry in entries:
                 run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
         started = time.monotonic()
-        item.function(_work(work_plan, writer, run, tracker, scratch, root), **work_plan.arguments)
+        item.function(_work(work_plan, writer, run, tracker, scratch, root, among), **work_plan.arguments)
         seconds = time.monotonic() - started
         artifact = writer.commit(_producer(item, run, task, seconds))
         run.log_metrics({"component_seconds": seconds}, step=0)
@@ -122,6 +169,7 @@ def _work(
     tracker: tracking.Tracker,
     scratch: Path,
     root: str,
+    among: ranks.Alone,
 ) -> Work:
     cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
     cache.mkdir(parents=True, exist_ok=True)
@@ -131,7 +179,7 @@ def _work(
     full = planning.recipe_of(work_plan.arguments)
     if "recipe" in work_plan.arguments:
         recipe = planning.declared_recipe(work_plan.component, full, work_plan.arguments)
-    return Work(recipe, writer, run, tracker, scratch, cache, root, recipe_to_yaml(full))
+    return Work(recipe, writer, run, tracker, scratch, cache, root, among, recipe_to_yaml(full))
 
 
 @contextlib.contextmanager

@@ -30,6 +30,24 @@ def threads(item: Component, arguments: Mapping[str, Any]) -> int:
     return int(classes.get(f"{item.resources}.{phase}", classes[item.resources]))
 
 
+def processes(item: Component, arguments: Mapping[str, Any]) -> int:
+    """Processes a node for a component; `gpus` in a profile is one a visible GPU."""
+    profile = os.environ.get("MMBERT_PROFILE", "laptop")
+    classes = _profile(profile).get("processes", {})
+    phase = arguments.get("phase", "")
+    count = classes.get(f"{item.resources}.{phase}", classes.get(item.resources, 1))
+    return _gpus(profile) if count == "gpus" else int(count)
+
+
+def _gpus(profile: str) -> int:
+    import torch
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise UserError(f"MMBERT_PROFILE={profile} wants a process a GPU, and no GPU is visible here; use 'laptop'")
+    return count
+
+
 def own_threads() -> int:
     """How many cores this process was given: its launcher's share, or the whole machine."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))

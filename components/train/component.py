@@ -43,7 +43,10 @@ def train(
         mixture=work.open(mixture, "mixture"),
         shards=[work.open(uri, "shards") for uri in shards],
         tokenizer=work.fetch_folders([tokenizer], "tokenizer")[0],
-        held_out=work.fetch_folders(documents, "documents", "heldout/"),
+        held_out=work.fetch_folders(documents, "documents", "heldout/") if work.ranks.leads else [],
         start=work.open(checkpoint, "checkpoint") if checkpoint else None,
     )
-    train_phase(work.recipe, phase, inputs, output=work.output, run=work.run, cache=work.cache, scratch=work.scratch)
+    train_phase(
+        work.recipe, phase, inputs, output=work.output, run=work.run, cache=work.cache, scratch=work.scratch,
+        ranks=work.ranks,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from composer import Trainer
+from composer import Timestamp
 from tokenizers import Tokenizer
 
 from mmbert.artifacts import ArtifactWriter
@@ -25,42 +25,46 @@ HISTORY = "history.json"
 BITS_PER_BYTE = "bits_per_byte.json"
 
 
-def write_checkpoint(
+def save_state(
+    folder: Path,
+    timestamp: Timestamp,
+    *,
     recipe: Recipe,
     phase: str,
     variant: str,
-    trainer: Trainer,
     model: MaskedLanguageModel,
     optimizer: torch.optim.Optimizer,
-    output: ArtifactWriter,
-    scratch: Path,
 ) -> None:
-    """Add the canonical state, the decay's snapshots and Composer's own checkpoint to `output`."""
+    """Write the canonical state at `timestamp` into a folder."""
     settings: PhaseTraining = getattr(recipe.phases, phase)
-    timestamp = trainer.state.timestamp
-    canonical.save_weights(scratch / canonical.WEIGHTS, model)
-    canonical.save_optimizer(scratch / canonical.OPTIMIZER, model, optimizer)
+    canonical.save_weights(folder / canonical.WEIGHTS, model)
+    canonical.save_optimizer(folder / canonical.OPTIMIZER, model, optimizer)
     canonical.save_state(
-        scratch / canonical.STATE,
+        folder / canonical.STATE,
         {
             "phase": phase,
             "variant": variant,
             "batches": int(timestamp.batch.value),
             "rows": int(timestamp.sample.value),
             "tokens": int(timestamp.token.value),
-            "finished": True,
+            "finished": int(timestamp.token.value) >= settings.tokens,
             "model": recipe.model.model_dump(),
             "rope_theta": settings.rope_theta.model_dump(),
             "max_seq_len": settings.max_seq_len,
         },
     )
+
+
+def write_checkpoint(scratch: Path, composer_file: Path, label: str, output: ArtifactWriter) -> None:
+    """Add the canonical state, the decay's snapshots and Composer's own checkpoint to `output`."""
     for name in (canonical.WEIGHTS, canonical.OPTIMIZER, canonical.STATE):
         output.add_file(name, scratch / name)
     for path in sorted(scratch.glob("snapshot-*.safetensors")):
         output.add_file(f"snapshots/{path.name}", path)
-    composer_file = Path(trainer.save_checkpoint(str(scratch / "ep{epoch}-ba{batch}-rank{rank}.pt")))
     output.add_file(f"composer/{composer_file.name}", composer_file, digested=False)
-    output.outputs["label"] = variant or phase
+    output.outputs["label"] = label
+    if permanent := resume.permanent_checkpoints(output.uri):
+        output.outputs["permanent_checkpoints"] = permanent
     output.after_commit.append(lambda: resume.drop(output.uri))
 
 

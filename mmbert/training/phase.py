@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from composer import Timestamp
-from composer.utils import dist
 
 from mmbert.artifacts import Artifact, ArtifactWriter
-from mmbert.errors import UserError
+from mmbert.errors import MmbertError, UserError
 from mmbert.loader.loader import build_loader
 from mmbert.loader.state import LoaderState
 from mmbert.model.config import config_from_recipe
 from mmbert.model.initialization import new_model
+from mmbert.ranks import Alone
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
 from mmbert.training import finish, resume
-from mmbert.training.callbacks import LearningRate, Resume, Snapshots
+from mmbert.training.callbacks import LearningRate
 from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
 from mmbert.training.groups import language_groups
@@ -29,6 +31,8 @@ from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
 from mmbert.training.memory import out_of_memory_explained
 from mmbert.training.meter import Meter
+from mmbert.training.resume import CheckpointStore
+from mmbert.training.saving import COMPOSER, HISTORY, LOADER, Checkpoints, Progress, Snapshots
 from mmbert.training.schedules import lr_multiplier
 from mmbert.training.start import PhaseClock, start_from
 from mmbert.training.trainer import phase_optimizer, phase_trainer
@@ -55,11 +59,13 @@ def train_phase(
     run: ComponentRun,
     cache: Path,
     scratch: Path,
+    ranks: Alone,
 ) -> None:
     """Train `phase` of the recipe and write its files into `output`.
 
-    Goes on from the newest resume checkpoint of this piece of work if there is one. Raises UserError for inputs that do
-    not fit the recipe, for a batch that the recipe's bad_batches stop at, and where memory runs out.
+    All of `ranks` call it; process 0 alone writes. Goes on from the newest resume checkpoint of this piece of work if
+    there is one. Raises UserError for inputs that do not fit the recipe, for a batch that the recipe's bad_batches stop
+    at, and where memory runs out; InfrastructureError where a checkpoint cannot be stored.
     """
     settings: PhaseTraining = getattr(recipe.phases, phase)
     plan = inputs.mixture.read_json("mixture.json")
@@ -71,33 +77,35 @@ def train_phase(
     optimizer = phase_optimizer(recipe, settings, model)
     begin = PhaseClock()
     if inputs.start is not None:
-        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
+        begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files", ranks)
 
-    found = resume.fetch_newest(output.uri, scratch)
-    files = found[1] if found else {}
-    points = _points(files)
+    found = _find_resume_point(output.uri, scratch, ranks)
+    points = _points(found.folder / HISTORY) if found else []
     streams = mixture_streams(plan["rows"], inputs.shards)
     meter = Meter(model, language_groups(streams))
     guard = Guard(
         recipe.training.bad_batches, meter, [f"{s.source}/{s.language}" for s in streams], phase, output.uri, scratch
     )
     history = History(run, recipe.training.log_every, settings.mask_probability, points, guard, model.config)
-    keeper = Resume(
+    save_state = functools.partial(
+        finish.save_state, recipe=recipe, phase=phase, variant=plan["variant"], model=model, optimizer=optimizer
+    )
+    store = CheckpointStore(output, recipe.training.keep_checkpoints)
+    checkpoints = Checkpoints(
+        store,
         recipe.training.checkpoint_tokens,
+        recipe.training.permanent_checkpoint_tokens,
         scratch,
         history,
-        lambda batch, tokens, saved: resume.save(
-            output.uri, output.attempt, batch, tokens, saved, recipe.training.keep_checkpoints
-        ),
+        save_state,
     )
-    state = LoaderState.from_bytes(files["loader.bin"].read_bytes()) if files else None
     loader = build_loader(
         streams,
         loader_settings(recipe, phase, cache / "shards", begin.rows),
-        rank=dist.get_global_rank(),
-        world_size=dist.get_world_size(),
+        rank=ranks.rank,
+        world_size=ranks.size,
         workers=recipe.training.workers,
-        state=state,
+        state=LoaderState.from_bytes((found.folder / LOADER).read_bytes()) if found else None,
     )
     schedule = functools.partial(lr_multiplier, schedule=settings.schedule, phase_tokens=settings.tokens)
     callbacks = [
@@ -105,27 +113,65 @@ def train_phase(
         meter,
         guard,
         history,
-        Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch),
-        keeper,
+        Progress(recipe.training.log_every, settings.tokens),
+        Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch, model),
+        checkpoints,
     ]
-    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, files.get("composer.pt"), execution)
-    keeper.trainer = trainer
+    trainer = phase_trainer(
+        recipe, settings, model, optimizer, loader, callbacks, found.folder / COMPOSER if found else None, execution
+    )
+    checkpoints.trainer = trainer
     if not found:
         trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)
-    if found:
-        print(f"going on from {found[0].uri}: batch {found[0].batch:,}, {found[0].tokens:,} tokens", flush=True)
+    elif ranks.leads:
+        print(f"going on from {found.uri}: batch {found.batch:,}, {found.tokens:,} tokens", flush=True)
     try:
         with out_of_memory_explained(recipe, phase):
             trainer.fit()
-    finally:
-        trainer.close()
-    if dist.get_global_rank() == 0:
-        finish.write_checkpoint(recipe, phase, plan["variant"], trainer, model, optimizer, output, scratch)
+    except BaseException:
+        # Trainer.close waits for the other processes, which may have ended.
+        trainer.engine.close()
+        with contextlib.suppress(MmbertError):
+            store.finish()
+        raise
+    composer_file = trainer.save_checkpoint(str(scratch / "ep{epoch}-ba{batch}-rank{rank}.pt"))
+    trainer.close()
+    store.finish()
+    if ranks.leads:
+        save_state(scratch, trainer.state.timestamp)
+        finish.write_checkpoint(scratch, Path(composer_file), plan["variant"] or phase, output)
         finish.write_history(history.points, output)
         finish.write_bits_per_byte(recipe, phase, inputs.tokenizer, inputs.held_out, model, output, run)
 
 
-def _points(files: dict[str, Path]) -> list[HistoryPoint]:
-    if not files:
-        return []
-    return [HistoryPoint(**p) for p in json.loads(files["history.json"].read_text("utf-8"))]
+@dataclass(frozen=True)
+class _Found:
+    """A resume checkpoint, its files in a folder that all processes of this node see."""
+
+    uri: str
+    batch: int
+    tokens: int
+    folder: Path
+
+
+def _find_resume_point(artifact_uri: str, scratch: Path, ranks: Alone) -> _Found | None:
+    """Process 0 chooses; one process of each other node fetches the same."""
+
+    def choose() -> dict[str, Any] | None:
+        newest = resume.fetch_newest(artifact_uri, scratch)
+        return asdict(newest) if newest else None
+
+    def fetch() -> str:
+        if not ranks.leads:
+            point.fetch(scratch)
+        return str(scratch)
+
+    chosen = ranks.agree(choose)
+    if chosen is None:
+        return None
+    point = resume.ResumePoint(**chosen)
+    return _Found(point.uri, point.batch, point.tokens, Path(ranks.once_a_node(fetch)))
+
+
+def _points(path: Path) -> list[HistoryPoint]:
+    return [HistoryPoint(**p) for p in json.loads(path.read_text("utf-8"))]

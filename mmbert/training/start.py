@@ -8,6 +8,7 @@ from pathlib import Path
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.model.head import MaskedLanguageModel
+from mmbert.ranks import Alone
 from mmbert.recipe.schema import Model, PhaseTraining
 from mmbert.release import checkpoints
 from mmbert.training import canonical
@@ -31,8 +32,11 @@ def start_from(
     model: MaskedLanguageModel,
     optimizer: StableAdamW,
     cache: Path,
+    ranks: Alone,
 ) -> PhaseClock:
     """Load weights and optimiser; the clock is the checkpoint's where it was saved within `phase`, else zero.
+
+    One process of each node fetches the files.
 
     Raises UserError where the checkpoint is of another model than the recipe's `section`, naming the key, is damaged,
     or lies in the middle of another phase.
@@ -40,10 +44,12 @@ def start_from(
     held = artifact.paths()
     state = artifact.read_json(canonical.STATE) if canonical.STATE in held else {}
     checkpoints.check_shape(state.get("model", {}), section, artifact.uri)
-    canonical.load_weights(artifact.fetch(canonical.WEIGHTS, cache), model)
-    if canonical.OPTIMIZER in held:
-        canonical.load_optimizer(artifact.fetch(canonical.OPTIMIZER, cache), model, optimizer)
-    else:
+    names = [name for name in (canonical.WEIGHTS, canonical.OPTIMIZER) if name in held]
+    places = dict(zip(names, ranks.once_a_node(lambda: [str(artifact.fetch(n, cache)) for n in names]), strict=True))
+    canonical.load_weights(Path(places[canonical.WEIGHTS]), model)
+    if canonical.OPTIMIZER in places:
+        canonical.load_optimizer(Path(places[canonical.OPTIMIZER]), model, optimizer)
+    elif ranks.leads:
         print(f"{artifact.uri}: no optimiser state in this checkpoint; the optimiser starts afresh", flush=True)
     if state.get("finished", True):
         return PhaseClock()
@@ -58,9 +64,10 @@ def start_from(
             f"{artifact.uri}: this checkpoint is {clock.tokens:,} tokens into phase '{phase}', which has "
             f"{settings.tokens:,} (phases.{phase}.tokens); raise it, or import it with --then next"
         )
-    print(
-        f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
-        "beginning, since a checkpoint from elsewhere does not say which it had seen",
-        flush=True,
-    )
+    if ranks.leads:
+        print(
+            f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
+            "beginning, since a checkpoint from elsewhere does not say which it had seen",
+            flush=True,
+        )
     return clock

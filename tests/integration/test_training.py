@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import signal
+import random
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -15,7 +16,9 @@ from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts
 from mmbert.errors import UserError
+from mmbert.loader.state import LoaderState
 from mmbert.recipe import load_recipe
+from tests.killing import mapped_shared_memory, training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run, run_to_end
 
 DIGESTED = {"weights.safetensors", "optimizer.safetensors", "training_state.json"}
@@ -62,23 +65,13 @@ def with_overrides(run: SmallRun, root: Path, *overrides: str) -> str:
     return run_component(get_component("recipe"), {"preset": preset, "overrides": list(overrides)}, str(root)).uri
 
 
-@pytest.mark.parametrize(
-    ("override", "variables", "message"),
-    [
-        ("model.vocab_size=500", {}, "the tokenizer's largest id is 599, but model.vocab_size is 500"),
-        ("training.lanes=8", {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "3"},
-         "8 lanes cannot be shared evenly by 3 processes"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_the_recipe_ends_with_2(
-    small: SmallRun, tmp_path: Path, override: str, variables: dict[str, str], message: str
-) -> None:
+def test_a_tokenizer_larger_than_the_vocabulary_ends_with_2(small: SmallRun, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    arguments = {**small.train, "recipe": with_overrides(small, root, override)}
+    arguments = {**small.train, "recipe": with_overrides(small, root, "model.vocab_size=500")}
     command = small.command("train", str(root), arguments)
-    found = subprocess.run(command, env=environment(tmp_path, **variables), capture_output=True, text=True, check=False)
+    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert found.returncode == 2, found.stderr
-    assert message in found.stderr
+    assert "the tokenizer's largest id is 599, but model.vocab_size is 500" in found.stderr
     assert "Traceback" not in found.stderr
     assert not list((root / "checkpoint").rglob("manifest.json"))
 
@@ -100,65 +93,69 @@ def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small:
         assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_killed_run_ends_with_the_weights_of_one_never_killed(
-    small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path, workers: str
+def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
+    """The training's arguments with another number of loader processes: the same piece of work."""
+    return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
+
+
+def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
+    small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path
 ) -> None:
-    arguments = {**small.train}
-    if workers != "0":
-        arguments["recipe"] = with_overrides(small, tmp_path / "root", f"training.workers={workers}")
-    command = small.command("train", str(tmp_path / "root"), arguments)
-    killed = 0
-    for wanted in (2, 4):
-        kill_at_resume_point(command, tmp_path, wanted)
-        killed += 1
-    uri = run_to_end(command, environment(tmp_path))
-    resumed = artifacts.open_artifact(uri)
-    assert killed == 2
+    root = tmp_path / "root"
+    chance = random.Random(4)
+    # Before the first checkpoint, and twice at any time, in the middle of a batch or of an upload.
+    kills = [chance.randrange(1, 4), chance.randrange(6, 12), chance.randrange(14, 24)]
+    for workers, batch in zip((1, 2, 1), kills, strict=True):
+        command = small.command("train", str(root), with_workers(small, workers, root))
+        with training(command, environment(tmp_path)) as trainer:
+            trainer.wait_for_batch(batch)
+            time.sleep(chance.uniform(0, 0.05))
+            family = trainer.family()
+            assert len(family) == 1 + workers
+            assert [mapped_shared_memory(process) for process in family] == [[]] * len(family)
+            trainer.process.kill()  # alone: its loader processes notice
+            wait_until_gone(family[1:], 15)
+    newest = max(root.rglob("resume/*/*/composer.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    command = small.command("train", str(root), with_workers(small, 2, root))
+    with training(command, environment(tmp_path)) as trainer:
+        code, said = trainer.end()
+    assert code == 0, said
+    assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
+    assert re.search(r"going on from .*: batch \d+", said)
+    resumed = artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"])
     assert resumed.digest == undisturbed.digest
     steps = [point["batch"] for point in resumed.read_json("history.json")]
     assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
-    assert not list((tmp_path / "root").rglob("resume/*/*/complete.json"))
+    assert not list(root.rglob("resume/*"))
 
 
-def kill_at_resume_point(command: list[str], folder: Path, wanted: int) -> None:
-    """Start the trainer and SIGKILL its whole group once `wanted` resume checkpoints are there."""
-    process = subprocess.Popen(
-        command, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while len(list((folder / "root").rglob("resume/*/*/complete.json"))) < wanted:
-        assert process.poll() is None, "the trainer ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_without_the_loaders_state_a_resumed_run_differs(
+def test_without_the_packers_waiting_pieces_a_resumed_run_differs(
     small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path
 ) -> None:
-    """The proof that the test above can fail: an older loader state under a newer checkpoint is not the same run."""
+    """The proof that the test above can fail."""
     command = small.command("train", str(tmp_path / "root"), small.train)
-    kill_at_resume_point(command, tmp_path, 2)
-    markers = sorted((tmp_path / "root").rglob("resume/*/*/complete.json"))
-    older, newer = markers[0].parent, markers[-1].parent
-    (newer / "loader.bin").write_bytes((older / "loader.bin").read_bytes())
-    marker = json.loads((newer / "complete.json").read_text("utf-8"))
-    marker["digests"]["loader.bin"] = json.loads((older / "complete.json").read_text("utf-8"))["digests"]["loader.bin"]
-    (newer / "complete.json").write_text(json.dumps(marker), "utf-8")
-    resumed = artifacts.open_artifact(run_to_end(command, environment(tmp_path)))
+    with training(command, environment(tmp_path)) as trainer:
+        trainer.wait_for_batch(14)
+        trainer.kill_group()
+    for marker in (tmp_path / "root").rglob("resume/*/*/complete.json"):
+        place = marker.parent / "loader.bin"
+        state = LoaderState.from_bytes(place.read_bytes())
+        assert all(len(lane.open_rows) and lane.waiting.any() for lane in state.lanes.values())
+        empty = {
+            number: dataclasses.replace(lane, open_rows=lane.open_rows[:0], waiting=lane.waiting[:0])
+            for number, lane in state.lanes.items()
+        }
+        place.write_bytes(LoaderState(state.fingerprint, empty).to_bytes())
+        content = json.loads(marker.read_text("utf-8"))
+        content["digests"]["loader.bin"] = artifacts.digest_file(place)
+        marker.write_text(json.dumps(content), "utf-8")
+    with training(command, environment(tmp_path)) as trainer:
+        code, said = trainer.end()
+    assert code == 0, said
+    assert "going on from" in said
+    resumed = artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"])
     assert resumed.digest != undisturbed.digest
-
-
-def test_a_damaged_resume_checkpoint_is_passed_over(
-    small: SmallRun, undisturbed: artifacts.Artifact, tmp_path: Path
-) -> None:
-    command = small.command("train", str(tmp_path / "root"), small.train)
-    kill_at_resume_point(command, tmp_path, 2)
-    newest = max((tmp_path / "root").rglob("resume/*/*/composer.pt"))
-    newest.write_bytes(newest.read_bytes()[:-100])
-    assert artifacts.open_artifact(run_to_end(command, environment(tmp_path))).digest == undisturbed.digest
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:
