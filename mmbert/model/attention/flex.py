@@ -37,8 +37,9 @@ def flex_plan(cu_seqlens: Tensor, max_seqlen: int, tokens: int, device: torch.de
 
 @cache
 def _compiled() -> Any:
-    """Outside of a compiled model the function is compiled by itself: uncompiled it holds every score."""
-    return torch.compile(flex_attention, dynamic=False)
+    """Outside of a compiled model the function is compiled by itself, for any number of tokens: uncompiled it holds
+    every score."""
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def block_mask(cu_seqlens: Tensor, where: Places, reach: int | None) -> BlockMask:
