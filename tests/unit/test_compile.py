@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -244,3 +245,18 @@ def test_training_with_constant_shapes_gives_the_same_weights() -> None:
     torch._dynamo.reset()
     constant = trained("flex", microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD))
     torch.testing.assert_close(constant, trained("sdpa", None), atol=1e-5, rtol=1e-4)
+
+
+def test_a_gpu_is_used_as_the_recipe_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    for asked, expected in (
+        ({}, "training on gpu in bf16, attention varlen, compiled"),
+        ({"compile": False}, "training on gpu in bf16, attention varlen, not compiled"),
+        ({"attention": "sdpa"}, "training on gpu in bf16, attention sdpa, not compiled"),
+        ({"device": "cpu"}, "training on cpu in fp32, attention sdpa, not compiled"),
+    ):
+        assert str(choose_execution(Training(lanes=1, **asked))) == expected
+    with pytest.raises(UserError, match=r"training\.compile: true"):
+        choose_execution(Training(lanes=1, attention="sdpa", compile=True))
