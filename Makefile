@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -56,6 +56,10 @@ bench: setup ## benchmarks: each prints a table against a named peer in the same
 bench-data: setup ## the data stage's goals, in under a quarter of an hour: lines 'figure: NAME VALUE UNIT (goal ...)'
 	@.venv/bin/python benchmarks/bench_plan_3t.py --sizes 3T
 	@for name in published_mixture dedup tokenize curate; do .venv/bin/python benchmarks/bench_$$name.py; done
+
+bench-train: setup ## the training stage's goals, in under a quarter of an hour; GPU figures from committed results only
+	@for name in head train_step loader; do .venv/bin/python benchmarks/bench_$$name.py; done
+	@.venv/bin/python benchmarks/gpu_figures.py
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh

@@ -25,14 +25,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.attention.flex_attention as flex_module
-import torch.nn.functional as F  # noqa: N812
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -45,23 +44,14 @@ from mmbert.model.attention.choose import FASTEST_FIRST, choose_attention, missi
 from mmbert.model.config import EncoderConfig  # noqa: E402
 from mmbert.model.head import MaskedLanguageModel  # noqa: E402
 from mmbert.model.initialization import new_model  # noqa: E402
-from mmbert.model.loss import IGNORED, MaskedLoss, linear_cross_entropy  # noqa: E402
+from mmbert.model.loss import linear_cross_entropy  # noqa: E402
 from mmbert.planning.flops import step_flops  # noqa: E402
 from mmbert.planning.gpus import peak_bf16_flops  # noqa: E402
 from mmbert.training.optimizer import StableAdamW, parameter_groups  # noqa: E402
 
 SEED = 17
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], MaskedLoss]
-
-
-def plain_loss(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, targets: torch.Tensor) -> MaskedLoss:
-    """All logits, then cross-entropy."""
-    logits = F.linear(hidden, weight, bias).float()
-    rows = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
-    return MaskedLoss(rows.sum(), rows.detach())
-
-
-LOSSES: dict[str, Loss] = {"auto": linear_cross_entropy, "plain": plain_loss}
+# The first is what training uses there.
+LOSSES = {"cuda": ("fused", "chunked", "plain"), "cpu": ("blocked", "chunked", "plain")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +96,18 @@ class Variant:
         return "/".join([self.size, self.attention, self.loss, "compiled" if self.compiled else "eager"])
 
 
-def variants(sizes: dict[str, Size], best: str) -> list[Variant]:
+def variants(sizes: dict[str, Size], best: str, losses: Sequence[str]) -> list[Variant]:
     """Each back end compiled and not, with the loss of training; then each other loss with the best back end."""
     found = []
     for size in sizes:
         found += [
-            Variant(size, attention, "auto", compiled)
+            Variant(size, attention, losses[0], compiled)
             for attention in FASTEST_FIRST
             for compiled in (True, False)
             # SDPA's steps depend on the segments' lengths, so it does not compile.
             if not (compiled and attention == "sdpa")
         ]
-        found += [Variant(size, best, loss, best != "sdpa") for loss in LOSSES if loss != "auto"]
+        found += [Variant(size, best, loss, best != "sdpa") for loss in losses[1:]]
     return found
 
 
@@ -175,7 +165,7 @@ def step(
     model: MaskedLanguageModel,
     optimizer: torch.optim.Optimizer,
     parts: list[Batch],
-    loss: Loss,
+    loss: str,
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
@@ -189,7 +179,8 @@ def step(
             borders = moved.cu_seqlens
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             hidden = model.masked_hidden(moved.input_ids, borders, part.max_seqlen, moved.masked_indices)
-            total = loss(hidden, model.decoder.weight, model.decoder.bias, moved.targets).total / masked
+            decoder = model.decoder
+            total = linear_cross_entropy(hidden, decoder.weight, decoder.bias, moved.targets, loss).total / masked
         total.backward()
     optimizer.step()
 
@@ -211,7 +202,7 @@ def measure(variant: Variant, size: Size, arguments: argparse.Namespace, device:
     optimizer = StableAdamW(parameter_groups(model.named_parameters(), 1e-5), lr=1e-4)
     batch = global_batch(size, arguments.accumulate)
     parts = microbatches(size, batch, device)
-    loss = LOSSES[variant.loss]
+    loss = variant.loss
 
     begin = time.perf_counter()
     step(model, optimizer, parts[:1], loss, device, dtype)
@@ -302,7 +293,7 @@ def _commit() -> str | None:
 
 
 def selected_variants(arguments: argparse.Namespace, sizes: dict[str, Size], best: str) -> Iterator[Variant]:
-    for variant in variants(sizes, best):
+    for variant in variants(sizes, best, LOSSES[arguments.device]):
         words = variant.name.split("/")
         if all(word in words for word in arguments.only):
             yield variant
@@ -327,7 +318,7 @@ def main() -> int:
         # torch refuses FlexAttention's backward on CPU, because the compiled CPU kernel has none; uncompiled it works.
         flex_module._validate_device = lambda *_: None  # type: ignore[assignment]
     if arguments.check:
-        return check(LOSSES, device, tiny=arguments.tiny)
+        return check(LOSSES[arguments.device], device, tiny=arguments.tiny)
     sizes = TINY_SIZES if arguments.tiny else SIZES
     best = choose_attention("auto", device, torch.bfloat16 if device.type == "cuda" else torch.float32)
     selected = list(selected_variants(arguments, sizes, best))

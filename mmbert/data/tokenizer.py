@@ -168,8 +168,12 @@ def _write(tokenizer: Tokenizer, model: Model, out: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder that this module wrote. Raises UserError where there is none."""
+    """The tokenizer of a folder that this module wrote. Raises UserError where there is none, or a damaged one."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         raise UserError(f"{folder}: no {TOKENIZER_FILE}; this is not a tokenizer's folder")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        # The library raises a bare Exception for whatever it cannot read.
+        raise UserError(f"{path}: cannot be read as a tokenizer: {error}") from error

@@ -120,7 +120,7 @@ class Lane:
             chosen = choose(self._front_lengths, self._settings.max_seq_len)
         else:
             chosen = np.zeros(1, np.int64)
-        owners, _, begins, lengths, _, streams = self._pieces[:, self._front[chosen]]
+        owners, _, begins, lengths, _, streams = self._pieces.take(self._front[chosen], axis=1)
         left = np.ones(len(self._front), bool)
         left[chosen] = False
         self._front, self._front_lengths = self._front[left], self._front_lengths[left]
@@ -133,7 +133,7 @@ class Lane:
 
     def state(self) -> LaneState:
         """The same for every way to get here: uninterrupted, or resumed at any row."""
-        owners, numbers = self._pieces[:2, self._waiting()]
+        owners, numbers = self._pieces[:2].take(self._waiting(), axis=1)
         counts = np.array([r.pieces for r in self._rows], np.int64)
         offsets = np.cumsum(counts) - counts
         waiting = np.zeros(int(counts.sum()), bool)
@@ -198,14 +198,16 @@ class Lane:
 
     def _add(self, drawn: list[_DrawnRow]) -> None:
         """Put the pieces of new rows among those that wait, and forget what is gone."""
-        pieces = self._pieces[:, self._waiting()]
-        used, pieces[0] = np.unique(pieces[0], return_inverse=True)
-        self._rows = [self._rows[r] for r in used.tolist()]
+        pieces = self._pieces.take(self._waiting(), axis=1)
+        open_ = np.zeros(len(self._rows), bool)
+        open_[pieces[0]] = True
+        pieces[0] = (np.cumsum(open_) - 1)[pieces[0]]
+        self._rows = [row for row, keep in zip(self._rows, open_.tolist(), strict=True) if keep]
         new = [_columns(len(self._rows) + i, r) for i, r in enumerate(drawn)]
         self._rows += drawn
         pieces = np.concatenate([pieces, *new], axis=1)
         # Stable: equal turns keep the order of drawing, here as after a resume.
-        self._set_pieces(pieces[:, np.argsort(pieces[4], kind="stable")])
+        self._set_pieces(pieces.take(pieces[4].argsort(kind="stable"), axis=1))
 
     def _set_pieces(self, pieces: NDArray[np.int64]) -> None:
         self._pieces, self._tail = pieces, 0
@@ -215,5 +217,9 @@ class Lane:
 
 
 def _columns(owner: int, row: _DrawnRow) -> NDArray[np.int64]:
-    owners, streams = np.full(row.pieces, owner), np.full(row.pieces, row.stream)
-    return np.stack([owners, np.arange(row.pieces), row.begins, row.lengths, row.turns, streams])
+    columns = np.empty((6, row.pieces), np.int64)
+    columns[0] = owner
+    columns[1] = np.arange(row.pieces)
+    columns[2], columns[3], columns[4] = row.begins, row.lengths, row.turns
+    columns[5] = row.stream
+    return columns

@@ -43,9 +43,9 @@ class StreamOrder:
         """The row of the data set at a position of the stream."""
         epoch, index = divmod(position, self.rows)
         spans, ends = self._spans(epoch)
-        place = int(np.searchsorted(ends, index, side="right"))
+        place = int(ends.searchsorted(index, side="right"))
         span = int(spans[place])
-        begin, end = (int(edge) for edge in self._edges[span : span + 2])
+        begin, end = int(self._edges[span]), int(self._edges[span + 1])
         count = end - begin
         within = index - int(ends[place]) + count
         return begin + permute(within, count, derive_key("rows", self._key, epoch, span))

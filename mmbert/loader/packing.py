@@ -13,11 +13,14 @@ def cut(lengths: NDArray[np.int64], longest: int) -> tuple[NDArray[np.int64], ND
     and eos stay where they stand, so only its first piece begins with bos and only its last ends with eos.
     """
     lengths = lengths[lengths > 0]
-    pieces = -(-lengths // longest)
-    ends = np.cumsum(lengths)
-    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    begins = np.repeat(ends - lengths, pieces) + number * longest
-    return begins, np.minimum(np.repeat(ends, pieces) - begins, longest)
+    ends = lengths.cumsum()
+    if lengths.max(initial=0) <= longest:
+        return ends - lengths, lengths
+    pieces = (lengths + (longest - 1)) // longest
+    # A piece begins `longest` after the one before it, or where its document does.
+    begins = (ends - lengths - longest * (pieces.cumsum() - pieces)).repeat(pieces)
+    begins += longest * np.arange(len(begins))
+    return begins, np.minimum(ends.repeat(pieces) - begins, longest)
 
 
 def choose(lengths: NDArray[np.int64], room: int) -> NDArray[np.int64]:

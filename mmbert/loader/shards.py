@@ -140,7 +140,7 @@ class ShardReader:
         """Tokens [T] and document lengths [documents] of a row. Raises UserError where the data are damaged or not for
         this vocabulary, InfrastructureError where the store or the disk fails."""
         data_set = self._data_sets[stream]
-        number = int(np.searchsorted(data_set.begins, row, side="right")) - 1
+        number = int(data_set.begins.searchsorted(row, side="right")) - 1
         shard = self._shard(data_set, number)
         begin, end = shard.offsets[row - int(data_set.begins[number]) :][:2].tolist()
         try:

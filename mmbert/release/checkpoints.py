@@ -166,6 +166,9 @@ def _composer_state(path: Path) -> dict[str, Any]:
     state = checkpoint.get("state") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path}: no model weights under state.model; this is not a Composer checkpoint")
+    for name, value in state["model"].items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path}: '{name}' under state.model is no tensor; this is not a Composer checkpoint")
     return state
 
 

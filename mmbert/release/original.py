@@ -71,8 +71,8 @@ def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "global_rope_theta": theta,
             "local_rope_theta": theta if local == -1 else local,
         }
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{where}: its model configuration lacks {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its model configuration lacks a key or has a wrong value: {error}") from error
 
 
 def special_token_ids(tokenizer_files: Mapping[str, Any]) -> dict[str, int]:

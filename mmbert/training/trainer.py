@@ -45,6 +45,9 @@ def phase_trainer(
     if dist.get_global_rank() == 0:
         print(execution, flush=True)
     if execution.compiled:
+        # One graph whatever the number of processes: cut at DDP's buckets it knows no FlexAttention, and the all-reduce
+        # that this would hide is some milliseconds in a step of seconds.
+        torch._dynamo.config.optimize_ddp = False
         model.compile_for_training()
     shape = phase_shape(recipe.model, settings) if execution.fixed_shapes else None
     return Trainer(
@@ -56,11 +59,11 @@ def phase_trainer(
         accumulate_train_batch_on_tokens=True,
         device=execution.device,
         precision=_PRECISION[execution.precision],
+        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
+        dist_timeout=1800.0,
         seed=recipe.seed,
         callbacks=list(callbacks),
         load_path=str(load_path) if load_path else None,
-        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
-        dist_timeout=1800.0,
         spin_dataloaders=False,
         progress_bar=False,
         loggers=[],

@@ -451,6 +451,15 @@ def test_a_missing_shard_and_a_wrong_vocabulary_are_the_user_s_errors(small) -> 
         take(build_loader(streams, replace(settings, cache=folder / "new"), 0, 1, 0), 4)
 
 
+def test_shards_of_another_kind_are_refused(small, tmp_path: Path) -> None:
+    _, streams, settings = small
+    other = tmp_path / "other"
+    with MDSWriter(out=str(other), columns={"input_ids": "ndarray:uint32"}, hashes=["xxh64"]) as writer:
+        writer.write({"input_ids": np.arange(5, dtype=np.uint32)})
+    with pytest.raises(UserError, match=r"its columns are .*input_ids.*mmbert run tokenize"):
+        build_loader([replace(streams[0], uri=str(other))], settings, 0, 1, 0)
+
+
 def test_a_full_or_forbidden_cache_is_infrastructure(small) -> None:
     folder, streams, settings = small
     blocked = folder / "file"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mmbert.release.loading import load_encoder
 from mmbert.training import canonical
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from tests.fixtures_stack import S3
-from tests.integration.test_training import kill_at_resume_point
+from tests.killing import training
 from tests.small_run import SmallRun, environment, make_small_run
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
@@ -210,20 +211,32 @@ def test_training_goes_on_in_the_middle_of_the_phase(gone_on: artifacts.Artifact
     with safe_open(gone_on.fetch(canonical.OPTIMIZER, tmp_path), "pt") as stored:
         assert json.loads(stored.metadata()["steps"]) == [last["batch"]] * 2
 
-    # This project's own Composer checkpoint is one of the forms, too.
-    own = read_composer(gone_on.fetch(gone_on.paths("composer/")[0], tmp_path))
-    assert own.optimizer is not None
-    assert (own.clock.batches, own.optimizer.steps, own.config) == (last["batch"], last["batch"], {})
+
+def test_this_projects_composer_checkpoint_gives_the_artifact_again(
+    gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
+) -> None:
+    path = gone_on.fetch(gone_on.paths("composer/")[0], tmp_path)
+    again = imported(run, "next", path)
+    for name in (canonical.WEIGHTS, canonical.OPTIMIZER):
+        assert again.file(name).sha256 == gone_on.file(name).sha256
+    assert again.read_json(canonical.STATE) == gone_on.read_json(canonical.STATE)
 
 
 def test_a_run_that_went_on_and_was_killed_ends_the_same(
     gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
 ) -> None:
     command = run.command("train", str(tmp_path / "root"), {**run.train, "checkpoint": imported(run, "continue").uri})
-    kill_at_resume_point(command, tmp_path, 2)
-    found = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, check=False)
-    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in found.stdout
-    assert artifacts.open_artifact(json.loads(found.stdout.splitlines()[-1])["uri"]).digest == gone_on.digest
+    with training(command, environment(tmp_path)) as trainer:
+        while not list((tmp_path / "root").rglob("resume/*/*/complete.json")):
+            assert trainer.process.poll() is None, "".join(trainer.lines)
+            time.sleep(0.005)
+        trainer.kill_group()
+    with training(command, environment(tmp_path)) as trainer:
+        code, said = trainer.end()
+    assert code == 0, said
+    assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in said
+    assert re.search(r"going on from .*: batch \d+", said)
+    assert artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"]).digest == gone_on.digest
 
 
 def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
@@ -325,6 +338,14 @@ def test_a_converted_checkpoint_gives_the_originals_logits(name: str, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_local_theta_of_minus_one_is_the_global_one(tmp_path: Path) -> None:
+    path = tmp_path / "ep0-ba8-rank0.pt"
+    edited(lambda state: _set(state, "local_attn_rotary_emb_base", -1))(path)
+    assert call("convert", str(path), str(tmp_path / "model")) == 0
+    written = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
+    assert written["rope_parameters"]["sliding_attention"]["rope_theta"] == 10_000
+
+
 def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = imported(run, "next")
     assert call("convert", start.uri, str(tmp_path / "a"), "--tokenizer", run.tokenizer) == 0
@@ -393,6 +414,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of the pickle": (flipped(0.005), "Bad CRC-32"),
     "code": (edited(lambda s: s.update(callbacks=os.system)), "posix.system"),
     "no model": (edited(lambda s: s.pop("model")), "state.model"),
+    "no weights": (edited(lambda s: s.update(model={"model.head.norm.weight": 1})), "is no tensor"),
     "another optimiser": (edited(lambda s: s.update(optimizers={"AdamW": {}})), "its optimiser is AdamW"),
     "no time": (edited(lambda s: s.pop("timestamp")), "state.timestamp"),
     "a weight gone": (edited(lambda s: s["model"].pop("model.head.norm.weight")), "head.norm.weight"),
@@ -439,3 +461,5 @@ def test_a_wrong_tokenizer_or_a_full_folder_is_refused(tmp_path: Path, capsys: p
     content["model"]["vocab"] |= {f"more{n}": 767 + n for n in range(10)}
     (tmp_path / "words" / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     refused("it has 777 tokens, the checkpoint's 768")
+    (tmp_path / "words" / "tokenizer.json").write_text('{"version": "1.0"}', "utf-8")
+    refused("cannot be read as a tokenizer")

@@ -114,13 +114,17 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_saves_the_batch(smal
     assert not list(tmp_path.rglob("checkpoint/*/manifest.json"))
 
 
-def test_skipping_ends_where_every_batch_is_bad(
+def test_a_stopped_phase_goes_on_with_skipping_until_every_batch_is_bad(
     small: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    with pytest.raises(UserError, match="batch 2, "):
+        train(small, tmp_path, EXPLODING)
     with pytest.raises(UserError, match=r"batch 5, .* the 3 batches before it were skipped too"):
         train(small, tmp_path, EXPLODING, "training.bad_batches={nan: skip, max_skipped: 3}")
     assert capsys.readouterr().out.count("is skipped: the loss is nan") == 3
-    assert len(saved_batches(tmp_path)) == 1
+    # The policy is in no fingerprint, so both belong to the same piece of work.
+    assert len({saved.parent for saved in saved_batches(tmp_path)}) == 1
+    assert len(saved_batches(tmp_path)) == 2
 
 
 def test_a_spike_stops_the_phase_where_the_recipe_says_so(

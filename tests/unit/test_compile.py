@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from composer import Trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mmbert.errors import UserError
 from mmbert.loader.batch import Batch, BatchShape, Part, fixed_shape, make_batch, microbatch_shape, split_microbatches
@@ -22,6 +24,7 @@ from mmbert.model.loss import IGNORED
 from mmbert.recipe.schema import Training
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
 from mmbert.training.execution import choose_execution
+from mmbert.training.optimizer import StableAdamW, parameter_groups
 
 MAX_SEQ_LEN, WORDS, PAD = 96, 120, 3
 CONFIG = EncoderConfig(WORDS, 32, 48, 4, 2, sliding_window=16, attention_output_dropout=0.0, pad_token_id=PAD)
@@ -186,3 +189,58 @@ def test_a_cpu_computes_in_fp32_uncompiled_and_says_so() -> None:
         choose_execution(Training(lanes=1, compile=True))
     with pytest.raises(UserError, match=r"training\.attention: varlen"):
         choose_execution(Training(lanes=1, attention="varlen"))
+
+
+@pytest.fixture
+def bf16_parameters() -> Iterator[None]:
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("bf16_parameters")
+def test_a_step_with_a_gpu_back_end_reads_nothing_from_the_device() -> None:
+    """On tensors that have shapes only, reading a value is an error; so is a repeat or a gather of unknown length."""
+    shape = microbatch_shape(4, MAX_SEQ_LEN, 0.3, PAD)
+    with FakeTensorMode():
+        model = MaskedLanguageModel(CONFIG, "varlen").train()
+        hidden = model.masked_hidden(
+            torch.empty(shape.tokens, dtype=torch.long),
+            torch.empty(shape.segments + 1, dtype=torch.int32),
+            MAX_SEQ_LEN,
+            torch.empty(shape.masked, dtype=torch.long),
+        )
+        hidden.sum().backward()
+        assert model.bert.encoder.layers[0].attn.Wqkv.weight.grad is not None
+        with pytest.raises(DataDependentOutputException):
+            hidden.sum().item()
+
+
+def trained(attention: str, shape: BatchShape | None) -> dict[str, Tensor]:
+    """Weights after Composer's training on three batches of 5 rows in microbatches of 2."""
+    model = new_model(CONFIG, 1, attention)
+    if shape is not None:
+        model.compile_for_training(backend="eager")
+    trainer = Trainer(
+        model=ComposerEncoder(model),
+        optimizers=StableAdamW(parameter_groups(model.named_parameters(), 1e-5), lr=1e-3),
+        train_dataloader=data_spec([tensors_of(batch_of(seed, 5)) for seed in range(3)], shape),
+        max_duration="1ep",
+        device_train_microbatch_size=2,
+        accumulate_train_batch_on_tokens=True,
+        device="cpu",
+        progress_bar=False,
+        loggers=[],
+    )
+    trainer.fit()
+    assert trainer.state.timestamp.batch == 3
+    assert trainer.state.timestamp.token == sum(batch_of(seed, 5).tokens for seed in range(3))
+    trainer.close()
+    return model.weights()
+
+
+@pytest.mark.usefixtures("flex_learns_on_cpu")
+def test_training_with_constant_shapes_gives_the_same_weights() -> None:
+    torch._dynamo.reset()
+    constant = trained("flex", microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD))
+    torch.testing.assert_close(constant, trained("sdpa", None), atol=1e-5, rtol=1e-4)

@@ -35,14 +35,20 @@ def test_every_back_end_that_runs_here_is_checked(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert {line.split(": ")[1] for line in lines if line.startswith("not checked")} == {"flash", "varlen"}
     passed = {line.removeprefix("ok").strip() for line in lines if line.startswith("ok")}
-    assert {"attention flex, window 128", "attention sdpa, window None", "loss auto", "model with sdpa"} <= passed
+    assert {
+        "attention flex, window 128",
+        "attention sdpa, window None",
+        "loss blocked",
+        "loss chunked",
+        "model with sdpa",
+    } <= passed
     assert "model with flex, compiled once" in passed
 
 
 def test_figures_are_a_table_and_json_and_a_failure_is_a_row(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     arguments = ("--accumulate", "1", "--steps", "1", "--json", str(file))
-    done = gpu_train(tmp_path, *arguments, "--only", "auto", "eager")
+    done = gpu_train(tmp_path, *arguments, "--only", "blocked", "eager")
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(file.read_text("utf-8"))
     assert {"date", "chip", "torch", "commit", "results"} <= figures.keys()
