@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts
+from mmbert.release.conversion import convert_to_folder
 from tests.killing import training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run
 
@@ -57,8 +58,12 @@ def assert_same(made: artifacts.Artifact, alone: artifacts.Artifact) -> None:
     def curve(artifact: artifacts.Artifact, key: str) -> list[float]:
         return [point[key] for point in artifact.read_json("history.json")]
 
-    assert curve(made, "tokens") == curve(alone, "tokens")
-    assert curve(made, "loss") == pytest.approx(curve(alone, "loss"), rel=1e-5)
+    for key in ("tokens", "global_batch_size", "padding_share"):
+        assert curve(made, key) == curve(alone, key), key
+    for key in ("loss", "gradient_norm"):
+        assert curve(made, key) == pytest.approx(curve(alone, key), rel=1e-5), key
+    for one, other in zip(made.read_json("history.json"), alone.read_json("history.json"), strict=True):
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-5)
     weights, wanted = (load_file(a.remote("weights.safetensors")) for a in (made, alone))
     largest = max(float(w.abs().max()) for w in wanted.values())
     for name, weight in wanted.items():
@@ -83,7 +88,12 @@ def test_two_processes_make_what_one_makes(small: SmallRun, alone: artifacts.Art
     assert made.outputs["permanent_checkpoints"] == alone.outputs["permanent_checkpoints"]
     assert len(made.outputs["permanent_checkpoints"]) == 2
     kept = artifacts.open_artifact(f"{made.uri}/{made.outputs['permanent_checkpoints'][0]}", "checkpoint")
-    assert 12_000 <= kept.read_json("training_state.json")["tokens"] < 14_000
+    state = kept.read_json("training_state.json")
+    assert 12_000 <= state["tokens"] < 14_000
+    assert not state["finished"]
+    convert_to_folder(kept.uri, str(tmp_path / "converted"), artifacts.open_artifact(small.tokenizer).remote_folder(""),
+                      None, None)  # fmt: skip
+    assert (tmp_path / "converted" / "model.safetensors").exists()
 
 
 def test_a_run_goes_on_with_another_number_of_processes(
