@@ -86,9 +86,10 @@ def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small:
             f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
             "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
         )  # fmt: skip
-        recipe = with_overrides(small, tmp_path, *overrides)
+        root = tmp_path / str(microbatch)  # of their own: all are the same piece of work
+        recipe = with_overrides(small, root, *overrides)
         arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
-        done = run_component(get_component("train"), arguments, str(tmp_path))
+        done = run_component(get_component("train"), arguments, str(root))
         losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
     for microbatch in (3, 1):
         assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
