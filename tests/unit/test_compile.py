@@ -31,13 +31,13 @@ MAX_SEQ_LEN, WORDS, PAD = 96, 120, 3
 CONFIG = EncoderConfig(WORDS, 32, 48, 4, 2, sliding_window=16, attention_output_dropout=0.0, pad_token_id=PAD)
 
 
-def batch_of(seed: int, rows: int, mask_probability: float = 0.3) -> Batch:
-    """Rows of random segments, each at most MAX_SEQ_LEN tokens long."""
+def batch_of(seed: int, rows: int, mask_probability: float = 0.3, cuts: int | None = None) -> Batch:
+    """Rows of random segments, each at most MAX_SEQ_LEN tokens long: `cuts` of them, by default one to four."""
     rng = np.random.default_rng(seed)
     lengths: list[list[int]] = []
     for _ in range(rows):
-        cuts = np.sort(rng.choice(np.arange(1, MAX_SEQ_LEN), rng.integers(1, 5), replace=False))
-        lengths.append(np.diff(np.concatenate([[0], cuts])).tolist())
+        ends = np.sort(rng.choice(np.arange(1, MAX_SEQ_LEN), cuts or rng.integers(1, 5), replace=False))
+        lengths.append(np.diff(np.concatenate([[0], ends])).tolist())
     row_tokens = np.array([sum(row) for row in lengths])
     masked = [np.flatnonzero(rng.random(n) < mask_probability) for n in row_tokens]
     counts = np.array([len(m) for m in masked])
@@ -172,6 +172,21 @@ def test_composers_split_fills_microbatches_up_and_counts_real_tokens() -> None:
     assert sum(spec.get_num_tokens_in_batch(p, token_type="total") for p in parts) == batch.tokens
     variable = data_spec([]).split_batch(tensors_of(batch), 2)
     assert [len(p["input_ids"]) for p in variable] == [p.tokens for p in split_microbatches(batch, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:a microbatch has more")
+def test_short_documents_grow_the_shape_a_few_times_and_it_never_shrinks() -> None:
+    shape = microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD)
+    assert shape.segments == 9
+    spec = data_spec([], shape)
+    rooms = []
+    for seed, cuts in enumerate((3, 10, 3, 30, 3, 60, 3, 60, 30, 3)):
+        for part in spec.split_batch(tensors_of(batch_of(seed, 4, cuts=cuts)), 2):
+            rooms.append(len(part["cu_seqlens"]) - 1)
+            assert (len(part["input_ids"]), len(part["targets"])) == (shape.tokens, shape.masked)
+    assert rooms == sorted(rooms)
+    assert set(rooms) == {9, 18, 36, 72, 144} & set(rooms)
+    assert rooms[-1] >= 72
 
 
 def test_composers_copies_of_a_microbatch_share_its_tensors() -> None:
