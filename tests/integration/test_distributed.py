@@ -34,6 +34,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
         "model.attention_output_dropout=0",
         "training.permanent_checkpoint_tokens=12k",
         "training.keep_checkpoints=10",
+        # Checkpoints fall between two points of the history too.
+        "training.log_every=3",
     )
 
 

@@ -96,8 +96,10 @@ def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small:
 
 
 def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
-    """The training's arguments with another number of loader processes: the same piece of work."""
-    return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
+    """The training's arguments with another number of loader processes, and three batches a point of the history, so
+    that kills fall between two: the same piece of work."""
+    overrides = f"training.workers={workers}", "training.log_every=3"
+    return {**small.train, "recipe": with_overrides(small, root, *overrides)}
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +162,19 @@ def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
     resumed, said = go_on(small, killed, workers=2)
     assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
     assert resumed.digest == undisturbed.digest
-    steps = [point["batch"] for point in resumed.read_json("history.json")]
-    assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
     assert not list(killed.rglob("resume/*"))
+
+    batches, points = undisturbed.read_json("history.json"), resumed.read_json("history.json")
+    last = batches[-1]["batch"]
+    assert [point["batch"] for point in points] == [*range(3, last, 3), last]
+    before = 0
+    for point in points:
+        covered = batches[before : point["batch"]]
+        for key in ("loss", "gradient_norm"):
+            assert point[key] == pytest.approx(sum(b[key] for b in covered) / len(covered), rel=1e-12), point["batch"]
+        tokens = point["tokens"] - (batches[before - 1]["tokens"] if before else 0)
+        assert point["padding_share"] == pytest.approx(1 - tokens / (len(covered) * 8 * 128))
+        before = point["batch"]
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:
