@@ -29,7 +29,7 @@ def _fingerprinted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[st
                "batch"))),
     operational=(
         *(f"training.{key}" for key in (
-            "workers", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
+            "workers", "cache_gb", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
             "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
         "phases.{phase}.batch.microbatch_size", "evaluation.bits_per_byte_bytes_per_language"),
     fingerprinted=_fingerprinted,

@@ -120,7 +120,7 @@ def test_operational_keys_are_read_but_change_no_fingerprint(tmp_path: Path, tra
         return plan_of(tmp_path, *overrides, component="train", phase="pretrain", **training_inputs).fingerprint
 
     one = name()
-    for same in ("workers=3", "keep_checkpoints=7", "checkpoint_tokens=9k", "log_every=1"):
+    for same in ("workers=3", "cache_gb=0.5", "keep_checkpoints=7", "checkpoint_tokens=9k", "log_every=1"):
         assert name(f"training.{same}") == one
     # What an out-of-memory error asks to lower, and what decides an undigested file only.
     for same in ("phases.pretrain.batch.microbatch_size=1", "evaluation.bits_per_byte_bytes_per_language=9"):
