@@ -29,7 +29,7 @@ from mmbert.training.execution import choose_execution
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
-from mmbert.training.memory import out_of_memory_explained
+from mmbert.training.memory import loading_out_of_memory_explained, out_of_memory_explained
 from mmbert.training.meter import Meter
 from mmbert.training.resume import CheckpointStore
 from mmbert.training.saving import COMPOSER, HISTORY, LOADER, Checkpoints, Progress, Snapshots
@@ -50,6 +50,7 @@ class PhaseInputs:
     """None: from scratch."""
 
 
+@loading_out_of_memory_explained()
 def train_phase(
     recipe: Recipe,
     phase: str,

@@ -49,6 +49,7 @@ class Checkpoints(Callback):
         if not permanent and before // self.every == now // self.every:
             return
         loader = gathered_state(state.batch["whole"])
+        self.history.share(state)
         folder = self.scratch / f"resume-{int(state.timestamp.batch.value)}"
         self.trainer.save_checkpoint(str(folder / COMPOSER))
         if dist.get_global_rank() == 0:

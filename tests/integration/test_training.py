@@ -86,17 +86,20 @@ def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small:
             f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
             "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
         )  # fmt: skip
-        recipe = with_overrides(small, tmp_path, *overrides)
+        root = tmp_path / str(microbatch)  # of their own: all are the same piece of work
+        recipe = with_overrides(small, root, *overrides)
         arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
-        done = run_component(get_component("train"), arguments, str(tmp_path))
+        done = run_component(get_component("train"), arguments, str(root))
         losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
     for microbatch in (3, 1):
         assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
 
 
 def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
-    """The training's arguments with another number of loader processes: the same piece of work."""
-    return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
+    """The training's arguments with another number of loader processes, and three batches a point of the history, so
+    that kills fall between two: the same piece of work."""
+    overrides = f"training.workers={workers}", "training.log_every=3"
+    return {**small.train, "recipe": with_overrides(small, root, *overrides)}
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +162,19 @@ def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
     resumed, said = go_on(small, killed, workers=2)
     assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
     assert resumed.digest == undisturbed.digest
-    steps = [point["batch"] for point in resumed.read_json("history.json")]
-    assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
     assert not list(killed.rglob("resume/*"))
+
+    batches, points = undisturbed.read_json("history.json"), resumed.read_json("history.json")
+    last = batches[-1]["batch"]
+    assert [point["batch"] for point in points] == [*range(3, last, 3), last]
+    before = 0
+    for point in points:
+        covered = batches[before : point["batch"]]
+        for key in ("loss", "gradient_norm"):
+            assert point[key] == pytest.approx(sum(b[key] for b in covered) / len(covered), rel=1e-12), point["batch"]
+        tokens = point["tokens"] - (batches[before - 1]["tokens"] if before else 0)
+        assert point["padding_share"] == pytest.approx(1 - tokens / (len(covered) * 8 * 128))
+        before = point["batch"]
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:
