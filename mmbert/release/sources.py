@@ -113,7 +113,8 @@ def _composer(path: Path, where: str) -> TrainedModel:
     if not found.config:
         state = next((f / STATE for f in (path.parent, path.parent.parent) if (f / STATE).is_file()), None)
         return _ours(found.weights, state, found.optimizer, found.clock)
-    config = original.described_config(found.config, where) | original.special_token_ids(found.tokenizer)
+    with checkpoints.damage_told(where):
+        config = original.described_config(found.config, where) | original.special_token_ids(found.tokenizer)
     return TrainedModel(
         found.weights,
         config,
