@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import lzma
 import os
 import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core.multiarray import _reconstruct
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -99,14 +100,15 @@ class OptimizerState:
     """StableAdamW's state. `moments` are fp32 by `<parameter>.<slot>`, slots exp_avg, exp_avg_sq and eps_sq.
 
     `steps` were made so far. `learning_rate` is the last one set, `peak_learning_rate` what weight decay is scaled by.
+    These and the rest are None where the source does not say, as this project's artifacts do not.
     """
 
     moments: dict[str, Tensor]
     steps: int
-    learning_rate: float
-    peak_learning_rate: float
-    betas: tuple[float, float]
-    eps: float
+    learning_rate: float | None = None
+    peak_learning_rate: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,32 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}); fetch it again") from error
     return tensors
+
+
+def load_moments(path: Path) -> tuple[dict[str, Tensor], list[int]]:
+    """The optimiser's state of an `optimizer.safetensors`, unchecked, and the steps that each group has made.
+
+    Raises UserError where the file is missing or damaged.
+    """
+    moments = load_tensors(path)
+    with safe_open(path, "pt") as stored:
+        said = (stored.metadata() or {}).get("steps", "[]")
+    try:
+        return moments, [int(step) for step in json.loads(said)]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its step counts are '{said}', which are no list of numbers; fetch it again"
+        ) from error
+
+
+def read_optimizer(path: Path, weights: Mapping[str, Tensor]) -> OptimizerState:
+    """The optimiser's state of an `optimizer.safetensors` that belongs to `weights`.
+
+    Raises UserError where it is damaged or does not.
+    """
+    moments, steps = load_moments(path)
+    check_moments(moments, weights, str(path))
+    return OptimizerState(moments, _one_step(steps, str(path)))
 
 
 def read_composer(path: Path) -> ComposerCheckpoint:
@@ -300,18 +328,21 @@ def _optimizer(path: Path, state: Mapping[str, Any], weights: Mapping[str, Tenso
         }
     )
     check_moments(moments, weights, str(path))
-    steps = {int(group["step"]) for group in groups}
-    if len(steps) != 1:
-        raise UserError(f"{path}: its optimiser's groups have made different numbers of steps ({sorted(steps)})")
     first = groups[0]
     return OptimizerState(
         moments,
-        steps.pop(),
+        _one_step([int(group["step"]) for group in groups], str(path)),
         float(first["lr"]),
         float(first["max_lr"]),
         (float(first["beta1"]), float(first["beta2"])),
         float(first["eps"]),
     )
+
+
+def _one_step(steps: Sequence[int], where: str) -> int:
+    if len(set(steps)) != 1:
+        raise UserError(f"{where}: its optimiser's groups have made different numbers of steps ({sorted(steps)})")
+    return steps[0]
 
 
 def check_moments(moments: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:
