@@ -16,6 +16,7 @@ from mmbert import artifacts, hub, storage
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text
 from mmbert.recipe.pins import pin_revisions, unpinned
+from mmbert.release import names
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -157,10 +158,12 @@ def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _version(uri: str) -> str:
-    """A digest of the listing of a user's file or folder."""
+    """A digest of the listing of a user's file or folder, and of the files that are read beside a checkpoint's."""
     listed = storage.list_versions(uri)
     if not listed:
         raise storage.MissingFileError(f"{uri}: no such file or folder")
+    for place in names.beside(uri):
+        listed += [[place, version] for _, version in storage.list_versions(place)]
     return artifacts.digest_json(listed)
 
 

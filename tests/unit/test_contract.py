@@ -208,3 +208,26 @@ def test_changed_text_of_ones_own_is_seen(tmp_path: Path) -> None:
         text.write_text(content, "utf-8")
         fingerprints.append(plan_of(tmp_path, override, group="0").fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "beside"),
+    [
+        ("run/composer/ep0-ba8-rank0.pt", "run/training_state.json"),
+        ("run/ep0-ba8-rank0.pt", "run/training_state.json"),
+        ("run/weights.safetensors", "run/training_state.json"),
+        ("run/weights.safetensors", "run/optimizer.safetensors"),
+        ("run/model.safetensors", "run/config.json"),
+    ],
+)
+def test_a_changed_file_beside_an_imported_checkpoint_is_seen(tmp_path: Path, source: str, beside: str) -> None:
+    path = tmp_path / source
+    path.parent.mkdir(parents=True)
+    path.touch()
+    fingerprints = []
+    for content in ("", "{}", '{"phase": "extend"}'):
+        if content:
+            (tmp_path / beside).write_text(content, "utf-8")
+        made = plan_of(tmp_path, component="import_checkpoint", source=str(path), phase="pretrain", then="next")
+        fingerprints.append(made.fingerprint)
+    assert len(set(fingerprints)) == 3
