@@ -19,6 +19,7 @@ from mmbert import artifacts
 from mmbert.errors import UserError
 from mmbert.loader.state import LoaderState
 from mmbert.recipe import load_recipe
+from mmbert.training import resume
 from tests.killing import mapped_shared_memory, training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run, run_to_end
 
@@ -175,6 +176,24 @@ def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
         tokens = point["tokens"] - (batches[before - 1]["tokens"] if before else 0)
         assert point["padding_share"] == pytest.approx(1 - tokens / (len(covered) * 8 * 128))
         before = point["batch"]
+
+
+def test_a_run_killed_after_its_last_batch_was_saved_only_ends(
+    small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("phases.pretrain.tokens=4k", "training.checkpoint_tokens=2k", "training.log_every=3")
+    recipe = with_overrides(small, tmp_path, *overrides)
+    arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "drop", lambda uri: None)
+        done = artifacts.open_artifact(run_component(get_component("train"), arguments, str(tmp_path)).uri)
+    batches = done.read_json("training_state.json")["batches"]
+    Path(done.uri, "manifest.json").unlink()
+    capsys.readouterr()
+    again = artifacts.open_artifact(run_component(get_component("train"), arguments, str(tmp_path)).uri)
+    assert f": batch {batches}, " in capsys.readouterr().out
+    assert again.digest == done.digest
+    assert again.read_json("bits_per_byte.json") == done.read_json("bits_per_byte.json")
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:
