@@ -57,8 +57,9 @@ class Embeddings(nn.Module):
         self.norm = layer_norm(config)
         self.dropout = nn.Dropout(config.embedding_dropout)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        embedded: Tensor = self.dropout(self.norm(self.tok_embeddings(input_ids)))
+    def forward(self, input_ids: Tensor, lookup: Tensor | None = None) -> Tensor:
+        words = self.tok_embeddings(input_ids) if lookup is None else F.embedding(input_ids, lookup, sparse=True)
+        embedded: Tensor = self.dropout(self.norm(words))
         return embedded
 
 
@@ -125,13 +126,21 @@ class Encoder(nn.Module):
         self.encoder = Layers(config)
         self.final_norm = layer_norm(config)
 
-    def forward(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        rows: Tensor | None = None,
+        lookup: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states [tokens, width] after the final norm; with `rows` [n], only [n, width] of these tokens.
 
         `input_ids` [tokens] int64; `cu_seqlens` [segments + 1] int32, from 0 to the number of tokens; `max_seqlen` at
-        least the longest segment. Tokens see their own segment only, and positions restart in each.
+        least the longest segment. Tokens see their own segment only, and positions restart in each. `lookup`
+        stands in for the token embedding (`mmbert.model.tied`) and gets a sparse gradient.
         """
-        hidden = self.embeddings(input_ids)
+        hidden = self.embeddings(input_ids, lookup)
         plan = self.attention.plan(cu_seqlens, max_seqlen, hidden)
         for layer in self.encoder.layers[:-1]:
             hidden = layer(hidden, plan)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmbert.model.config import EncoderConfig
 from mmbert.model.encoder import Encoder, layer_norm
 from mmbert.model.loss import MaskedLoss, linear_cross_entropy
+from mmbert.model.tied import two_uses
 
 TIED_DECODER = "decoder.weight"
 TOKEN_EMBEDDING = "bert.embeddings.tok_embeddings.weight"  # noqa: S105 -- a parameter's name
@@ -80,8 +81,13 @@ class MaskedLanguageModel(nn.Module):
         Rows whose target is IGNORED count nothing. Only masked tokens leave the last layer's attention: nothing else
         reaches the loss.
         """
-        hidden = self.masked_hidden(input_ids, cu_seqlens, max_seqlen, masked_indices)
-        return linear_cross_entropy(hidden, self.decoder.weight, self.decoder.bias, targets)
+        weight: Tensor = self.decoder.weight
+        if self._compiled or weight.is_cuda:
+            hidden = self.masked_hidden(input_ids, cu_seqlens, max_seqlen, masked_indices)
+        else:
+            lookup, weight = two_uses(weight)
+            hidden = self.head(self.bert(input_ids, cu_seqlens, max_seqlen, masked_indices, lookup))
+        return linear_cross_entropy(hidden, weight, self.decoder.bias, targets)
 
     def weights(self) -> dict[str, Tensor]:
         """Every weight once, by name: the state dict without the tied decoder's second entry."""
