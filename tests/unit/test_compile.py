@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -147,6 +148,25 @@ def test_compiled_once_for_microbatches_of_any_segments(compiled: MaskedLanguage
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     with pytest.raises(torch._dynamo.exc.RecompileError), torch._dynamo.config.patch(error_on_recompile=True):
         loss_and_gradients(compiled, batch_of(9, 4))
+
+
+def test_compiled_layers_read_sines_and_do_not_compute_them() -> None:
+    """Inductor would put them into each layer's kernel, for every number of every head."""
+    config = dataclasses.replace(CONFIG, global_rope_theta=160_000.0)
+    called: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = new_model(config, 1, "reference")
+    batch = batch_of(0, 2)
+    arguments = batch.input_ids, batch.cu_seqlens, batch.max_seqlen, batch.masked_indices
+    compiled = torch.compile(model._masked_hidden, backend=keep, fullgraph=True)(*arguments)
+    assert sum("half_rotary" in name for name in called) == 2
+    assert not {"cos", "sin", "pow"} & set(called)
+    torch.testing.assert_close(compiled, new_model(config, 1).masked_hidden(*arguments), atol=1e-5, rtol=1e-5)
 
 
 def test_compiled_once_under_autocast(compiled: MaskedLanguageModel) -> None:
