@@ -15,7 +15,7 @@ _CHUNK_ROWS = {"cuda": 4096}
 _CHUNK_ROWS_ELSEWHERE = 256
 
 # Whether a product of half-precision factors can be added to fp32 on a GPU; earlier releases refuse a sum in fp32.
-_ADDS_IN_FP32 = torch.__version__ >= (2, 13)
+_ADDS_IN_FP32 = torch.__version__ >= "2.13"
 
 # Logits without bias [rows, words], bias, targets [rows], and whether gradients are wanted -> the losses [rows] fp32.
 # With gradients the logits are overwritten by those of the losses' sum.
