@@ -13,6 +13,9 @@ from mmbert.model.encoder import Encoder, layer_norm
 from mmbert.model.loss import MaskedLoss, linear_cross_entropy
 from mmbert.model.tied import two_uses
 
+# Shapes of batches that are compiled for, each once.
+_SHAPES = 32
+
 TIED_DECODER = "decoder.weight"
 TOKEN_EMBEDDING = "bert.embeddings.tok_embeddings.weight"  # noqa: S105 -- a parameter's name
 
@@ -53,6 +56,8 @@ class MaskedLanguageModel(nn.Module):
         Batches should have one shape (`mmbert.loader.batch.fixed_shape`): each further one is compiled anew. The loss,
         which has kernels of its own, stays outside.
         """
+        # Past the limit, 8 by itself, a further shape would end the run: each batch that exceeds the shape makes one.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
         self._compiled = torch.compile(self._masked_hidden, fullgraph=True, dynamic=False, backend=backend)
 
     def masked_hidden(self, input_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int, masked_indices: Tensor) -> Tensor:

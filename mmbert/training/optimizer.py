@@ -86,6 +86,8 @@ class StableAdamW(torch.optim.Optimizer):
         torch._foreach_reciprocal_(ratios)
         torch._foreach_mul_(ratios, gradients)
         norms = torch._foreach_norm(ratios)
+        # Before the updates take as much memory: four bytes a weight, the peak of a step.
+        del ratios
         steps = [group["lr"] / (n * p.numel() ** -0.5).clamp(min=1.0) for n, p in zip(norms, parameters, strict=True)]
         if group["weight_decay"]:
             decay = group["weight_decay"] / group["max_lr"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from composer import Callback, Trainer
+from composer.devices import Device, DeviceGPU
 from composer.utils import dist
 
 from mmbert.errors import UserError
@@ -66,7 +67,7 @@ def phase_trainer(
             max_duration=f"{settings.tokens}tok",
             device_train_microbatch_size=settings.batch.microbatch_size,
             accumulate_train_batch_on_tokens=True,
-            device=execution.device,
+            device=phase_device(execution.device),
             precision=_PRECISION[execution.precision],
             # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
             dist_timeout=1800.0,
@@ -87,6 +88,11 @@ def _check_resume(path: Path) -> None:
             f"a resume checkpoint that was altered in its store, fetched as {error}. Nothing of it has run; delete it "
             "below the artifact's resume/, and see who can write there"
         ) from error
+
+
+def phase_device(name: Literal["cpu", "gpu"]) -> Device | str:
+    """The device, on which fp32 is fp32: Composer by itself makes it TF32 in the whole process, evaluation included."""
+    return DeviceGPU(allow_tf32=False) if name == "gpu" else name
 
 
 class _Converted:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
+from types import ModuleType
 
 import pytest
 import torch
@@ -147,14 +149,24 @@ def test_on_a_cpu_auto_is_sdpa_and_the_others_say_what_they_need() -> None:
 def test_on_a_gpu_the_first_that_can_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     capability = (9, 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setitem(__import__("sys").modules, "triton", None)
+    monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose_attention("auto", GPU, torch.bfloat16) == "varlen"
     assert choose_attention("auto", GPU, torch.float32) == "sdpa"
     with pytest.raises(UserError, match=r"varlen: .*half precision only.* set training.precision to bf16"):
         choose_attention("varlen", GPU, torch.float32)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(UserError, match=r"flash: flash-attn cannot be imported .*docs/performance.md"):
         choose_attention("flash", GPU, torch.bfloat16)
+    # What flash-attn-4 by itself leaves of the name.
+    monkeypatch.setitem(sys.modules, "flash_attn", ModuleType("flash_attn"))
+    with pytest.raises(UserError, match=r"flash: flash-attn cannot be imported .*flash_attn_varlen_func"):
+        choose_attention("flash", GPU, torch.bfloat16)
+    installed = ModuleType("flash_attn")
+    installed.flash_attn_varlen_func = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", installed)
+    assert choose_attention("flash", GPU, torch.bfloat16) == "flash"
+    assert choose_attention("auto", GPU, torch.bfloat16) == "varlen"
     with pytest.raises(UserError, match="flex: triton is not installed"):
         choose_attention("flex", GPU, torch.bfloat16)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
 from mmbert.training.meter import Meter
 from mmbert.training.optimizer import StableAdamW, parameter_groups
+from mmbert.training.trainer import phase_device
 
 MAX_SEQ_LEN, WORDS, PAD = 96, 120, 3
 CONFIG = EncoderConfig(WORDS, 32, 48, 4, 2, sliding_window=16, attention_output_dropout=0.0, pad_token_id=PAD)
@@ -152,6 +154,37 @@ def test_compiled_once_for_microbatches_of_any_segments(compiled: MaskedLanguage
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     with pytest.raises(torch._dynamo.exc.RecompileError), torch._dynamo.config.patch(error_on_recompile=True):
         loss_and_gradients(compiled, batch_of(9, 4))
+
+
+def test_shapes_beyond_torchs_limit_are_compiled_too() -> None:
+    """It is 8, made 1 here; past it a whole graph is an error."""
+    torch._dynamo.reset()
+    model = new_model(dataclasses.replace(CONFIG, num_hidden_layers=1), 1, "reference")
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=1):
+        model.compile_for_training(backend="eager")
+        for tokens in (20, 30):
+            borders = torch.tensor([0, tokens], dtype=torch.int32)
+            hidden = model.masked_hidden(torch.full((tokens,), 7), borders, MAX_SEQ_LEN, torch.arange(9))
+            assert hidden.shape == (9, CONFIG.hidden_size)
+
+
+def test_compiled_layers_read_sines_and_do_not_compute_them() -> None:
+    """Inductor would put them into each layer's kernel, for every number of every head."""
+    config = dataclasses.replace(CONFIG, global_rope_theta=160_000.0)
+    called: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = new_model(config, 1, "reference")
+    batch = batch_of(0, 2)
+    arguments = batch.input_ids, batch.cu_seqlens, batch.max_seqlen, batch.masked_indices
+    compiled = torch.compile(model._masked_hidden, backend=keep, fullgraph=True)(*arguments)
+    assert sum("half_rotary" in name for name in called) == 2
+    assert not {"cos", "sin", "pow"} & set(called)
+    torch.testing.assert_close(compiled, new_model(config, 1).masked_hidden(*arguments), atol=1e-5, rtol=1e-5)
 
 
 def test_compiled_once_under_autocast(compiled: MaskedLanguageModel) -> None:
@@ -289,3 +322,25 @@ def test_a_gpu_is_used_as_the_recipe_asks(monkeypatch: pytest.MonkeyPatch) -> No
         assert str(choose_execution(Training(lanes=1, **asked))) == expected
     with pytest.raises(UserError, match=r"training\.compile: true"):
         choose_execution(Training(lanes=1, attention="sdpa", compile=True))
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    # The first cannot be monkeypatched.
+    kept = [(part, part.allow_tf32) for part in (torch.backends.cuda.matmul, torch.backends.cudnn)]
+    for part, _ in kept:
+        part.allow_tf32 = True
+    yield
+    for part, value in kept:
+        part.allow_tf32 = value
+
+
+@pytest.mark.usefixtures("tf32")
+def test_fp32_is_not_tf32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    phase_device("gpu")
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert phase_device("cpu") == "cpu"

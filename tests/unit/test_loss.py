@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import new_model
-from mmbert.model.loss import IGNORED, linear_cross_entropy
+from mmbert.model.loss import IGNORED, chunked, linear_cross_entropy
 
 ON_CPU = ["auto", "blocked", "chunked", "plain"]
 
@@ -143,6 +144,29 @@ def test_the_tied_embeddings_gradient_is_dense_and_adds_up() -> None:
     assert embedding.grad.layout == torch.strided
     expected = torch.stack([gradient("plain", part) for part in parts]).sum(0)
     torch.testing.assert_close(embedding.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="this torch cannot add a product to fp32 in place")
+def test_the_weights_gradient_is_made_once_on_a_gpu() -> None:
+    """Three chunks of rows on a device of shapes only: no further matrix of the weight's size is made."""
+    rows, words, width = 9000, 300, 16
+    made: dict[int, Tensor] = {}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and result.shape == (words, width):
+                made[result.untyped_storage()._cdata] = result
+            return result
+
+    with FakeTensorMode(), torch.device("cuda"):
+        hidden, weight = (torch.empty(n, width, dtype=torch.bfloat16) for n in (rows, words))
+        with Watch():
+            _, gradients = chunked.linear_cross_entropy(
+                hidden, weight, torch.empty(words), torch.empty(rows, dtype=torch.long), True
+            )
+    assert gradients is not None
+    assert list(made) == [gradients[1].untyped_storage()._cdata]
 
 
 KERNEL_AGAINST_PLAIN = """

@@ -10,14 +10,15 @@ import torch
 
 from mmbert.errors import UserError
 
-FASTEST_FIRST = ("flash", "varlen", "flex", "sdpa")
+# flash and varlen are the same FlashAttention 2; torch's own always fits its torch.
+FASTEST_FIRST = ("varlen", "flash", "flex", "sdpa")
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def choose_attention(asked: str, device: torch.device, dtype: torch.dtype) -> str:
     """The back end for training on `device` with matrix products in `dtype`; `asked` is `auto` or a back end's name.
 
-    `auto` takes the first of flash, varlen, flex and sdpa that can run. Raises UserError, with what is missing and how
+    `auto` takes the first of varlen, flash, flex and sdpa that can run. Raises UserError, with what is missing and how
     to get it, where the one asked for cannot.
     """
     if asked == "auto":
@@ -47,8 +48,9 @@ def missing(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 def _missing_flash() -> str | None:
     try:
-        importlib.import_module("flash_attn")
-    except (ImportError, OSError) as error:
+        # flash-attn-4 alone makes `flash_attn` a namespace without the function.
+        importlib.import_module("flash_attn").flash_attn_varlen_func  # noqa: B018
+    except (ImportError, OSError, AttributeError) as error:
         return f"flash-attn cannot be imported ({error}); docs/performance.md tells how to build it"
     return None
 

@@ -18,9 +18,26 @@ def rotary_angles(positions: Tensor, theta: float, head_dim: int) -> Tensor:
     return positions.float()[:, None] / theta**exponents
 
 
-def half_rotary(angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for `turn_halves`, fp32 [tokens, 1, head_dim / 2]."""
+@torch.library.custom_op(
+    "mmbert::half_rotary", mutates_args=(), schema="(Tensor positions, float theta, int head_dim) -> (Tensor, Tensor)"
+)
+def half_rotary(positions: Tensor, theta: float, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `turn_halves`, fp32 [tokens, 1, head_dim / 2].
+
+    An operator of its own, because Inductor would otherwise work powers, cosines and sines out again in every layer,
+    for each number of each head, rather than read them.
+    """
+    angles = rotary_angles(positions, theta, head_dim)
     return angles.cos()[:, None], angles.sin()[:, None]
+
+
+@half_rotary.register_fake
+def _half_rotary_shapes(positions: Tensor, theta: float, head_dim: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    shape = len(positions), 1, head_dim // 2
+    return (
+        positions.new_empty(shape, dtype=torch.float32),
+        positions.new_empty(shape, dtype=torch.float32),
+    )
 
 
 def turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

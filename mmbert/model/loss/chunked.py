@@ -14,6 +14,9 @@ from mmbert.model.loss.rows import IGNORED
 _CHUNK_ROWS = {"cuda": 4096}
 _CHUNK_ROWS_ELSEWHERE = 256
 
+# Whether a product of half-precision factors can be added to fp32 on a GPU; earlier releases refuse a sum in fp32.
+_ADDS_IN_FP32 = torch.__version__ >= "2.13"
+
 # Logits without bias [rows, words], bias, targets [rows], and whether gradients are wanted -> the losses [rows] fp32.
 # With gradients the logits are overwritten by those of the losses' sum.
 SoftmaxGradient = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
@@ -45,7 +48,9 @@ def linear_cross_entropy(
     buffer = hidden.new_empty((chunk, words))
     losses = torch.empty(rows, dtype=torch.float32, device=hidden.device)
     grad_hidden = torch.empty_like(hidden) if gradients else None
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if gradients else None
+    # The first chunk writes it, where there is one.
+    new_weight = torch.empty_like if rows else torch.zeros_like
+    grad_weight = new_weight(weight, dtype=torch.float32) if gradients else None
     grad_bias = torch.zeros_like(bias, dtype=torch.float32) if gradients else None
     for start in range(0, rows, max(1, chunk)):
         part = slice(start, start + chunk)
@@ -54,18 +59,25 @@ def linear_cross_entropy(
         losses[part] = softmax_gradient(logits, bias, targets[part], gradients)
         if grad_hidden is not None and grad_weight is not None and grad_bias is not None:
             torch.mm(logits, weight, out=grad_hidden[part])
-            _add_product(grad_weight, logits.T, some)
+            _product(grad_weight, logits.T, some, add=start > 0)
             grad_bias += logits.sum(dim=0, dtype=torch.float32)
     if grad_hidden is None or grad_weight is None or grad_bias is None:
         return losses, None
     return losses, (grad_hidden, grad_weight, grad_bias)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, in fp32 whatever the factors' type."""
+def _product(total: Tensor, left: Tensor, right: Tensor, add: bool) -> None:
+    """total = left @ right, added to what it was with `add`; fp32 whatever the factors' type."""
     if left.dtype == torch.float32:
-        total.addmm_(left, right)
+        total.addmm_(left, right, beta=1 if add else 0)
+    elif left.is_cuda and not add:
+        torch.mm(left, right, out_dtype=torch.float32, out=total)
+    elif left.is_cuda and _ADDS_IN_FP32:
+        # In place: a product by itself is one more matrix of the weight's size, written and read.
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     elif left.is_cuda:
-        total += torch.mm(left, right, out_dtype=torch.float32)
+        total.add_(torch.mm(left, right, out_dtype=torch.float32))
+    elif add:
+        total.add_(left @ right)
     else:
-        total += left @ right
+        total.copy_(left @ right)
