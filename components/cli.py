@@ -63,13 +63,11 @@ def _component_command(item: Component) -> click.Command:
 
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         result = run_component(item, plain, root or root_uri(), task)
-        if result.helped:
-            return
         text = result_json(artifacts.open_artifact(result.uri), result.reused)
-        if result_file:
+        if result_file and os.environ.get("LOCAL_RANK", "0") == "0":
             Path(result_file).parent.mkdir(parents=True, exist_ok=True)
             Path(result_file).write_text(text, "utf-8")
-        if LAUNCHED not in os.environ:
+        if not result.helped and LAUNCHED not in os.environ:
             click.echo(text)
 
     text = f"{item.summary}\n\n{item.description}"

@@ -74,7 +74,7 @@ class Result:
     reused: bool
     outputs: Mapping[str, Any]
     helped: bool = False
-    """True in a process that only helped: the artifact may not be complete yet, and process 0 tells of it."""
+    """True in a process that only helped: process 0 tells of it."""
 
 
 def root_uri() -> str:
@@ -96,7 +96,7 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
         work_plan = planning.plan(item, arguments, root)
         done = work_plan.done() if among.leads else None
         if among.agree(lambda: done is not None):
-            return _found(work_plan, task, done) if done else _helped(work_plan)
+            return _found(work_plan, task, done) if done else _helped(work_plan, reused=True)
         return _do(work_plan, task, root, among)
 
 
@@ -104,15 +104,15 @@ def _in_processes(
     group: processes.Group, item: Component, arguments: Mapping[str, Any], root: str, task: str
 ) -> Result:
     work_plan = planning.plan(item, arguments, root)
+    done = work_plan.done()
     # On several nodes the processes decide whether it is done, so that all nodes do the same.
-    done = work_plan.done() if group.nodes == 1 else None
-    if done is not None:
+    if done is not None and group.nodes == 1:
         return _found(work_plan, task, done)
     processes.start(group, work_plan, root, task)
     if not group.leads:
-        return _helped(work_plan)
+        return _helped(work_plan, reused=done is not None)
     artifact = artifacts.open_artifact(work_plan.uri)
-    return Result(artifact.uri, False, artifact.outputs)
+    return Result(artifact.uri, done is not None, artifact.outputs)
 
 
 def _found(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> Result:
@@ -120,8 +120,8 @@ def _found(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> Res
     return Result(done.uri, True, done.outputs)
 
 
-def _helped(work_plan: planning.Plan) -> Result:
-    return Result(work_plan.uri, False, {}, helped=True)
+def _helped(work_plan: planning.Plan, reused: bool) -> Result:
+    return Result(work_plan.uri, reused, {}, helped=True)
 
 
 def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> Result:
@@ -134,7 +134,8 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         with _scratch() as scratch, among.guarded():
             work = _work(work_plan, writer, tracking.ComponentRun(), follower, scratch, root, among)
             item.function(work, **work_plan.arguments)
-        return _helped(work_plan)
+            among.agree(_committed)
+        return _helped(work_plan, reused=False)
     tracker = tracking.connect(experiment(work_plan))
     _replay_spools(tracker, root)
     with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch, among.guarded():
@@ -145,9 +146,14 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         item.function(_work(work_plan, writer, run, tracker, scratch, root, among), **work_plan.arguments)
         seconds = time.monotonic() - started
         artifact = writer.commit(_producer(item, run, task, seconds))
+        among.agree(_committed)
         run.log_metrics({"component_seconds": seconds}, step=0)
         run.set_tags({"mmbert.content_digest": artifact.digest, "mmbert.uri": artifact.uri})
     return Result(artifact.uri, False, artifact.outputs)
+
+
+def _committed() -> None:
+    """What process 0 says once the artifact is complete; the others' nodes write its result too."""
 
 
 def link_reused(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> None:
@@ -175,6 +181,7 @@ def _work(
     cache.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(cache).free < _MINIMUM_FREE_BYTES:
         raise InfrastructureError(f"{cache}: less than 200 MB are free on this disk; free some space and run it again")
+    among.scratch = scratch
     recipe: Any = None
     full = planning.recipe_of(work_plan.arguments)
     if "recipe" in work_plan.arguments:

@@ -16,6 +16,7 @@ import ctypes
 import datetime
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -39,6 +40,7 @@ _LOST_SECONDS = 120.0
 _HEARING_SECONDS = 10.0
 _GRACE_SECONDS = 20.0
 _LEAVING_SECONDS = 30.0
+_ENDING_SECONDS = 600.0
 
 
 class RankFailedError(MmbertError):
@@ -64,6 +66,10 @@ class Alone:
     rank = 0
     size = 1
     leads = True
+    scratch: Path | None = None
+    """A folder to delete where this process is ended by force."""
+    before_force: Callable[[float], None] | None = None
+    """Waits, for so many seconds at most, for what other threads still have to store where it is ended by force."""
 
     def agree(self, decide: Callable[[], T]) -> T:
         """What `decide` returns in process 0, in every process. It must be plain JSON."""
@@ -72,6 +78,9 @@ class Alone:
     def once_a_node(self, action: Callable[[], T]) -> T:
         """What `action` returns in one process of this node, in all of its processes. It must be plain JSON."""
         return action()
+
+    def end(self) -> None:
+        """Say that this process ends after an error, and has ten minutes for what is still to be stored."""
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -124,16 +133,23 @@ class Ranks(Alone):
         except SystemExit:
             raise
         except BaseException as error:
-            # The launcher's own SIGTERM to the processes that are left comes while they clean up.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            self._ending.set()
+            self.end()
             failure = self._settle(error)
             if not self.leads and self._told(failure):
                 raise SystemExit(failure.code) from None
             if failure.rank == self.rank and not _is_connection(error):
                 raise
             raise failure.as_error() from None
+
+    def end(self) -> None:
+        # The launcher's own SIGTERM to the processes that are left comes while they clean up.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        if not self._ending.is_set():
+            self._ending.set()
+            overdue = threading.Timer(_ENDING_SECONDS, self._force)
+            overdue.daemon = True
+            overdue.start()
 
     def leave(self) -> None:
         """Say that this process ends well; process 0 waits for the others, since its end closes the store."""
@@ -161,12 +177,16 @@ class Ranks(Alone):
 
     def _told(self, failure: Failure) -> bool:
         """Whether another process tells the user of it: process 0, or where it is lost the first that is left."""
+        told = False
         with contextlib.suppress(RuntimeError):
             told = self._wait(lambda: bool(self._store.check(["told"])), _HEARING_SECONDS)
             self._store.set(f"heard:{self.rank}", "")
             if told:
-                return True
-        return failure.code == STOPPED or not (self._speaks() or failure.rank == self.rank)
+                # The launcher ends all with the first to go, process 0 in the middle of an upload. It must come out of
+                # its collectives for that. Its end closes the store.
+                _break_collectives()
+                self._wait(lambda: self._has_left(0), _ENDING_SECONDS)
+        return told or failure.code == STOPPED or not (self._speaks() or failure.rank == self.rank)
 
     def _speaks(self) -> bool:
         return self.leads or (self._alone and self.rank == 1)
@@ -212,8 +232,19 @@ class Ranks(Alone):
         signal.pthread_kill(self._main, signal.SIGTERM)
         if self._ending.wait(_GRACE_SECONDS):
             return
+        if self.before_force is not None:
+            self.before_force(_ENDING_SECONDS)
+        if not self._ending.is_set():
+            self._force()
+
+    def _force(self) -> None:
+        """End this process, though its main thread does not."""
+        late = f"process {self.rank} did not end within {_ENDING_SECONDS:.0f} s of an error; run it again to go on"
+        failure = self.failure or Failure(self.rank, 3, late)
         if self._speaks():
             print(f"error: {failure.message}", file=sys.stderr, flush=True)
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
         os._exit(failure.code)
 
     def _lost_neighbours(self) -> list[int]:
@@ -280,6 +311,15 @@ def _meet() -> Ranks:
         raise InfrastructureError(
             f"the {os.environ['WORLD_SIZE']} processes did not meet at {place}: {error}"
         ) from error
+
+
+def _break_collectives() -> None:
+    """Close torch's process groups, so that the others' collectives fail; given up where that hangs."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        closing = threading.Thread(target=distributed.destroy_process_group, daemon=True)
+        closing.start()
+        closing.join(_HEARING_SECONDS)
 
 
 def _failure_of(rank: int, error: BaseException) -> Failure:

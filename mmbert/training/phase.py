@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from composer import Timestamp
+from composer import Timestamp, Trainer
 
 from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.errors import MmbertError, UserError
@@ -82,6 +82,7 @@ def train_phase(
         begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
     store = CheckpointStore(output, recipe.training.keep_checkpoints)
+    ranks.before_force = store.wait
     found = _find_resume_point(store, scratch, ranks)
     points = _points(found.folder / HISTORY) if found else []
     streams = mixture_streams(plan["rows"], inputs.shards)
@@ -132,10 +133,7 @@ def train_phase(
             with out_of_memory_explained(recipe, phase):
                 trainer.fit()
     except BaseException:
-        # Trainer.close waits for the other processes, which may have ended.
-        trainer.engine.close()
-        with contextlib.suppress(MmbertError):
-            store.finish()
+        _end_early(trainer, store, ranks)
         raise
     composer_file = trainer.save_checkpoint(str(scratch / "ep{epoch}-ba{batch}-rank{rank}.pt"))
     trainer.close()
@@ -145,6 +143,15 @@ def train_phase(
         finish.write_checkpoint(scratch, Path(composer_file), plan["variant"] or phase, output)
         finish.write_history(history.points, output)
         finish.write_bits_per_byte(recipe, phase, inputs.tokenizer, inputs.held_out, model, output, run)
+
+
+def _end_early(trainer: Trainer, store: CheckpointStore, ranks: Alone) -> None:
+    """After an error, once the upload in flight has ended."""
+    ranks.end()
+    # Trainer.close waits for the other processes, which may have ended.
+    trainer.engine.close()
+    with contextlib.suppress(MmbertError):
+        store.finish()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,8 +80,8 @@ class CheckpointStore:
 
     def __init__(self, output: ArtifactWriter, keep: int) -> None:
         self._output, self._keep = output, keep
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
-        self._in_flight: Future[None] | None = None
+        self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
+        self._in_flight: futures.Future[None] | None = None
         self._failed_in_a_row = 0
         self._permanent: list[Saved] = []
         self._spoilt: set[str] = set()
@@ -135,6 +135,11 @@ class CheckpointStore:
             self._store_permanent()
         finally:
             self._pool.shutdown()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the upload in flight, for so long at most. Any thread may call it."""
+        if (in_flight := self._in_flight) is not None:
+            futures.wait([in_flight], seconds)
 
     def _wait(self) -> InfrastructureError | None:
         """What the upload in flight failed with."""

@@ -71,7 +71,7 @@ def start_from(
     if leads:
         print(
             f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
-            "beginning, since a checkpoint from elsewhere does not say which it had seen",
+            "beginning, since a checkpoint does not say which it had seen (a phase's own resume checkpoints do)",
             flush=True,
         )
     return clock

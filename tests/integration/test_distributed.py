@@ -6,6 +6,7 @@ measured after 30 batches; dropout is off, since each process draws its own.)
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -20,6 +21,7 @@ from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts
 from mmbert.release.conversion import convert_to_folder
+from tests.fixtures_stack import free_port
 from tests.killing import training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run
 
@@ -134,6 +136,25 @@ def test_a_lost_process_ends_the_others_as_infrastructure(small: SmallRun, tmp_p
     assert said.count("error: process 1 was lost: killed from outside") == 1
     assert "Traceback" not in said
     wait_until_gone(family, 15)
+
+
+def test_each_node_tells_of_work_that_was_done_before(
+    small: SmallRun, alone: artifacts.Artifact, tmp_path: Path
+) -> None:
+    meeting = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    line = command(small, Path(small.root))
+    with contextlib.ExitStack() as nodes:
+        started = []
+        for node in ("0", "1"):
+            env = environment(tmp_path, MMBERT_PROFILE="laptop", NODE_RANK=node, **meeting)
+            result = ["--result-file", str(tmp_path / node)]
+            started.append(nodes.enter_context(training([*line, *result], env)))
+        ended = [trainer.end() for trainer in started]
+    assert [code for code, _ in ended] == [0, 0], ended
+    for node in ("0", "1"):
+        told = json.loads((tmp_path / node).read_text("utf-8"))
+        assert (told["uri"], told["reused"]) == (alone.uri, True)
+    assert [said.count('{"uri"') for _, said in ended] == [1, 0]
 
 
 def ended_by_two(small: SmallRun, folder: Path, override: str) -> tuple[int, str]:
