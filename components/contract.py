@@ -58,7 +58,9 @@ class Component:
     reads: tuple[str, ...]
     """Recipe keys that it may read, `{parameter}` filled from its arguments: what its fingerprint covers."""
     operational: tuple[str, ...]
-    """Keys below these that its fingerprint leaves out: how the work is done, not what comes of it."""
+    """Keys of these, or below them, that its fingerprint leaves out: how the work is done, not what comes of it."""
+    fingerprinted: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None
+    """Given the recipe's values by key and the arguments, the values that count, where some matter only with others."""
     distributed: bool
     """True where several processes can do one piece of work together."""
     outputs: tuple[str, ...]
@@ -85,6 +87,7 @@ def component(
     resources: Literal["small", "data", "train", "eval"],
     reads: tuple[str, ...] = (),
     operational: tuple[str, ...] = (),
+    fingerprinted: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,
     distributed: bool = False,
     outputs: tuple[str, ...] = (),
     idempotent_effect: bool = False,
@@ -102,6 +105,7 @@ def component(
             resources=resources,
             reads=reads,
             operational=operational,
+            fingerprinted=fingerprinted,
             distributed=distributed,
             outputs=outputs,
             idempotent_effect=idempotent_effect,

@@ -16,6 +16,7 @@ from mmbert import artifacts, hub, storage
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text
 from mmbert.recipe.pins import pin_revisions, unpinned
+from mmbert.release import names
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -46,7 +47,7 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
         if parameter.name == "recipe" and parameter.kinds:
             keys = _keys(item, read_recipe(value), checked)
             recipe = _as_read(read_recipe(value), keys).model_dump(mode="json")
-            parameters["recipe"] = {key: _fingerprinted(_at(recipe, key), key, item.operational) for key in keys}
+            parameters["recipe"] = _fingerprinted({key: _at(recipe, key) for key in keys}, item, checked)
         elif parameter.kinds:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
@@ -133,12 +134,19 @@ def _keys(item: Component, recipe: Recipe, arguments: Mapping[str, Any]) -> list
     return sorted(keys)
 
 
-def _fingerprinted(value: Any, key: str, operational: tuple[str, ...]) -> Any:
-    """A recipe value without the operational keys in it."""
+def _fingerprinted(values: dict[str, Any], item: Component, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's values by key, without what cannot change the component's result."""
+    operational = {pattern.format(**arguments) for pattern in item.operational}
+    kept = {key: _without(value, key, operational) for key, value in values.items() if key not in operational}
+    return item.fingerprinted(kept, arguments) if item.fingerprinted else kept
+
+
+def _without(value: Any, key: str, left_out: set[str]) -> Any:
+    """A recipe value without the keys below it that are left out."""
     if not isinstance(value, dict):
         return value
-    kept = {name: f"{key}.{name}" for name in value if f"{key}.{name}" not in operational}
-    return {name: _fingerprinted(value[name], path, operational) for name, path in kept.items()}
+    kept = {name: f"{key}.{name}" for name in value if f"{key}.{name}" not in left_out}
+    return {name: _without(value[name], path, left_out) for name, path in kept.items()}
 
 
 def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
@@ -150,10 +158,12 @@ def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _version(uri: str) -> str:
-    """A digest of the listing of a user's file or folder."""
+    """A digest of the listing of a user's file or folder, and of the files that are read beside a checkpoint's."""
     listed = storage.list_versions(uri)
     if not listed:
         raise storage.MissingFileError(f"{uri}: no such file or folder")
+    for place in names.beside(uri):
+        listed += [[place, version] for _, version in storage.list_versions(place)]
     return artifacts.digest_json(listed)
 
 

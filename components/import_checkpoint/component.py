@@ -8,7 +8,7 @@ from components.runtime import Work
 
 @component(
     produces="checkpoint",
-    version=1,
+    version=2,
     image="train",
     resources="eval",
     reads=("model", "optimizer",
@@ -17,8 +17,8 @@ from components.runtime import Work
 def import_checkpoint(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
-    source: Annotated[str, "path or s3:// URI of a Composer checkpoint (.pt), or of a folder with config.json and "
-                      "model.safetensors", SourceFiles()],
+    source: Annotated[str, "path or s3:// URI of a Composer checkpoint (.pt), of a folder with config.json and "
+                      "model.safetensors, or of a checkpoint artifact", SourceFiles()],
     phase: Annotated[Literal["pretrain", "extend", "decay"], "the phase that it was saved in"],
     then: Annotated[Literal["continue", "next"], "continue: training goes on within this phase, at the checkpoint's "
                     "token count; next: the phase counts as done"],

@@ -1,9 +1,21 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
+
+
+def _fingerprinted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Snapshots count in the decay phase alone; what a spike is, where spikes are not ignored.
+
+    `stop` and `skip` make the same weights up to the batch that stops, so a phase that stopped can go on skipping.
+    """
+    kept = {key: value for key, value in recipe.items() if key != "merge.snapshots" or arguments["phase"] == "decay"}
+    bad = dict(kept["training"]["bad_batches"])
+    if bad.pop("spike") == "ignore":
+        del bad["spike_sigmas"], bad["spike_window"]
+    return kept | {"training": kept["training"] | {"bad_batches": bad}}
 
 
 @component(
@@ -15,9 +27,12 @@ from components.runtime import Work
            *(f"phases.{{phase}}.{key}" for key in (
                "tokens", "max_seq_len", "mask_probability", "rope_theta", "learning_rate", "weight_decay", "schedule",
                "batch"))),
-    operational=tuple(f"training.{key}" for key in (
-        "workers", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
-        "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
+    operational=(
+        *(f"training.{key}" for key in (
+            "workers", "cache_gb", "log_every", "checkpoint_tokens", "keep_checkpoints", "permanent_checkpoint_tokens",
+            "device", "attention", "compile", "bad_batches.nan", "bad_batches.max_skipped")),
+        "phases.{phase}.batch.microbatch_size", "evaluation.bits_per_byte_bytes_per_language"),
+    fingerprinted=_fingerprinted,
     distributed=True,
 )  # fmt: skip
 def train(

@@ -198,11 +198,11 @@ class BatchShape:
 
 
 def microbatch_shape(rows: int, max_seq_len: int, mask_probability: float, pad_token_id: int) -> BatchShape:
-    """The shape that microbatches of so many rows nearly always fit.
+    """The shape that microbatches of so many rows nearly always fit, unless their documents are short.
 
     Masked tokens are a binomial draw: its mean and six standard deviations, one microbatch in a billion has more.
     Segments: room for four a row and one more every 1,024 tokens, and no more, because a GPU's kernels start blocks for
-    empty ones too.
+    empty ones too. Documents of some 200 tokens and less need more: `ShapeFiller` grows.
     """
     tokens = rows * max_seq_len
     deviation = math.sqrt(tokens * mask_probability * (1 - mask_probability))
@@ -216,7 +216,7 @@ def fixed_shape(batch: Batch, shape: BatchShape) -> Batch:
     Padding tokens follow the real ones, in segments of their own no longer than max_seq_len, and the last border is
     repeated: segments of no tokens. Surplus masked rows point at token 0 and have the target IGNORED. `tokens` and
     `masked` still count real ones; `padded_tokens` are those added. What does not fit doubles its share of the shape
-    until it does, for this batch alone; nothing is ever left out.
+    until it does; nothing is ever left out.
     """
     tokens = _capacity(len(batch.input_ids), shape.tokens, "tokens")
     masked = _capacity(len(batch.targets), shape.masked, "masked tokens")
@@ -236,6 +236,27 @@ def fixed_shape(batch: Batch, shape: BatchShape) -> Batch:
     )
 
 
+class ShapeFiller:
+    """Fills microbatches up to one shape, which grows where one does not fit and never shrinks.
+
+    So a run has few shapes whatever its documents' lengths: each share of the shape can double only so often.
+    """
+
+    def __init__(self, shape: BatchShape) -> None:
+        self.shape = shape
+
+    def __call__(self, batch: Batch) -> Batch:
+        """`fixed_shape` of the batch, in the shape so far."""
+        filled = fixed_shape(batch, self.shape)
+        self.shape = dataclasses.replace(
+            self.shape,
+            tokens=len(filled.input_ids),
+            masked=len(filled.targets),
+            segments=len(filled.cu_seqlens) - 1,
+        )
+        return filled
+
+
 def _filled(values: Tensor, length: int, filler: int) -> Tensor:
     return torch.cat([values, values.new_full((length - len(values),), filler)])
 
@@ -246,8 +267,8 @@ def _capacity(needed: int, capacity: int, what: str) -> int:
     grown: int = capacity * 2 ** math.ceil(math.log2(needed / capacity))
     # Python shows the same warning from the same line once.
     warnings.warn(
-        f"a microbatch has more than {capacity:,} {what}; it is computed as one of {grown:,}, which compiles the model "
-        "once more, and no longer at its best speed",
+        f"a microbatch has more than {capacity:,} {what}; from now on there is room for {grown:,}, and the model is "
+        "compiled once more",
         stacklevel=3,
     )
     return grown

@@ -166,22 +166,22 @@ class ShardReader:
             self._open.move_to_end(key)
             return self._open[key]
         try:
-            shard = _open_shard(data_set, number, self._cache)
+            shard = _open_shard(data_set, number, self._cache, self._limit)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise InfrastructureError(
-                    f"{self._cache}: the disk is full; free some space or set a smaller cache"
+                    f"{self._cache}: the disk is full; free some space, or lower training.cache_gb "
+                    + ("" if self._limit is None else f"(now {self._limit / 10**9:g}), ")
+                    + "and run the same again"
                 ) from error
             raise InfrastructureError(f"{self._cache}: {error.strerror or error}") from error
         self._open[key] = shard
         if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
-        if self._limit is not None:
-            _shrink(self._cache, self._limit)
         return shard
 
 
-def _open_shard(data_set: DataSet, number: int, cache: Path) -> _OpenShard:
+def _open_shard(data_set: DataSet, number: int, cache: Path, limit: int | None) -> _OpenShard:
     """Open a shard from the cache, or bring it there first."""
     entry = json.loads(data_set.shards[number])
     basename, size = entry["raw_data"]["basename"], entry["raw_data"]["bytes"]
@@ -190,7 +190,13 @@ def _open_shard(data_set: DataSet, number: int, cache: Path) -> _OpenShard:
     if file is None:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"lock-{number % _LOCKS:02d}"):
-            file = _cached(folder / basename, size) or _fetch(data_set, entry, folder)
+            file = _cached(folder / basename, size)
+            if file is None:
+                if limit is not None:
+                    _shrink(cache, limit - size)  # before, since the disk may be full
+                file = _fetch(data_set, entry, folder)
+        if limit is not None:
+            _shrink(cache, limit)
     with file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     offsets = np.frombuffer(data, np.uint32, entry["samples"] + 1, offset=4)

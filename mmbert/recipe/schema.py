@@ -565,6 +565,9 @@ class Training(Section):
         131_072, description="how far a lane spreads the documents of a row, in tokens"
     )
     workers: int = Field(1, ge=0, description="loader processes a training process")
+    cache_gb: float = Field(
+        500, gt=0, allow_inf_nan=False, description="decompressed shards that a node keeps on its disk, in 10^9 bytes"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is a GPU, else cpu")
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="of matrix products on a GPU, by autocast; a CPU always computes in fp32"

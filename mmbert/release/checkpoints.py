@@ -5,10 +5,16 @@ A pickle is only ever read here, and only through torch's restricted unpickler w
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import json
+import lzma
+import os
 import pickle
+import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core.multiarray import _reconstruct
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -41,6 +47,26 @@ _ALLOWED: list[Any] = [
 _OPTIMIZER = "StableAdamW"
 _SLOTS = ("exp_avg", "exp_avg_sq", "eps_sq")
 _CRC_BLOCK = 2**22
+# What zipfile, torch and a reader of the result raise where bytes are altered: the zip directory, or a pickle together
+# with its checksum.
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # What makes two models different; dropouts and the initial width are a run's own.
 _SHAPE = (
     "vocab_size",
@@ -74,14 +100,15 @@ class OptimizerState:
     """StableAdamW's state. `moments` are fp32 by `<parameter>.<slot>`, slots exp_avg, exp_avg_sq and eps_sq.
 
     `steps` were made so far. `learning_rate` is the last one set, `peak_learning_rate` what weight decay is scaled by.
+    These and the rest are None where the source does not say, as this project's artifacts do not.
     """
 
     moments: dict[str, Tensor]
     steps: int
-    learning_rate: float
-    peak_learning_rate: float
-    betas: tuple[float, float]
-    eps: float
+    learning_rate: float | None = None
+    peak_learning_rate: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +136,9 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     checkpoint.
     """
     if path.suffix == ".pt":
-        return _composer_weights(path, _composer_state(path))
+        state = _composer_state(path)
+        with damage_told(str(path)):
+            return _composer_weights(path, state)
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file")
     if path.suffix != ".safetensors":
@@ -128,6 +157,32 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def load_moments(path: Path) -> tuple[dict[str, Tensor], list[int]]:
+    """The optimiser's state of an `optimizer.safetensors`, unchecked, and the steps that each group has made.
+
+    Raises UserError where the file is missing or damaged.
+    """
+    moments = load_tensors(path)
+    with safe_open(path, "pt") as stored:
+        said = (stored.metadata() or {}).get("steps", "[]")
+    try:
+        return moments, [int(step) for step in json.loads(said)]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: its step counts are '{said}', which are no list of numbers; fetch it again"
+        ) from error
+
+
+def read_optimizer(path: Path, weights: Mapping[str, Tensor]) -> OptimizerState:
+    """The optimiser's state of an `optimizer.safetensors` that belongs to `weights`.
+
+    Raises UserError where it is damaged or does not.
+    """
+    moments, steps = load_moments(path)
+    check_moments(moments, weights, str(path))
+    return OptimizerState(moments, _one_step(steps, str(path)))
+
+
 def read_composer(path: Path) -> ComposerCheckpoint:
     """A Composer `.pt` whole. Tensors stay on the disk, mapped into memory, until they are used.
 
@@ -135,21 +190,49 @@ def read_composer(path: Path) -> ComposerCheckpoint:
     belong to the weights.
     """
     state = _composer_state(path)
-    weights = _composer_weights(path, state)
-    clock = _section(path, state, "timestamp", "Timestamp")
-    stored = _section(path, state, "integrations").get("huggingface") or {}
-    scheduler = next(iter(_section(path, state, "schedulers").values()), None)
-    try:
+    with damage_told(str(path)):
+        weights = _composer_weights(path, state)
+        clock = _section(path, state, "timestamp", "Timestamp")
+        stored = _section(path, state, "integrations").get("huggingface") or {}
+        scheduler = next(iter(_section(path, state, "schedulers").values()), None)
         return ComposerCheckpoint(
             weights=weights,
             optimizer=_optimizer(path, state, weights),
             clock=Clock(*(int(clock[key]) for key in ("batch", "sample", "token", "epoch"))),
             scheduled_rates=[float(rate) for rate in scheduler["_last_lr"]] if scheduler else None,
-            config=stored["model"]["config"]["content"] if stored else {},
+            config=dict(stored["model"]["config"]["content"]) if stored else {},
             tokenizer={name: file["content"] for name, file in stored["tokenizer"].items()} if stored else {},
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not as Composer writes a checkpoint ({type(error).__name__} {error})") from error
+
+
+@contextlib.contextmanager
+def damage_told(where: str) -> Iterator[None]:
+    """Within, what reading altered content raises becomes a UserError that names `where`."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UserError(
+            f"{where}: not as Composer writes a checkpoint ({type(error).__name__}: {error}); fetch it again"
+        ) from error
+
+
+def check_composer(path: Path) -> None:
+    """Raises UserError as `load_weights` does, whatever the file is named."""
+    _composer_state(path)
+
+
+@contextlib.contextmanager
+def restricted_loading() -> Iterator[None]:
+    """Within, torch.load takes what this module takes and nothing else, also where its caller asks for a whole pickle,
+    as Composer does."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORCE_NOT)}
+    os.environ[_FORCE] = "1"
+    try:
+        with safe_globals(_ALLOWED):
+            yield
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _composer_state(path: Path) -> dict[str, Any]:
@@ -161,13 +244,13 @@ def _composer_state(path: Path) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except pickle.UnpicklingError as error:
             raise UserError(f"{path}: refused, because {_reason(path)}") from error
-        except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path}: damaged or not a checkpoint ({error}); fetch it again") from error
     state = checkpoint.get("state") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path}: no model weights under state.model; this is not a Composer checkpoint")
     for name, value in state["model"].items():
-        if not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise UserError(f"{path}: '{name}' under state.model is no tensor; this is not a Composer checkpoint")
     return state
 
@@ -180,7 +263,7 @@ def _check_bytes(path: Path) -> None:
                 with archive.open(entry) as stream:
                     while stream.read(_CRC_BLOCK):
                         pass
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise UserError(
             f"{path}: damaged (cut short or altered), or not a checkpoint as torch.save writes it ({error}); "
             "fetch it again"
@@ -188,11 +271,15 @@ def _check_bytes(path: Path) -> None:
 
 
 def _reason(path: Path) -> str:
-    unsafe = sorted(get_unsafe_globals_in_checkpoint(path))
+    unclear = "its pickle is damaged or built in an unusual way"
+    try:
+        unsafe = sorted(get_unsafe_globals_in_checkpoint(path))
+    except _DAMAGE:
+        return unclear
     allowed = {item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}" for item in _ALLOWED}
     foreign = [name for name in unsafe if name not in allowed]
     if not foreign:
-        return "its pickle is damaged or built in an unusual way"
+        return unclear
     return f"it asks for {', '.join(foreign)}, which a checkpoint does not need and which could run code"
 
 
@@ -241,18 +328,21 @@ def _optimizer(path: Path, state: Mapping[str, Any], weights: Mapping[str, Tenso
         }
     )
     check_moments(moments, weights, str(path))
-    steps = {int(group["step"]) for group in groups}
-    if len(steps) != 1:
-        raise UserError(f"{path}: its optimiser's groups have made different numbers of steps ({sorted(steps)})")
     first = groups[0]
     return OptimizerState(
         moments,
-        steps.pop(),
+        _one_step([int(group["step"]) for group in groups], str(path)),
         float(first["lr"]),
         float(first["max_lr"]),
         (float(first["beta1"]), float(first["beta2"])),
         float(first["eps"]),
     )
+
+
+def _one_step(steps: Sequence[int], where: str) -> int:
+    if len(set(steps)) != 1:
+        raise UserError(f"{where}: its optimiser's groups have made different numbers of steps ({sorted(steps)})")
+    return steps[0]
 
 
 def check_moments(moments: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: str) -> None:

@@ -28,6 +28,7 @@ from mmbert.release import checkpoints, sources
 from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
 from mmbert.release.loading import model_of
 from mmbert.release.model_card import PhaseSummary, model_card, usage
+from mmbert.release.names import CONFIG
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
@@ -67,7 +68,9 @@ def convert_to_folder(
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
     with _new_folder(out) as (folder, scratch):
-        found = sources.read(sources.fetch(checkpoint, scratch / "checkpoint"), checkpoint)
+        found = sources.read(
+            sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+        )
         config = _config(found, recipe, checkpoint)
         checkpoints.check_weights(found.weights, config, checkpoint)
         words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
@@ -80,7 +83,7 @@ def convert_to_folder(
         if not length:
             raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
         tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
-        name = out.rstrip("/").rpartition("/")[2]
+        name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
         card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
         samples = _made_up_samples(config, length)
         return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
@@ -103,24 +106,41 @@ def _export_checked(
 @contextlib.contextmanager
 def _new_folder(out: str) -> Iterator[tuple[Path, Path]]:
     """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
-    if storage.list_files(out) or (not storage.is_s3(out) and Path(out).exists() and not Path(out).is_dir()):
-        raise UserError(f"{out}: there are files here already; choose a new folder, or empty this one")
+    if _holds_anything(out):
+        raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
     with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
         if storage.is_s3(out):
             folder = Path(scratch, "model")
             yield folder, Path(scratch)
-            # Nothing loads a folder without its configuration, so that comes last.
-            for path in sorted(folder.iterdir(), key=lambda p: p.name == "config.json"):
+            for path in _configuration_last(folder):
                 storage.upload(storage.join(out, path.name), path)
             return
-        target = Path(out)
+        target = Path(out).resolve()
+        stands = target.is_dir()
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        # A folder that stands is filled, not replaced: it can be a mount, or where the user's shell is.
+        made = (target if stands else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
-            yield beside, Path(scratch)
-            beside.replace(target)
+            yield made, Path(scratch)
+            if stands:
+                for path in _configuration_last(made):
+                    path.replace(target / path.name)
+            else:
+                made.replace(target)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _holds_anything(out: str) -> bool:
+    if storage.is_s3(out):
+        return bool(storage.list_files(out))
+    path = Path(out)
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _configuration_last(folder: Path) -> list[Path]:
+    """Its files; nothing loads a folder without its configuration."""
+    return sorted(folder.iterdir(), key=lambda path: path.name == CONFIG)
 
 
 def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -17,9 +18,8 @@ from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
 from mmbert.release.checkpoints import check_weights, save_weights
+from mmbert.release.names import CONFIG, MODEL_WEIGHTS
 
-CONFIG = "config.json"
-MODEL_WEIGHTS = "model.safetensors"
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _MASK_EVERY = 7  # the parity gate masks this share of each sample
 
@@ -272,7 +272,8 @@ def check_parity(
     samples = sorted((torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)), key=len)
     if not samples:
         raise UserError("parity: there is no sample to compare on")
-    exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
+    with _without_progress_bar():
+        exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
     was_training = model.training
     model.eval()
     masked_places = [(torch.arange(len(sample)) % _MASK_EVERY == _MASK_EVERY // 2) for sample in samples]
@@ -313,6 +314,19 @@ def check_parity(
                 f"(tolerance {tolerance:.3g}; logits differ by {differences['logits']:.3g}); it must not be released"
             )
     return ParityReport(len(samples), len(packed), len(masked), differences["final_norm"], differences["logits"])
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _alike(samples: Sequence[Tensor]) -> Iterator[list[Tensor]]:

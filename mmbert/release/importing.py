@@ -25,7 +25,7 @@ def import_model(recipe: Recipe, phase: str, then: Then, uri: str, scratch: Path
     with other rotary bases than the phase's, or past the phase's tokens.
     """
     settings: PhaseTraining = getattr(recipe.phases, phase)
-    found = sources.read(sources.fetch(uri, scratch / "source"), uri)
+    found = sources.read(sources.fetch(uri, scratch / "source", optimizer=True), uri, optimizer=True)
     stated = {**checkpoints.shape_of(found.weights), **found.config}
     checkpoints.check_shape(stated, recipe.model, uri)
     checkpoints.check_weights(found.weights, config_from_recipe(recipe.model, settings.rope_theta), uri)
@@ -90,5 +90,5 @@ def _say_what_differs(found: TrainedModel, recipe: Recipe, settings: PhaseTraini
         ("optimizer.eps", recipe.optimizer.eps, found.optimizer.eps),
     ]
     for key, ours, theirs in pairs:
-        if ours != theirs:
+        if theirs is not None and ours != theirs:
             print(f"{key}: the checkpoint was trained with {theirs}; the recipe's {ours} counts", flush=True)

@@ -14,7 +14,8 @@ from mmbert.model.head import TIED_DECODER, TOKEN_EMBEDDING, MaskedLanguageModel
 from mmbert.model.initialization import new_model
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints
-from mmbert.release.hugging_face import MODEL_WEIGHTS, from_hugging_face_names
+from mmbert.release.hugging_face import from_hugging_face_names
+from mmbert.release.names import MODEL_WEIGHTS
 from mmbert.training import canonical
 
 

@@ -47,7 +47,7 @@ def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         if config.get(key, value) != value:
             raise UserError(f"{where}: its model has {key} {config[key]!r}; only {value!r} is supported")
     norm = config.get("norm_kwargs") or {}
-    if norm.get("bias", True):
+    if not isinstance(norm, Mapping) or norm.get("bias", True):
         raise UserError(f"{where}: its model has norm_kwargs.bias true (or unset, which is true); only false is known")
     try:
         head_dim = config["hidden_size"] // config["num_attention_heads"]
@@ -71,7 +71,7 @@ def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "global_rope_theta": theta,
             "local_rope_theta": theta if local == -1 else local,
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its model configuration lacks a key or has a wrong value: {error}") from error
 
 

@@ -3,7 +3,8 @@
 - a Composer checkpoint (`.pt`) of the original training code, which carries its configuration and tokenizer;
 - a Composer checkpoint of this project;
 - a folder with `config.json` and `model.safetensors`, as a released ModernBERT has them (or the latter's path);
-- a checkpoint artifact of this project, or its `weights.safetensors` with `training_state.json` beside it.
+- a checkpoint artifact of this project, a permanent one too, or its `weights.safetensors` with `training_state.json`
+  and `optimizer.safetensors` beside it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from mmbert.data.tokenizer import TOKENIZER_FILE
 from mmbert.errors import UserError
 from mmbert.release import checkpoints, original
 from mmbert.release.checkpoints import Clock, OptimizerState
-from mmbert.release.hugging_face import CONFIG, MODEL_WEIGHTS, described_config, from_hugging_face_names, read_json
+from mmbert.release.hugging_face import described_config, from_hugging_face_names, read_json
+from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside
 from mmbert.storage import MissingFileError
-from mmbert.training.canonical import STATE, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,39 @@ class TrainedModel:
     by_original: bool = False
 
 
-def fetch(uri: str, folder: Path) -> Path:
+def fetch(uri: str, folder: Path, *, optimizer: bool) -> Path:
     """The local path of a checkpoint's file or folder; what lies in S3 is brought into `folder` first.
 
-    Raises MissingFileError where nothing is there. An artifact's files are checked against its manifest.
+    `optimizer`: its state is wanted too. Raises MissingFileError where the file is not there. An artifact's files are
+    checked against its manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = [WEIGHTS, STATE, CONFIG, MODEL_WEIGHTS, *([OPTIMIZER] if optimizer else [])]
     if uri.endswith((".pt", ".safetensors")):
         if not storage.is_s3(uri):
             return Path(uri)
         name = uri.rpartition("/")[2]
         storage.download(uri, folder / name)
-        for beside in (CONFIG, STATE):
-            if name != beside and storage.exists(storage.join(uri.rpartition("/")[0], beside)):
-                storage.download(storage.join(uri.rpartition("/")[0], beside), folder / beside)
+        _bring([place for place in beside(uri) if place.rpartition("/")[2] in wanted], folder)
         return folder / name
     if storage.exists(storage.join(uri, MANIFEST)):
         artifact = open_artifact(uri)
         for name in artifact.paths():
-            if name in (WEIGHTS, STATE, CONFIG, MODEL_WEIGHTS):
+            if name in wanted:
                 artifact.download(name, folder / name)
         return folder
     if not storage.is_s3(uri):
         return Path(uri)
-    for name in (CONFIG, MODEL_WEIGHTS):
-        storage.download(storage.join(uri, name), folder / name)
+    _bring([storage.join(uri, name) for name in wanted], folder)
     return folder
+
+
+def _bring(places: list[str], folder: Path) -> None:
+    """Download what is there; of two of one name the first."""
+    for place in places:
+        target = folder / place.rpartition("/")[2]
+        if not target.exists() and storage.exists(place):
+            storage.download(place, target)
 
 
 def fetch_tokenizer(uri: str, folder: Path) -> Path:
@@ -80,18 +88,18 @@ def fetch_tokenizer(uri: str, folder: Path) -> Path:
     return folder
 
 
-def read(path: Path, where: str) -> TrainedModel:
+def read(path: Path, where: str, *, optimizer: bool) -> TrainedModel:
     """Raises UserError where the file or folder is none of the forms, damaged, or refused (see `checkpoints`).
 
-    `where` names it in messages.
+    `where` names it in messages. `optimizer`: its state is read where it lies in a file of its own.
     """
     try:
-        return _composer(path, where) if path.suffix == ".pt" else _safetensors(path, where)
+        return _composer(path, where) if path.suffix == ".pt" else _safetensors(path, where, optimizer)
     except UserError as error:
         raise type(error)(str(error).replace(str(path), where)) from error
 
 
-def _safetensors(path: Path, where: str) -> TrainedModel:
+def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
     if path.is_dir():
         name = next((n for n in (MODEL_WEIGHTS, WEIGHTS) if (path / n).is_file()), None)
         if name is None:
@@ -105,15 +113,18 @@ def _safetensors(path: Path, where: str) -> TrainedModel:
         config = read_json(path.parent / CONFIG)
         weights = from_hugging_face_names(checkpoints.load_weights(path))
         return TrainedModel(weights, described_config(config, where), config.get("max_position_embeddings"))
-    return _ours(checkpoints.load_weights(path), path.parent / STATE)
+    weights, stored = checkpoints.load_weights(path), path.parent / OPTIMIZER
+    moments = checkpoints.read_optimizer(stored, weights) if optimizer and stored.is_file() else None
+    return _ours(weights, path.parent / STATE, moments)
 
 
 def _composer(path: Path, where: str) -> TrainedModel:
     found = checkpoints.read_composer(path)
     if not found.config:
-        state = next((f / STATE for f in (path.parent, path.parent.parent) if (f / STATE).is_file()), None)
+        state = next((Path(place) for place in beside(str(path)) if Path(place).is_file()), None)
         return _ours(found.weights, state, found.optimizer, found.clock)
-    config = original.described_config(found.config, where) | original.special_token_ids(found.tokenizer)
+    with checkpoints.damage_told(where):
+        config = original.described_config(found.config, where) | original.special_token_ids(found.tokenizer)
     return TrainedModel(
         found.weights,
         config,
@@ -138,4 +149,13 @@ def _ours(
             "global_rope_theta": rope["global_attention"],
             "local_rope_theta": rope["local_attention"],
         }
+    if clock is None and state:
+        clock = _clock(state, str(state_file))
     return TrainedModel(weights, config, state.get("max_seq_len"), optimizer, clock)
+
+
+def _clock(state: dict[str, Any], where: str) -> Clock:
+    try:
+        return Clock(int(state["batches"]), int(state["rows"]), int(state["tokens"]), 0)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: it lacks batches, rows or tokens, or one is no number ({error})") from error

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mmbert.errors import UserError
 from mmbert.model.head import MaskedLanguageModel
-from mmbert.release import checkpoints
+from mmbert.release import checkpoints, names
 
-WEIGHTS = "weights.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-STATE = "training_state.json"
+WEIGHTS, OPTIMIZER, STATE = names.WEIGHTS, names.OPTIMIZER, names.STATE
 
 
 def save_weights(path: Path, model: MaskedLanguageModel) -> None:
@@ -35,12 +32,12 @@ def load_weights(path: Path, model: MaskedLanguageModel) -> None:
 
 def save_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Every tensor of the optimiser's state as `<parameter>.<slot>`, and the groups' step counts."""
-    names = {id(p): n for n, p in model.named_parameters()}
+    named = {id(p): n for n, p in model.named_parameters()}
     tensors: dict[str, torch.Tensor] = {}
     for parameter, slots in optimizer.state.items():
         for slot, value in slots.items():
             if torch.is_tensor(value):
-                tensors[f"{names[id(parameter)]}.{slot}"] = value.detach().contiguous().cpu()
+                tensors[f"{named[id(parameter)]}.{slot}"] = value.detach().contiguous().cpu()
     steps = [int(group.get("step", 0)) for group in optimizer.param_groups]
     save_file(tensors, path, metadata={"steps": json.dumps(steps)})
 
@@ -50,14 +47,12 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 
     Raises UserError, naming the entry, where the file is damaged or not the whole state of this model's optimiser.
     """
-    moments = checkpoints.load_tensors(path)
+    moments, steps = checkpoints.load_moments(path)
     parameters = dict(model.named_parameters())
     checkpoints.check_moments(moments, {name: p.detach() for name, p in parameters.items()}, path.name)
     for key, value in moments.items():
         name, _, slot = key.rpartition(".")
         optimizer.state[parameters[name]][slot] = value.to(parameters[name].device)
-    with safe_open(path, "pt") as stored:
-        steps = json.loads((stored.metadata() or {}).get("steps", "[]"))
     if len(steps) != len(optimizer.param_groups):
         raise UserError(
             f"{path.name}: step counts of {len(steps)} groups, the optimiser has {len(optimizer.param_groups)}"

@@ -9,7 +9,7 @@ from composer.core import DataSpec
 from composer.models import ComposerModel
 from torch import Tensor
 
-from mmbert.loader.batch import Batch, BatchShape, fixed_shape, split_microbatches
+from mmbert.loader.batch import Batch, BatchShape, ShapeFiller, split_microbatches
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.loss import MaskedLoss
 
@@ -63,12 +63,14 @@ def tensors_of(batch: Batch) -> TensorBatch:
 def data_spec(loader: Any, shape: BatchShape | None = None, *, pinned: bool = False) -> DataSpec:
     """Rows are Composer's samples, real tokens its tokens, masked tokens what microbatches are weighted by.
 
-    With a `shape`, every microbatch is filled up to it; `pinned` microbatches are copied to the device without waiting.
+    With a `shape`, every microbatch is filled up to it, or to what it has grown to; `pinned` microbatches are copied to
+    the device without waiting.
     """
+    fill = ShapeFiller(shape) if shape else None
 
     def split(batch: TensorBatch, microbatch_size: int | float) -> list[TensorBatch]:
         parts = split_microbatches(batch["whole"], int(microbatch_size))
-        shaped = parts if shape is None else [fixed_shape(part, shape) for part in parts]
+        shaped = [fill(part) for part in parts] if fill else parts
         return [tensors_of(part.pin_memory() if pinned else part) for part in shaped]
 
     return DataSpec(

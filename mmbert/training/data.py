@@ -66,6 +66,7 @@ def loader_settings(recipe: Recipe, phase: str, cache: Path, begin_rows: int = 0
         masking=MaskingRule(settings.mask_probability, model.vocab_size, model.mask_token_id, special_token_ids(model)),
         cache=cache,
         buffer_tokens=recipe.training.shuffle_tokens,
+        cache_limit_bytes=int(recipe.training.cache_gb * 10**9),
     )
 
 

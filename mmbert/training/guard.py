@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from composer import Callback, Logger, State
 from composer.utils import dist
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mmbert import storage
 from mmbert.errors import UserError
@@ -58,14 +59,14 @@ class Guard(Callback):
         action = getattr(self.policy, key) if key else "ignore"
         self.skipped_this_batch = action == "skip"
         if action == "stop":
-            self._stop(state, signals, what, f"training.bad_batches.{key} is 'stop'")
+            self._stop(state, signals, what, key, f"training.bad_batches.{key} is 'stop'", f"{key}: skip")
         elif action == "skip":
             self.skipped += 1
             self._in_a_row += 1
             if self._in_a_row > self.policy.max_skipped:
                 limit = self.policy.max_skipped
                 why = f"the {limit} batches before it were skipped too (training.bad_batches.max_skipped)"
-                self._stop(state, signals, what, why)
+                self._stop(state, signals, what, key, why, "a higher max_skipped")
             # Without gradients the optimiser takes no step.
             for optimizer in state.optimizers:
                 optimizer.zero_grad(set_to_none=True)
@@ -90,24 +91,31 @@ class Guard(Callback):
                 return "spike", f"the {name} is {value:.4g}, and {before}"
         return "", ""
 
-    def _stop(self, state: State, signals: BatchSignals, what: str, why: str) -> None:
+    def _stop(self, state: State, signals: BatchSignals, what: str, key: str, why: str, goes_on: str) -> None:
+        """`goes_on`: the setting of bad_batches with which the phase can go on past this batch."""
         batch: Batch = state.batch["whole"]
         number, tokens = _number(state), int(state.timestamp.token.value)
-        held = _streams_of(batch, self.streams)
-        saved = self._save(state, batch, signals, held, what)
-        dist.barrier()  # the first process to end would end the others while they save
+        assert batch.stream_tokens is not None  # noqa: S101 -- only microbatches have none
+        counts = torch.from_numpy(batch.stream_tokens)
+        saved = self._save(state, batch, signals, _by_stream(counts, self.streams), what)
+        everywhere = state.device.tensor_to_device(counts.clone())
+        # No process gets past this before all have saved: the first one to end would end the others.
+        dist.all_reduce(everywhere, reduce_operation="SUM")
+        held = _by_stream(everywhere.cpu(), self.streams)
         shown = ", ".join(f"{name} ({count:,} tokens)" for name, count in list(held.items())[:_NAMED_STREAMS])
         more = f" and {len(held) - _NAMED_STREAMS} more" if len(held) > _NAMED_STREAMS else ""
         raise UserError(
             f"batch {number:,}, {tokens:,} tokens into the phase: {what}. Its update was not made, since {why}. The "
-            f"batch is saved as {saved}; it draws from {shown}{more}. Lower phases.{self.phase}.learning_rate, "
-            f"lengthen phases.{self.phase}.schedule.warmup_tokens, or have such batches skipped "
-            "(training.bad_batches); resume checkpoints of before are kept"
+            f"batch is saved as {saved}; it draws from {shown}{more}. Started again with {goes_on} in "
+            "training.bad_batches, the phase goes on from its newest resume checkpoint. It begins anew with a lower "
+            f"phases.{self.phase}.learning_rate, a longer phases.{self.phase}.schedule.warmup_tokens"
+            + (", or spike_sigmas, spike_window or spike: ignore in training.bad_batches" if key == "spike" else "")
         )
 
     def _save(self, state: State, batch: Batch, signals: BatchSignals, held: dict[str, int], what: str) -> str:
-        """Save this process's share of the batch, and what is known of it; its URI."""
-        name = f"batch-{_number(state):012d}-rank-{dist.get_global_rank():04d}"
+        """Save this process's share of the batch, and what is known of it; the URIs of all shares as one pattern."""
+        of_all = f"batch-{_number(state):012d}-rank-"
+        name = f"{of_all}{dist.get_global_rank():04d}"
         tensors = ("input_ids", "cu_seqlens", "masked_indices", "targets", "masked_streams")
         file = self.scratch / f"{name}.safetensors"
         save_file({key: getattr(batch, key).cpu().contiguous() for key in tensors}, file)
@@ -127,7 +135,7 @@ class Guard(Callback):
         }
         text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         storage.write_bytes(storage.join(self.place, FOLDER, f"{name}.json"), text.encode())
-        return uri
+        return uri if dist.get_world_size() == 1 else storage.join(self.place, FOLDER, f"{of_all}*.safetensors")
 
 
 def _number(state: State) -> int:
@@ -139,8 +147,7 @@ def _json_number(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-def _streams_of(batch: Batch, names: Sequence[str]) -> dict[str, int]:
-    """Tokens of each stream that this process's share of a batch holds, the most first."""
-    tokens = batch.stream_tokens if batch.stream_tokens is not None else np.zeros(0, np.int64)
-    found = {names[index]: int(tokens[index]) for index in np.flatnonzero(tokens).tolist()}
+def _by_stream(tokens: Tensor, names: Sequence[str]) -> dict[str, int]:
+    """Tokens of each stream that has any, the most first."""
+    found = {name: count for name, count in zip(names, tokens.tolist(), strict=True) if count}
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from composer import Callback, Logger, State
@@ -63,18 +64,30 @@ class HistoryPoint:
 
 @dataclass
 class _Window:
-    """Sums since the last point, of this process where they are not in `batches`."""
+    """Sums since the last point. `padded`, `flops` and `waited` are of this process; what was shared of them before, of
+    all processes, is in `shared`."""
 
     since: float
     tokens_before: int
     padded: int = 0
     flops: int = 0
     waited: float = 0.0
+    shared: tuple[float, float, float] = (0.0, 0.0, 0.0)
     saving: float = 0.0
+    seconds_before: float = 0.0
+    """Before a resume."""
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.since
 
 
 class History(Callback):
-    """Collects the history and sends it to MLflow. Stands behind the meter and the guard that it reads."""
+    """Collects the history and sends it to MLflow. Stands behind the meter and the guard that it reads.
+
+    What stands since the last point is part of resume checkpoints, so that a point covers the same batches in a run
+    that was killed between two points. Process 0's state is saved for all: `share` makes it hold the sums of all.
+    """
 
     def __init__(
         self,
@@ -90,12 +103,48 @@ class History(Callback):
         self.guard, self.config = guard, config
         self._batches: list[BatchSignals] = []
         self._window = _Window(time.monotonic(), 0)
+        self._goes_on = False
         self._peak: float | None = None
         self._loader_asked = self._batch_ended = 0.0
         self._global_batch_size = 0
 
+    def share(self, state: State) -> None:
+        """Add this process's sums to those of the others. All processes call it."""
+        window = self._window
+        mine = torch.tensor([window.padded, window.flops, window.waited], dtype=torch.float64)
+        sums = state.device.tensor_to_device(mine)
+        dist.all_reduce(sums, reduce_operation="SUM")
+        padded, flops, waited = (torch.tensor(window.shared, dtype=torch.float64) + sums.cpu()).tolist()
+        window.shared = (padded, flops, waited)
+        window.padded = window.flops = 0
+        window.waited = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        window = self._window
+        return {
+            "batches": [asdict(batch) for batch in self._batches],
+            "tokens_before": window.tokens_before,
+            "shared": window.shared,
+            "saving": window.saving,
+            "seconds": window.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._batches = [BatchSignals(**batch) for batch in state["batches"]]
+        self._window = _Window(
+            time.monotonic(),
+            state["tokens_before"],
+            shared=state["shared"],
+            saving=state["saving"],
+            seconds_before=state["seconds"],
+        )
+        self._goes_on = True
+
     def fit_start(self, state: State, logger: Logger) -> None:
-        self._window = _Window(time.monotonic(), int(state.timestamp.token.value))
+        if self._goes_on:
+            self._window.since = time.monotonic()
+        else:
+            self._window = _Window(time.monotonic(), int(state.timestamp.token.value))
         self._batch_ended = 0.0
         if state.device.name == "gpu":
             name = torch.cuda.get_device_name()
@@ -111,9 +160,12 @@ class History(Callback):
     def after_dataloader(self, state: State, logger: Logger) -> None:
         self._window.waited += time.monotonic() - self._loader_asked
 
+    def before_forward(self, state: State, logger: Logger) -> None:
+        # Of each microbatch, since rows that fill up the last one are computed too.
+        self._window.padded += state.batch["whole"].padded_tokens
+
     def batch_end(self, state: State, logger: Logger) -> None:
         batch: Batch = state.batch["whole"]
-        self._window.padded += batch.padded_tokens
         lengths = batch.cu_seqlens.diff().numpy()
         self._window.flops += step_flops(self.config, batch.tokens, len(batch.targets), lengths).total
         self._global_batch_size = batch.rows * dist.get_world_size()
@@ -131,13 +183,10 @@ class History(Callback):
         """A point of the batches since the last; where all of them were skipped, the next point has them too."""
         if not self._batches:
             return
+        self.share(state)
         window, batches = self._window, self._batches
-        mine = torch.tensor([window.padded, window.flops, window.waited], dtype=torch.float64)
-        sums = state.device.tensor_to_device(mine)
-        dist.all_reduce(sums, reduce_operation="SUM")
-        padded, flops, waited = sums.tolist()
-        now = time.monotonic()
-        seconds, world = max(now - window.since, 1e-9), dist.get_world_size()
+        padded, flops, waited = window.shared
+        seconds, world = max(window.seconds, 1e-9), dist.get_world_size()
         flops_per_second = flops / seconds / world
         total = int(state.timestamp.token.value)
         tokens = total - window.tokens_before
@@ -163,7 +212,7 @@ class History(Callback):
             losses=_ratios([b.loss_sums for b in batches], [b.masked for b in batches]),
         )
         self.points.append(point)
-        self._batches, self._window = [], _Window(now, total)
+        self._batches, self._window = [], _Window(time.monotonic(), total)
         if dist.get_global_rank() == 0:
             self.run.log_metrics(point.metrics(), step=point.tokens)
 

@@ -22,16 +22,16 @@ from mmbert.ranks import Alone
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
 from mmbert.tracking import ComponentRun
-from mmbert.training import finish, resume
+from mmbert.training import finish
 from mmbert.training.callbacks import LearningRate
 from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
-from mmbert.training.memory import out_of_memory_explained
+from mmbert.training.memory import loading_out_of_memory_explained, out_of_memory_explained
 from mmbert.training.meter import Meter
-from mmbert.training.resume import CheckpointStore
+from mmbert.training.resume import CheckpointStore, ResumePoint
 from mmbert.training.saving import COMPOSER, HISTORY, LOADER, Checkpoints, Progress, Snapshots
 from mmbert.training.schedules import lr_multiplier
 from mmbert.training.start import PhaseClock, fetch_start, start_from
@@ -50,6 +50,7 @@ class PhaseInputs:
     """None: from scratch."""
 
 
+@loading_out_of_memory_explained()
 def train_phase(
     recipe: Recipe,
     phase: str,
@@ -65,7 +66,7 @@ def train_phase(
 
     All of `ranks` call it; process 0 alone writes. Goes on from the newest resume checkpoint of this piece of work if
     there is one. Raises UserError for inputs that do not fit the recipe, for a batch that the recipe's bad_batches stop
-    at, and where memory runs out; InfrastructureError where a checkpoint cannot be stored.
+    at, and where memory runs out; InfrastructureError where checkpoints cannot be stored or fetched.
     """
     settings: PhaseTraining = getattr(recipe.phases, phase)
     plan = inputs.mixture.read_json("mixture.json")
@@ -80,7 +81,8 @@ def train_phase(
         ranks.once_a_node(functools.partial(fetch_start, inputs.start, cache / "files"))
         begin = start_from(inputs.start, phase, settings, recipe.model, model, optimizer, cache / "files")
 
-    found = _find_resume_point(output.uri, scratch, ranks)
+    store = CheckpointStore(output, recipe.training.keep_checkpoints)
+    found = _find_resume_point(store, scratch, ranks)
     points = _points(found.folder / HISTORY) if found else []
     streams = mixture_streams(plan["rows"], inputs.shards)
     meter = Meter(model, language_groups(streams))
@@ -91,7 +93,6 @@ def train_phase(
     save_state = functools.partial(
         finish.save_state, recipe=recipe, phase=phase, variant=plan["variant"], model=model, optimizer=optimizer
     )
-    store = CheckpointStore(output, recipe.training.keep_checkpoints)
     checkpoints = Checkpoints(
         store,
         recipe.training.checkpoint_tokens,
@@ -115,7 +116,7 @@ def train_phase(
         guard,
         history,
         Progress(recipe.training.log_every, settings.tokens),
-        Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, scratch, model),
+        Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, begin.tokens, scratch, model),
         checkpoints,
     ]
     load_path = found.folder / COMPOSER if found else None
@@ -126,8 +127,10 @@ def train_phase(
     elif ranks.leads:
         print(f"going on from {found.uri}: batch {found.batch:,}, {found.tokens:,} tokens", flush=True)
     try:
-        with out_of_memory_explained(recipe, phase):
-            trainer.fit()
+        # A run killed after its last batch's resume checkpoint has nothing left to train, which `fit` refuses.
+        if int(trainer.state.timestamp.token.value) < settings.tokens:
+            with out_of_memory_explained(recipe, phase):
+                trainer.fit()
     except BaseException:
         # Trainer.close waits for the other processes, which may have ended.
         trainer.engine.close()
@@ -154,11 +157,11 @@ class _Found:
     folder: Path
 
 
-def _find_resume_point(artifact_uri: str, scratch: Path, ranks: Alone) -> _Found | None:
+def _find_resume_point(store: CheckpointStore, scratch: Path, ranks: Alone) -> _Found | None:
     """Process 0 chooses; one process of each other node fetches the same."""
 
     def choose() -> dict[str, Any] | None:
-        newest = resume.fetch_newest(artifact_uri, scratch)
+        newest = store.fetch_newest(scratch)
         return asdict(newest) if newest else None
 
     def fetch() -> str:
@@ -169,7 +172,7 @@ def _find_resume_point(artifact_uri: str, scratch: Path, ranks: Alone) -> _Found
     chosen = ranks.agree(choose)
     if chosen is None:
         return None
-    point = resume.ResumePoint(**chosen)
+    point = ResumePoint(**chosen)
     return _Found(point.uri, point.batch, point.tokens, Path(ranks.once_a_node(fetch)))
 
 

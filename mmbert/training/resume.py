@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, ArtifactWriter, digest_file, digest_json, find
@@ -26,6 +26,10 @@ _MARKER = "complete.json"
 _RETRY_SECONDS = (1.0, 5.0)
 
 
+class SpoiltError(InfrastructureError):
+    """A resume checkpoint is not what was saved; an older one may be."""
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     uri: str
@@ -34,11 +38,23 @@ class ResumePoint:
     digests: dict[str, str]
 
     def fetch(self, folder: Path) -> None:
-        """Bring its files into a folder, checked against their digests. Raises InfrastructureError for one spoilt."""
-        for name, digest in self.digests.items():
-            storage.download(storage.join(self.uri, name), folder / name)
-            if digest_file(folder / name) != digest:
-                raise InfrastructureError(f"{self.uri}: '{name}' of the resume checkpoint was altered or cut short")
+        """Bring its files into a folder, all or none, checked against their digests.
+
+        Raises SpoiltError where one is missing or altered, InfrastructureError where the store or the disk fails.
+        """
+        incoming = folder / "incoming"
+        try:
+            for name, digest in self.digests.items():
+                try:
+                    storage.download(storage.join(self.uri, name), incoming / name)
+                except storage.MissingFileError as error:
+                    raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint is missing") from error
+                if digest_file(incoming / name) != digest:
+                    raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint was altered or cut short")
+            for name in self.digests:
+                (incoming / name).replace(folder / name)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -58,75 +74,136 @@ class Saved:
 class CheckpointStore:
     """Uploads checkpoints in the background, one at a time; its folder is deleted afterwards.
 
-    `save` waits for the checkpoint before, so there are never more than two on the local disk. An upload that failed
-    for good raises InfrastructureError in the next `save`, or in `finish`.
+    `save` waits for the checkpoint before, so there are never more than two on the local disk. One that failed for good
+    is given up with a warning, and the next one is tried; a permanent one is tried again with that.
     """
 
     def __init__(self, output: ArtifactWriter, keep: int) -> None:
         self._output, self._keep = output, keep
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._in_flight: Future[None] | None = None
+        self._failed_in_a_row = 0
+        self._permanent: list[Saved] = []
+        self._spoilt: set[str] = set()
+
+    def fetch_newest(self, folder: Path) -> ResumePoint | None:
+        """The newest resume checkpoint of any attempt that is whole, its files in `folder`; None where there are none.
+
+        Those passed over do not count among the ones to keep. Raises InfrastructureError where there are some and none
+        is whole, and where the store or the disk fails.
+        """
+        points, damaged = _markers(self._output.uri)
+        for uri in damaged:
+            print(f"warning: {uri}/{_MARKER} cannot be read; trying an older resume checkpoint", flush=True)
+        for point in points:
+            try:
+                point.fetch(folder)
+            except SpoiltError as error:
+                self._spoilt.add(point.uri)
+                print(f"warning: {error}; trying an older resume checkpoint", flush=True)
+            else:
+                return point
+        if points or damaged:
+            place = storage.join(self._output.uri, _RESUME)
+            raise InfrastructureError(
+                f"none of the {len(points) + len(damaged)} resume checkpoints in {place} is whole. Bring their files "
+                "back, or delete that folder to start the phase anew"
+            )
+        return None
 
     def save(self, saved: Saved, permanent: Saved | None = None) -> None:
-        """Upload a resume checkpoint, and before it the permanent one of the same batch."""
-        self._wait()
-        self._in_flight = self._pool.submit(self._upload, saved, permanent)
+        """Upload a resume checkpoint, and before it the permanent one of the same batch.
+
+        Raises InfrastructureError where the two before it failed.
+        """
+        if (error := self._wait()) is not None:
+            if self._failed_in_a_row > 1:
+                raise error
+            print(f"warning: {error}; training goes on until the next one", flush=True)
+        if permanent is not None:
+            self._permanent.append(permanent)
+        self._in_flight = self._pool.submit(self._upload, saved)
 
     def finish(self) -> None:
-        """Wait for the upload in flight. Raises InfrastructureError where it failed."""
+        """Wait for the upload in flight; that it failed is a warning, since its phase is at its end.
+
+        Raises InfrastructureError where a permanent checkpoint cannot be stored.
+        """
         try:
-            self._wait()
+            if (error := self._wait()) is not None:
+                print(f"warning: {error}", flush=True)
+            self._store_permanent()
         finally:
             self._pool.shutdown()
 
-    def _wait(self) -> None:
-        if self._in_flight is not None:
-            in_flight, self._in_flight = self._in_flight, None
+    def _wait(self) -> InfrastructureError | None:
+        """What the upload in flight failed with."""
+        if self._in_flight is None:
+            return None
+        in_flight, self._in_flight = self._in_flight, None
+        try:
             in_flight.result()
+        except InfrastructureError as error:
+            self._failed_in_a_row += 1
+            return error
+        self._failed_in_a_row = 0
+        return None
 
-    def _upload(self, saved: Saved, permanent: Saved | None) -> None:
-        for pause in (*_RETRY_SECONDS, None):
-            try:
-                if permanent is not None:
-                    _keep_for_good(self._output, permanent)
-                _save(self._output, saved)
-                _drop_older(self._output.uri, self._keep)
-                break
-            except InfrastructureError as error:
-                if pause is None:
-                    raise InfrastructureError(
-                        f"the checkpoint of batch {saved.batch:,} was not stored: {error}"
-                    ) from error
-                time.sleep(pause)
-        for done in (saved, permanent):
-            if done is not None:
-                shutil.rmtree(done.folder)
+    def _upload(self, saved: Saved) -> None:
+        try:
+            for pause in (*_RETRY_SECONDS, None):
+                try:
+                    self._store_permanent()
+                    _save(self._output, saved)
+                    _drop_older(self._output.uri, self._keep, self._spoilt)
+                    return
+                # A file goes missing where another attempt tidies up in the same folder.
+                except (InfrastructureError, storage.MissingFileError) as error:
+                    if pause is None:
+                        raise InfrastructureError(
+                            f"the checkpoint of batch {saved.batch:,} was not stored: {error}"
+                        ) from error
+                    time.sleep(pause)
+        finally:
+            shutil.rmtree(saved.folder)
+
+    def _store_permanent(self) -> None:
+        """In order and before any later resume checkpoint, so that a run that goes on has not left one out."""
+        while self._permanent:
+            _keep_for_good(self._output, self._permanent[0])
+            shutil.rmtree(self._permanent.pop(0).folder)
 
 
 def newest_first(artifact_uri: str) -> list[ResumePoint]:
     """All complete resume checkpoints of any attempt."""
+    return _markers(artifact_uri)[0]
+
+
+def _markers(artifact_uri: str) -> tuple[list[ResumePoint], list[str]]:
+    """The checkpoints that markers tell of, the newest first, and the places whose markers cannot be read."""
     base = storage.join(artifact_uri, _RESUME)
-    points = []
+    points, damaged = [], []
     for path in storage.list_files(base):
         if path.endswith(f"/{_MARKER}"):
+            uri = storage.join(base, path.rpartition("/")[0])
             try:
-                marker: dict[str, Any] = json.loads(storage.read_bytes(storage.join(base, path)))
+                points.append(_point(uri, storage.read_bytes(storage.join(base, path))))
             except storage.MissingFileError:  # another attempt has just replaced it by a newer one
                 continue
-            points.append(ResumePoint(storage.join(base, path.rpartition("/")[0]), **marker))
-    return sorted(points, key=lambda p: (-p.tokens, p.uri))
+            except ValueError:
+                damaged.append(uri)
+    return sorted(points, key=lambda p: (-p.tokens, p.uri)), damaged
 
 
-def fetch_newest(artifact_uri: str, folder: Path) -> ResumePoint | None:
-    """The newest resume checkpoint that is whole, its files brought into `folder`; None where there is none."""
-    for point in newest_first(artifact_uri):
-        try:
-            point.fetch(folder)
-        except (InfrastructureError, storage.MissingFileError) as error:
-            print(f"warning: {error}; trying an older resume checkpoint", flush=True)
-        else:
-            return point
-    return None
+def _point(uri: str, marker: bytes) -> ResumePoint:
+    """Raises ValueError for a marker that none of ours is like."""
+    match json.loads(marker):
+        case {"batch": int(batch), "tokens": int(tokens), "digests": dict(digests)}:
+            for name, digest in digests.items():
+                if not isinstance(digest, str) or "/" in name or name in ("", ".", ".."):
+                    raise ValueError(f"'{name}' is no file of a checkpoint")
+            return ResumePoint(uri, batch, tokens, digests)
+    raise ValueError("no batch, tokens and digests")
 
 
 def permanent_checkpoints(artifact_uri: str) -> list[str]:
@@ -152,17 +229,21 @@ def _save(output: ArtifactWriter, saved: Saved) -> None:
     storage.write_bytes(storage.join(uri, _MARKER), json.dumps(marker).encode())
 
 
-def _drop_older(artifact_uri: str, keep: int) -> None:
-    """Delete the resume checkpoints of all attempts beyond the newest `keep`, and older uploads that never ended."""
+def _drop_older(artifact_uri: str, keep: int, spoilt: Set[str]) -> None:
+    """Delete the resume checkpoints of all attempts beyond the newest `keep`.
+
+    Also what is older than the newest one and not whole: uploads that never ended, and the `spoilt`.
+    """
     base = storage.join(artifact_uri, _RESUME)
-    kept = newest_first(artifact_uri)[:keep]
-    if len(kept) < keep:
+    whole = [point for point in newest_first(artifact_uri) if point.uri not in spoilt]
+    if not whole:  # another attempt has just dropped it
         return
-    kept_places = {point.uri for point in kept}
+    kept, beyond = {p.uri for p in whole[:keep]}, {p.uri for p in whole[keep:]}
     places = {path.rpartition("/")[0] for path in storage.list_files(base)}
     for place in sorted(places):
         uri = storage.join(base, place)
-        if uri not in kept_places and place.rpartition("/")[2] <= _name(kept[-1].batch):
+        older = place.rpartition("/")[2] < _name(whole[0].batch)
+        if uri in beyond or (older and uri not in kept):
             storage.delete_file(storage.join(uri, _MARKER))
             storage.delete_tree(uri)
 

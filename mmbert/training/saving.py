@@ -49,6 +49,7 @@ class Checkpoints(Callback):
         if not permanent and before // self.every == now // self.every:
             return
         loader = gathered_state(state.batch["whole"])
+        self.history.share(state)
         folder = self.scratch / f"resume-{int(state.timestamp.batch.value)}"
         self.trainer.save_checkpoint(str(folder / COMPOSER))
         if dist.get_global_rank() == 0:
@@ -67,15 +68,25 @@ class Checkpoints(Callback):
 
 
 class Snapshots(Callback):
-    """Keeps the weights at evenly spaced points of the phase, for an average of checkpoints; its end comes last."""
+    """Keeps the weights at evenly spaced points of the phase, for an average of checkpoints; its end comes last.
 
-    def __init__(self, count: int, tokens: int, scratch: Path, model: MaskedLanguageModel) -> None:
-        self.marks = [tokens * (i + 1) // count for i in range(count - 1)]
+    Points at or before `begin`, the phase's tokens before this piece of work, are left out.
+    """
+
+    def __init__(self, count: int, tokens: int, begin: int, scratch: Path, model: MaskedLanguageModel) -> None:
+        marks = {i: tokens * (i + 1) // count for i in range(count - 1)}
+        self.marks = {i: mark for i, mark in marks.items() if mark > begin}
         self.scratch, self.model = scratch, model
+        if (missed := len(marks) - len(self.marks)) and dist.get_global_rank() == 0:
+            print(
+                f"{missed} of the phase's {count} snapshots (merge.snapshots) lie at or before token {begin:,}, "
+                "where training begins; they are left out of the average",
+                flush=True,
+            )
 
     def batch_end(self, state: State, logger: Logger) -> None:
         tokens = int(state.timestamp.token.value)
-        for index, mark in enumerate(self.marks):
+        for index, mark in self.marks.items():
             path = self.scratch / f"snapshot-{index:03d}.safetensors"
             if tokens >= mark and not path.exists() and dist.get_global_rank() == 0:
                 canonical.save_weights(path, self.model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from composer.utils import dist
+
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.model.head import MaskedLanguageModel
@@ -48,9 +50,10 @@ def start_from(
     state = artifact.read_json(canonical.STATE) if canonical.STATE in held else {}
     checkpoints.check_shape(state.get("model", {}), section, artifact.uri)
     canonical.load_weights(artifact.fetch(canonical.WEIGHTS, cache), model)
+    leads = dist.get_global_rank() == 0
     if canonical.OPTIMIZER in held:
         canonical.load_optimizer(artifact.fetch(canonical.OPTIMIZER, cache), model, optimizer)
-    else:
+    elif leads:
         print(f"{artifact.uri}: no optimiser state in this checkpoint; the optimiser starts afresh", flush=True)
     if state.get("finished", True):
         return PhaseClock()
@@ -65,9 +68,10 @@ def start_from(
             f"{artifact.uri}: this checkpoint is {clock.tokens:,} tokens into phase '{phase}', which has "
             f"{settings.tokens:,} (phases.{phase}.tokens); raise it, or import it with --then next"
         )
-    print(
-        f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
-        "beginning, since a checkpoint from elsewhere does not say which it had seen",
-        flush=True,
-    )
+    if leads:
+        print(
+            f"{artifact.uri}: going on {clock.tokens:,} tokens into phase '{phase}'; its data are drawn from their "
+            "beginning, since a checkpoint from elsewhere does not say which it had seen",
+            flush=True,
+        )
     return clock

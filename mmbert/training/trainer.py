@@ -11,10 +11,12 @@ from composer import Callback, Trainer
 from composer.devices import Device, DeviceGPU
 from composer.utils import dist
 
+from mmbert.errors import UserError
 from mmbert.loader.loader import Loader
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe import Recipe
 from mmbert.recipe.schema import PhaseTraining
+from mmbert.release import checkpoints
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
 from mmbert.training.data import phase_shape
 from mmbert.training.execution import Execution
@@ -42,7 +44,10 @@ def phase_trainer(
     load_path: Path | None,
     execution: Execution,
 ) -> Trainer:
-    """`load_path`: a Composer checkpoint of this phase to go on from."""
+    """`load_path`: a Composer checkpoint of this phase to go on from.
+
+    Raises UserError where it holds anything but tensors, numbers, text and clocks.
+    """
     if dist.get_global_rank() == 0:
         print(execution, flush=True)
     if execution.compiled:
@@ -51,24 +56,38 @@ def phase_trainer(
         torch._dynamo.config.optimize_ddp = False
         model.compile_for_training()
     shape = phase_shape(recipe.model, settings) if execution.fixed_shapes else None
-    return Trainer(
-        model=ComposerEncoder(model),
-        optimizers=optimizer,
-        train_dataloader=data_spec(_Converted(loader), shape, pinned=execution.device == "gpu"),
-        max_duration=f"{settings.tokens}tok",
-        device_train_microbatch_size=settings.batch.microbatch_size,
-        accumulate_train_batch_on_tokens=True,
-        device=phase_device(execution.device),
-        precision=_PRECISION[execution.precision],
-        # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
-        dist_timeout=1800.0,
-        seed=recipe.seed,
-        callbacks=list(callbacks),
-        load_path=str(load_path) if load_path else None,
-        spin_dataloaders=False,
-        progress_bar=False,
-        loggers=[],
-    )
+    if load_path is not None:
+        _check_resume(load_path)
+    # Composer unpickles what it loads without any restriction, and whoever may write to the bucket may write that.
+    with checkpoints.restricted_loading():
+        return Trainer(
+            model=ComposerEncoder(model),
+            optimizers=optimizer,
+            train_dataloader=data_spec(_Converted(loader), shape, pinned=execution.device == "gpu"),
+            max_duration=f"{settings.tokens}tok",
+            device_train_microbatch_size=settings.batch.microbatch_size,
+            accumulate_train_batch_on_tokens=True,
+            device=phase_device(execution.device),
+            precision=_PRECISION[execution.precision],
+            # A lost process is noticed by mmbert.ranks; this bounds the rest, like a long save of process 0.
+            dist_timeout=1800.0,
+            seed=recipe.seed,
+            callbacks=list(callbacks),
+            load_path=str(load_path) if load_path else None,
+            spin_dataloaders=False,
+            progress_bar=False,
+            loggers=[],
+        )
+
+
+def _check_resume(path: Path) -> None:
+    try:
+        checkpoints.check_composer(path)
+    except UserError as error:
+        raise UserError(
+            f"a resume checkpoint that was altered in its store, fetched as {error}. Nothing of it has run; delete it "
+            "below the artifact's resume/, and see who can write there"
+        ) from error
 
 
 def phase_device(name: Literal["cpu", "gpu"]) -> Device | str:

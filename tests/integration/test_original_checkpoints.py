@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
@@ -28,13 +27,15 @@ from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe import load_recipe
+from mmbert.release import sources
 from mmbert.release.checkpoints import ComposerCheckpoint, load_weights, read_composer
 from mmbert.release.loading import load_encoder
-from mmbert.training import canonical
+from mmbert.training import canonical, resume
 from mmbert.training.optimizer import StableAdamW, parameter_groups
+from mmbert.training.start import start_from
 from tests.fixtures_stack import S3
-from tests.killing import training
-from tests.small_run import SmallRun, environment, make_small_run
+from tests.pickled import Call
+from tests.small_run import SmallRun, make_small_run
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
 SETS = {"default": ORIGINAL / "default_init", "sharp": ORIGINAL}
@@ -54,12 +55,12 @@ def model_of(weights: dict[str, Tensor], thetas: tuple[float, float] = (10_000, 
 
 
 @pytest.mark.parametrize("thetas", THETAS)
-@pytest.mark.parametrize("name", SETS)
-def test_outputs_and_gradients_are_the_originals(name: str, thetas: tuple[int, int]) -> None:
+def test_outputs_and_gradients_are_the_originals(thetas: tuple[int, int]) -> None:
+    """Of the original's own initialisation; tests/unit/test_model.py has the sharper one, by every back end."""
     label = f"g{thetas[0]}_l{thetas[1]}"
-    reference = load_file(SETS[name] / f"ref_{label}.safetensors")
-    expected = json.loads((SETS[name] / "ref_losses_gradnorms.json").read_text("utf-8"))[label]
-    model = model_of(load_weights(SETS[name] / "ep0-ba8-rank0.pt"), thetas)
+    reference = load_file(SETS["default"] / f"ref_{label}.safetensors")
+    expected = json.loads((SETS["default"] / "ref_losses_gradnorms.json").read_text("utf-8"))[label]
+    model = model_of(load_weights(SETS["default"] / "ep0-ba8-rank0.pt"), thetas)
 
     real = reference["unpad_indices"]
     tokens, labels = reference["input_ids"].flatten()[real], reference["labels"].flatten()[real]
@@ -189,13 +190,27 @@ def test_the_imported_optimiser_makes_the_step_of_its_formula(
 
 
 @pytest.fixture(scope="module")
-def gone_on(run: SmallRun) -> artifacts.Artifact:
+def left_behind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the resume checkpoints of `gone_on` are, as a killed run leaves them."""
+    return tmp_path_factory.mktemp("left_behind")
+
+
+@pytest.fixture(scope="module")
+def gone_on(run: SmallRun, left_behind: Path) -> artifacts.Artifact:
     """Pretraining gone on from the checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "drop", lambda uri: Path(uri, "resume").rename(left_behind / "resume"))
+        return train(run, run.root)
+
+
+def train(run: SmallRun, root: str) -> artifacts.Artifact:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    trained = make(run, "train", **run.train, checkpoint=imported(run, "continue").uri)
-    torch.set_num_threads(threads)
-    return trained
+    try:
+        arguments = {**run.train, "checkpoint": imported(run, "continue").uri}
+        return artifacts.open_artifact(run_component(get_component("train"), arguments, root).uri)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_training_goes_on_in_the_middle_of_the_phase(gone_on: artifacts.Artifact, tmp_path: Path) -> None:
@@ -222,21 +237,80 @@ def test_this_projects_composer_checkpoint_gives_the_artifact_again(
     assert again.read_json(canonical.STATE) == gone_on.read_json(canonical.STATE)
 
 
+@pytest.fixture
+def killed(gone_on: artifacts.Artifact, left_behind: Path, tmp_path: Path) -> str:
+    """A root in which that training was killed after its last but one resume checkpoint."""
+    shutil.copytree(left_behind, tmp_path / "root" / "checkpoint" / Path(gone_on.uri).name)
+    *_, before_last, last = sorted((tmp_path / "root").rglob("resume/*/*/complete.json"))
+    assert before_last.parent.name < last.parent.name
+    shutil.rmtree(last.parent)
+    return str(tmp_path / "root")
+
+
 def test_a_run_that_went_on_and_was_killed_ends_the_same(
-    gone_on: artifacts.Artifact, run: SmallRun, tmp_path: Path
+    gone_on: artifacts.Artifact, run: SmallRun, killed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = run.command("train", str(tmp_path / "root"), {**run.train, "checkpoint": imported(run, "continue").uri})
-    with training(command, environment(tmp_path)) as trainer:
-        while not list((tmp_path / "root").rglob("resume/*/*/complete.json")):
-            assert trainer.process.poll() is None, "".join(trainer.lines)
-            time.sleep(0.005)
-        trainer.kill_group()
-    with training(command, environment(tmp_path)) as trainer:
-        code, said = trainer.end()
-    assert code == 0, said
+    made = train(run, killed)
+    said = capsys.readouterr().out
     assert "going on 8,704 tokens into phase 'pretrain'; its data are drawn from their beginning" in said
     assert re.search(r"going on from .*: batch \d+", said)
-    assert artifacts.open_artifact(json.loads(said.splitlines()[-1])["uri"]).digest == gone_on.digest
+    assert (made.uri != gone_on.uri, made.digest) == (True, gone_on.digest)
+
+
+def test_a_resume_checkpoint_that_would_run_code_is_refused(run: SmallRun, killed: str, tmp_path: Path) -> None:
+    """Whoever may write to the bucket can set the digest in the marker right."""
+    for marker in Path(killed).rglob("resume/*/*/complete.json"):
+        path = marker.parent / "composer.pt"
+        content = torch.load(path, weights_only=False)
+        torch.save({**content, "note": Call(open, str(tmp_path / "ran"), "w")}, path)
+        said = json.loads(marker.read_text("utf-8"))
+        said["digests"]["composer.pt"] = artifacts.digest_file(path)
+        marker.write_text(json.dumps(said), "utf-8")
+    with pytest.raises(UserError, match=r"composer\.pt: refused, because it asks for (_io|io|builtins)\.open.*resume/"):
+        train(run, killed)
+    assert not (tmp_path / "ran").exists()
+    assert not list(Path(killed).rglob("manifest.json"))
+
+
+def test_an_artifact_of_the_middle_of_a_phase_is_imported_with_its_optimiser_and_time(
+    run: SmallRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a permanent checkpoint is one: by its URI, or by the file of its weights."""
+    made = imported(run, "continue")
+    for source in (made.uri, made.remote(canonical.WEIGHTS)):
+        again = imported(run, "continue", Path(source))
+        assert again.uri != made.uri
+        assert again.digest == made.digest
+    assert "no optimiser state" not in capsys.readouterr().out
+
+
+def test_an_artifact_without_an_optimiser_or_with_a_wrong_one(run: SmallRun, tmp_path: Path) -> None:
+    imported(run, "continue").fetch_folder(tmp_path / "files", tmp_path / "cache")
+    path = tmp_path / "files" / canonical.OPTIMIZER
+    moments = load_file(path)
+    moments.pop("head.norm.weight.exp_avg")
+    save_file(moments, path, metadata={"steps": "[8, 8]"})
+    with pytest.raises(UserError, match=r"has no exp_avg of 'head\.norm\.weight'"):
+        imported(run, "continue", tmp_path / "files")
+    path.unlink()
+    assert canonical.OPTIMIZER not in imported(run, "continue", tmp_path / "files").paths()
+
+
+def test_process_0_alone_says_where_training_begins(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = load_recipe(artifacts.open_artifact(run.recipe).remote("recipe.yaml"))
+    model = MaskedLanguageModel(config())
+    optimizer = StableAdamW(parameter_groups(model.named_parameters(), 8e-5), lr=1e-3)
+    said = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        clock = start_from(
+            imported(run, "continue"), "pretrain", recipe.phases.pretrain, recipe.model, model, optimizer, tmp_path
+        )
+        assert clock.tokens == 8704
+        said.append("going on 8,704 tokens" in capsys.readouterr().out)
+    assert said == [True, False]
 
 
 def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
@@ -338,10 +412,20 @@ def test_a_converted_checkpoint_gives_the_originals_logits(name: str, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_local_theta_of_minus_one_is_the_global_one(tmp_path: Path) -> None:
+def test_a_local_theta_of_minus_one_is_the_global_one_and_an_empty_folder_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "ep0-ba8-rank0.pt"
     edited(lambda state: _set(state, "local_attn_rotary_emb_base", -1))(path)
-    assert call("convert", str(path), str(tmp_path / "model")) == 0
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    before = Path.cwd().stat().st_ino
+    assert call("convert", str(path), ".") == 0
+    assert (Path.cwd().stat().st_ino, tmp_path.joinpath("model").stat().st_ino) == (before, before)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} < {place.name for place in Path().iterdir()}
+    assert not list(Path().glob(".*"))
+    assert "# model\n" in Path("README.md").read_text("utf-8")
+    assert "Loading weights" not in capfd.readouterr().err
     written = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
     assert written["rope_parameters"]["sliding_attention"]["rope_theta"] == 10_000
 
@@ -379,6 +463,24 @@ def test_checkpoints_and_released_folders_lie_in_s3_too(
     )
     weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path))
     assert all(torch.equal(weights[name], value) for name, value in whole.weights.items())
+
+    # This project's files: the same from a folder and from S3.
+    folder = tmp_path / "ours"
+    imported(run, "continue").fetch_folder(folder, tmp_path / "cache")
+    (folder / "composer").mkdir()
+    edited(lambda state: state["integrations"].clear())(folder / "composer" / "ep0-ba8-rank0.pt")
+    for path in folder.rglob("*.*"):
+        storage.upload(f"{bucket}/ours/{path.relative_to(folder)}", path)
+    for name in ("composer/ep0-ba8-rank0.pt", canonical.WEIGHTS, ""):
+        here, there = (
+            sources.read(sources.fetch(uri, tmp_path / name / "fetched", optimizer=True), uri, optimizer=True)
+            for uri in (str(folder / name), f"{bucket}/ours/{name}".rstrip("/"))
+        )
+        assert here.config["num_attention_heads"] == 4
+        assert (here.config, here.max_seq_len, here.clock) == (there.config, there.max_seq_len, there.clock)
+        assert here.optimizer is not None
+        assert there.optimizer is not None
+        assert here.optimizer.steps == there.optimizer.steps == 8
     storage.s3_client.cache_clear()
 
 
@@ -452,7 +554,10 @@ def test_a_wrong_tokenizer_or_a_full_folder_is_refused(tmp_path: Path, capsys: p
     shutil.copytree(TOKENIZER, tmp_path / "words")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine", "utf-8")
-    refused("there are files here already", "full")
+    refused("there are files or folders here already", "full")
+    (tmp_path / "full" / "notes.txt").unlink()
+    (tmp_path / "full" / "empty").mkdir()
+    refused("there are files or folders here already", "full")
     content = json.loads((TOKENIZER / "tokenizer.json").read_text("utf-8"))
     word = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
     content["model"]["vocab"].pop(word)

@@ -103,7 +103,9 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_saves_the_batch(smal
     with pytest.raises(UserError, match=r"batch 2, .* the loss is nan .* Its update was not made") as caught:
         train(small, tmp_path, EXPLODING)
     assert "own/deu_Latn" in str(caught.value)
-    assert "phases.pretrain.learning_rate" in str(caught.value)
+    assert "Started again with nan: skip in training.bad_batches, the phase goes on from" in str(caught.value)
+    assert "It begins anew with a lower phases.pretrain.learning_rate" in str(caught.value)
+    assert "spike" not in str(caught.value)
     (saved,) = saved_batches(tmp_path)
     assert str(saved) in str(caught.value)
     batch, facts = load_file(saved), json.loads(saved.with_suffix(".json").read_text("utf-8"))
@@ -119,7 +121,9 @@ def test_a_stopped_phase_goes_on_with_skipping_until_every_batch_is_bad(
 ) -> None:
     with pytest.raises(UserError, match="batch 2, "):
         train(small, tmp_path, EXPLODING)
-    with pytest.raises(UserError, match=r"batch 5, .* the 3 batches before it were skipped too"):
+    with pytest.raises(
+        UserError, match=r"batch 5, .* the 3 batches before it were skipped too .* a higher max_skipped"
+    ):
         train(small, tmp_path, EXPLODING, "training.bad_batches={nan: skip, max_skipped: 3}")
     assert capsys.readouterr().out.count("is skipped: the loss is nan") == 3
     # The policy is in no fingerprint, so both belong to the same piece of work.
@@ -127,12 +131,15 @@ def test_a_stopped_phase_goes_on_with_skipping_until_every_batch_is_bad(
     assert len(saved_batches(tmp_path)) == 2
 
 
-def test_a_spike_stops_the_phase_where_the_recipe_says_so(
-    small: SmallRun, skipping: artifacts.Artifact, tmp_path: Path
+def test_a_spike_stops_the_phase_where_the_recipe_says_so_and_skipping_goes_on(
+    small: SmallRun, skipping: artifacts.Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = next(n for n, point in enumerate(numbers(skipping), start=1) if point != n)
     with pytest.raises(UserError, match=rf"batch {first}, .* and the 4 batches before allow .*'stop'"):
         train(small, tmp_path, f"training.bad_batches={{spike: stop, {EASILY_A_SPIKE}}}")
+    went_on = train(small, tmp_path, SKIPPING)
+    assert "going on from" in capsys.readouterr().out
+    assert went_on.digest == skipping.digest
 
 
 def numbers(run: artifacts.Artifact) -> list[Any]:

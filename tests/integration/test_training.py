@@ -19,6 +19,7 @@ from mmbert import artifacts
 from mmbert.errors import UserError
 from mmbert.loader.state import LoaderState
 from mmbert.recipe import load_recipe
+from mmbert.training import resume
 from tests.killing import mapped_shared_memory, training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run, run_to_end
 
@@ -86,17 +87,20 @@ def test_the_loss_is_the_mean_over_masked_tokens_however_a_batch_is_split(small:
             f"phases.pretrain.batch.microbatch_size={microbatch}", "phases.pretrain.tokens=2k",
             "phases.pretrain.schedule={warmup_tokens: 0}", "model.attention_output_dropout=0",
         )  # fmt: skip
-        recipe = with_overrides(small, tmp_path, *overrides)
+        root = tmp_path / str(microbatch)  # of their own: all are the same piece of work
+        recipe = with_overrides(small, root, *overrides)
         arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
-        done = run_component(get_component("train"), arguments, str(tmp_path))
+        done = run_component(get_component("train"), arguments, str(root))
         losses[microbatch] = [p["loss"] for p in artifacts.open_artifact(done.uri).read_json("history.json")]
     for microbatch in (3, 1):
         assert losses[microbatch] == pytest.approx(losses[8], abs=2e-5, rel=0)
 
 
 def with_workers(small: SmallRun, workers: int, root: Path) -> dict[str, str]:
-    """The training's arguments with another number of loader processes: the same piece of work."""
-    return {**small.train, "recipe": with_overrides(small, root, f"training.workers={workers}")}
+    """The training's arguments with another number of loader processes, and three batches a point of the history, so
+    that kills fall between two: the same piece of work."""
+    overrides = f"training.workers={workers}", "training.log_every=3"
+    return {**small.train, "recipe": with_overrides(small, root, *overrides)}
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +163,37 @@ def test_a_run_killed_at_any_batch_ends_with_the_weights_of_one_never_killed(
     resumed, said = go_on(small, killed, workers=2)
     assert "'composer.pt' of the resume checkpoint was altered or cut short; trying an older" in said
     assert resumed.digest == undisturbed.digest
-    steps = [point["batch"] for point in resumed.read_json("history.json")]
-    assert steps == [point["batch"] for point in undisturbed.read_json("history.json")]
     assert not list(killed.rglob("resume/*"))
+
+    batches, points = undisturbed.read_json("history.json"), resumed.read_json("history.json")
+    last = batches[-1]["batch"]
+    assert [point["batch"] for point in points] == [*range(3, last, 3), last]
+    before = 0
+    for point in points:
+        covered = batches[before : point["batch"]]
+        for key in ("loss", "gradient_norm"):
+            assert point[key] == pytest.approx(sum(b[key] for b in covered) / len(covered), rel=1e-12), point["batch"]
+        tokens = point["tokens"] - (batches[before - 1]["tokens"] if before else 0)
+        assert point["padding_share"] == pytest.approx(1 - tokens / (len(covered) * 8 * 128))
+        before = point["batch"]
+
+
+def test_a_run_killed_after_its_last_batch_was_saved_only_ends(
+    small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("phases.pretrain.tokens=4k", "training.checkpoint_tokens=2k", "training.log_every=3")
+    recipe = with_overrides(small, tmp_path, *overrides)
+    arguments = {**small.train, "recipe": recipe, "shards": [small.shards], "documents": [small.documents]}
+    with monkeypatch.context() as patched:
+        patched.setattr(resume, "drop", lambda uri: None)
+        done = artifacts.open_artifact(run_component(get_component("train"), arguments, str(tmp_path)).uri)
+    batches = done.read_json("training_state.json")["batches"]
+    Path(done.uri, "manifest.json").unlink()
+    capsys.readouterr()
+    again = artifacts.open_artifact(run_component(get_component("train"), arguments, str(tmp_path)).uri)
+    assert f": batch {batches}, " in capsys.readouterr().out
+    assert again.digest == done.digest
+    assert again.read_json("bits_per_byte.json") == done.read_json("bits_per_byte.json")
 
 
 def test_the_next_phase_starts_from_the_checkpoint(small: SmallRun, undisturbed: artifacts.Artifact) -> None:

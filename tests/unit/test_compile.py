@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +24,13 @@ from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.initialization import new_model
 from mmbert.model.loss import IGNORED
-from mmbert.recipe.schema import Training
+from mmbert.recipe.schema import BadBatches, Training
+from mmbert.tracking import ComponentRun
 from mmbert.training.composer_model import ComposerEncoder, TensorBatch, data_spec, tensors_of
 from mmbert.training.execution import choose_execution
+from mmbert.training.guard import Guard
+from mmbert.training.history import History, HistoryPoint
+from mmbert.training.meter import Meter
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from mmbert.training.trainer import phase_device
 
@@ -33,13 +38,13 @@ MAX_SEQ_LEN, WORDS, PAD = 96, 120, 3
 CONFIG = EncoderConfig(WORDS, 32, 48, 4, 2, sliding_window=16, attention_output_dropout=0.0, pad_token_id=PAD)
 
 
-def batch_of(seed: int, rows: int, mask_probability: float = 0.3) -> Batch:
-    """Rows of random segments, each at most MAX_SEQ_LEN tokens long."""
+def batch_of(seed: int, rows: int, mask_probability: float = 0.3, cuts: int | None = None) -> Batch:
+    """Rows of random segments, each at most MAX_SEQ_LEN tokens long: `cuts` of them, by default one to four."""
     rng = np.random.default_rng(seed)
     lengths: list[list[int]] = []
     for _ in range(rows):
-        cuts = np.sort(rng.choice(np.arange(1, MAX_SEQ_LEN), rng.integers(1, 5), replace=False))
-        lengths.append(np.diff(np.concatenate([[0], cuts])).tolist())
+        ends = np.sort(rng.choice(np.arange(1, MAX_SEQ_LEN), cuts or rng.integers(1, 5), replace=False))
+        lengths.append(np.diff(np.concatenate([[0], ends])).tolist())
     row_tokens = np.array([sum(row) for row in lengths])
     masked = [np.flatnonzero(rng.random(n) < mask_probability) for n in row_tokens]
     counts = np.array([len(m) for m in masked])
@@ -207,6 +212,21 @@ def test_composers_split_fills_microbatches_up_and_counts_real_tokens() -> None:
     assert [len(p["input_ids"]) for p in variable] == [p.tokens for p in split_microbatches(batch, 2)]
 
 
+@pytest.mark.filterwarnings("ignore:a microbatch has more")
+def test_short_documents_grow_the_shape_a_few_times_and_it_never_shrinks() -> None:
+    shape = microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD)
+    assert shape.segments == 9
+    spec = data_spec([], shape)
+    rooms = []
+    for seed, cuts in enumerate((3, 10, 3, 30, 3, 60, 3, 60, 30, 3)):
+        for part in spec.split_batch(tensors_of(batch_of(seed, 4, cuts=cuts)), 2):
+            rooms.append(len(part["cu_seqlens"]) - 1)
+            assert (len(part["input_ids"]), len(part["targets"])) == (shape.tokens, shape.masked)
+    assert rooms == sorted(rooms)
+    assert set(rooms) == {9, 18, 36, 72, 144} & set(rooms)
+    assert rooms[-1] >= 72
+
+
 def test_composers_copies_of_a_microbatch_share_its_tensors() -> None:
     (part, *_) = data_spec([]).split_batch(tensors_of(batch_of(1, 4)), 2)
     moved = data_spec([]).microbatch_transforms(dict(part))
@@ -250,9 +270,12 @@ def test_a_step_with_a_gpu_back_end_reads_nothing_from_the_device() -> None:
             hidden.sum().item()
 
 
-def trained(attention: str, shape: BatchShape | None) -> dict[str, Tensor]:
-    """Weights after Composer's training on three batches of 5 rows in microbatches of 2."""
+def trained(attention: str, shape: BatchShape | None, scratch: Path) -> tuple[dict[str, Tensor], list[HistoryPoint]]:
+    """Weights after Composer's training on three batches of 5 rows in microbatches of 2, and a point a batch."""
     model = new_model(CONFIG, 1, attention)
+    meter = Meter(model, ["high"])
+    guard = Guard(BadBatches(), meter, ["web/deu_Latn"], "pretrain", str(scratch), scratch)
+    history = History(ComponentRun(), 1, 0.3, [], guard, CONFIG)
     if shape is not None:
         model.compile_for_training(backend="eager")
     trainer = Trainer(
@@ -263,6 +286,7 @@ def trained(attention: str, shape: BatchShape | None) -> dict[str, Tensor]:
         device_train_microbatch_size=2,
         accumulate_train_batch_on_tokens=True,
         device="cpu",
+        callbacks=[meter, guard, history],
         progress_bar=False,
         loggers=[],
     )
@@ -270,14 +294,19 @@ def trained(attention: str, shape: BatchShape | None) -> dict[str, Tensor]:
     assert trainer.state.timestamp.batch == 3
     assert trainer.state.timestamp.token == sum(batch_of(seed, 5).tokens for seed in range(3))
     trainer.close()
-    return model.weights()
+    return model.weights(), history.points
 
 
 @pytest.mark.usefixtures("flex_learns_on_cpu")
-def test_training_with_constant_shapes_gives_the_same_weights() -> None:
+def test_training_with_constant_shapes_gives_the_same_weights_and_counts_their_padding(tmp_path: Path) -> None:
     torch._dynamo.reset()
-    constant = trained("flex", microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD))
-    torch.testing.assert_close(constant, trained("sdpa", None), atol=1e-5, rtol=1e-4)
+    constant, filled = trained("flex", microbatch_shape(2, MAX_SEQ_LEN, 0.3, PAD), tmp_path)
+    free, points = trained("sdpa", None, tmp_path)
+    torch.testing.assert_close(constant, free, atol=1e-5, rtol=1e-4)
+    # The third microbatch of a batch has one row and is computed as one of two.
+    tokens = np.array([batch_of(seed, 5).tokens for seed in range(3)])
+    assert [p.padding_share for p in filled] == pytest.approx((1 - tokens / (6 * MAX_SEQ_LEN)).tolist())
+    assert [p.padding_share for p in points] == pytest.approx((1 - tokens / (5 * MAX_SEQ_LEN)).tolist())
 
 
 def test_a_gpu_is_used_as_the_recipe_asks(monkeypatch: pytest.MonkeyPatch) -> None:

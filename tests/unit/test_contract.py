@@ -107,18 +107,50 @@ def test_only_declared_recipe_keys_change_a_fingerprint(tmp_path: Path) -> None:
     assert plan_of(tmp_path, "curation.min_characters=11", group="0").fingerprint != one.fingerprint
 
 
-def test_operational_keys_are_read_but_change_no_fingerprint(tmp_path: Path) -> None:
-    inputs: dict[str, Any] = {"phase": "pretrain"}
-    for name, kind in (("mixture", "mixture"), ("tokenizer", "tokenizer")):
-        inputs[name] = str(tmp_path / kind)
-    inputs |= {"shards": [str(tmp_path / "shards")], "documents": [str(tmp_path / "documents")]}
+@pytest.fixture
+def training_inputs(tmp_path: Path) -> dict[str, Any]:
     for kind in ("mixture", "tokenizer", "shards", "documents"):
         artifacts.ArtifactWriter(str(tmp_path / kind), kind, kind, {}, {}).commit({})
-    one = plan_of(tmp_path, component="train", **inputs)
-    for same in ("workers=3", "keep_checkpoints=7", "checkpoint_tokens=9k", "log_every=1"):
-        assert plan_of(tmp_path, f"training.{same}", component="train", **inputs).fingerprint == one.fingerprint
-    assert plan_of(tmp_path, "training.shuffle_tokens=17k", component="train", **inputs).fingerprint != one.fingerprint
-    assert planning.declared_recipe(get_component("train"), load_recipe("tiny"), inputs).training.workers == 0
+    one, several = (("mixture", "tokenizer"), ("shards", "documents"))
+    return {kind: str(tmp_path / kind) for kind in one} | {kind: [str(tmp_path / kind)] for kind in several}
+
+
+def test_operational_keys_are_read_but_change_no_fingerprint(tmp_path: Path, training_inputs: dict[str, Any]) -> None:
+    def name(*overrides: str) -> str:
+        return plan_of(tmp_path, *overrides, component="train", phase="pretrain", **training_inputs).fingerprint
+
+    one = name()
+    for same in ("workers=3", "cache_gb=0.5", "keep_checkpoints=7", "checkpoint_tokens=9k", "log_every=1"):
+        assert name(f"training.{same}") == one
+    # What an out-of-memory error asks to lower, and what decides an undigested file only.
+    for same in ("phases.pretrain.batch.microbatch_size=1", "evaluation.bits_per_byte_bytes_per_language=9"):
+        assert name(same) == one
+    assert name("training.shuffle_tokens=17k") != one
+    assert name("phases.pretrain.batch.global_batch_size=64") != one
+    view = planning.declared_recipe(get_component("train"), load_recipe("tiny"), {"phase": "pretrain"})
+    assert view.training.workers == 0
+    assert view.phases.pretrain.batch.microbatch_size > 1
+
+
+def test_a_training_s_fingerprint_covers_bad_batches_as_far_as_they_change_weights(
+    tmp_path: Path, training_inputs: dict[str, Any]
+) -> None:
+    def name(policy: str) -> str:
+        override = f"training.bad_batches={{{policy}}}"
+        return plan_of(tmp_path, override, component="train", phase="pretrain", **training_inputs).fingerprint
+
+    assert name("spike: stop, max_skipped: 3") == name("spike: skip, nan: skip") != name("spike: ignore")
+    assert name("spike: ignore, spike_sigmas: 2, spike_window: 9") == name("nan: skip") == name("")
+    assert name("spike: skip, spike_sigmas: 2") != name("spike: skip") != name("spike: skip, spike_window: 9")
+
+
+def test_snapshots_count_in_the_decay_phase_alone(tmp_path: Path, training_inputs: dict[str, Any]) -> None:
+    def name(phase: str, snapshots: int) -> str:
+        override = f"merge.snapshots={snapshots}"
+        return plan_of(tmp_path, override, component="train", phase=phase, **training_inputs).fingerprint
+
+    assert name("pretrain", 1) == name("pretrain", 4)
+    assert name("decay", 1) != name("decay", 4)
 
 
 def test_reading_an_undeclared_key_is_an_error() -> None:
@@ -176,3 +208,26 @@ def test_changed_text_of_ones_own_is_seen(tmp_path: Path) -> None:
         text.write_text(content, "utf-8")
         fingerprints.append(plan_of(tmp_path, override, group="0").fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "beside"),
+    [
+        ("run/composer/ep0-ba8-rank0.pt", "run/training_state.json"),
+        ("run/ep0-ba8-rank0.pt", "run/training_state.json"),
+        ("run/weights.safetensors", "run/training_state.json"),
+        ("run/weights.safetensors", "run/optimizer.safetensors"),
+        ("run/model.safetensors", "run/config.json"),
+    ],
+)
+def test_a_changed_file_beside_an_imported_checkpoint_is_seen(tmp_path: Path, source: str, beside: str) -> None:
+    path = tmp_path / source
+    path.parent.mkdir(parents=True)
+    path.touch()
+    fingerprints = []
+    for content in ("", "{}", '{"phase": "extend"}'):
+        if content:
+            (tmp_path / beside).write_text(content, "utf-8")
+        made = plan_of(tmp_path, component="import_checkpoint", source=str(path), phase="pretrain", then="next")
+        fingerprints.append(made.fingerprint)
+    assert len(set(fingerprints)) == 3

@@ -65,11 +65,13 @@ def test_hidden_states_and_loss_are_the_originals(
     reference = load_file(ORIGINAL / f"ref_{name}.safetensors")
     model = original_model(weights, thetas, attention)
     tokens, labels, cu_seqlens = unpadded(reference)
+    masked = (labels != -100).nonzero().squeeze(1)
     with torch.no_grad():
         hidden = model.encode(tokens, cu_seqlens, 200)
+        logits = model.masked_logits(hidden, masked)
     torch.testing.assert_close(hidden, reference["hidden_unpadded"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, reference["masked_logits"], atol=1e-4, rtol=0)
 
-    masked = (labels != -100).nonzero().squeeze(1)
     loss = model(tokens, cu_seqlens, 200, masked, labels[masked]).total / len(masked)
     expected = json.loads((ORIGINAL / "ref_losses_gradnorms.json").read_text("utf-8"))[name]
     assert loss.item() == pytest.approx(expected["loss"], abs=1e-5)
@@ -84,12 +86,18 @@ def test_hidden_states_and_loss_are_the_originals(
 def test_packed_row_with_a_padding_segment_is_the_originals(
     weights: dict[str, Tensor], thetas: tuple[int, int], attention: str
 ) -> None:
-    reference = load_file(ORIGINAL / f"ref_g{thetas[0]}_l{thetas[1]}.safetensors")
+    name = f"g{thetas[0]}_l{thetas[1]}"
+    reference = load_file(ORIGINAL / f"ref_{name}.safetensors")
+    tokens, cu_seqlens, labels = (reference[f"packed_{key}"] for key in ("input_ids", "cu_seqlens", "labels"))
     model = original_model(weights, thetas, attention)
-    masked = (reference["packed_labels"] != -100).nonzero().squeeze(1)
+    masked = (labels != -100).nonzero().squeeze(1)
     with torch.no_grad():
-        hidden = model.encode(reference["packed_input_ids"], reference["packed_cu_seqlens"], 200)
+        hidden = model.encode(tokens, cu_seqlens, 200)
         logits = model.masked_logits(hidden, masked)
+        loss = model(tokens, cu_seqlens, 200, masked, labels[masked]).total / len(masked)
+    expected = json.loads((ORIGINAL / "ref_losses_gradnorms.json").read_text("utf-8"))[name]
+    assert loss.item() == pytest.approx(expected["packed_loss"], abs=1e-5)
+    torch.testing.assert_close(hidden, reference["packed_hidden"], atol=1e-4, rtol=0)
     torch.testing.assert_close(logits, reference["packed_masked_logits"], atol=1e-4, rtol=0)
 
 

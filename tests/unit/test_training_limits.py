@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.loader import shards
 from mmbert.loader.batch import split_microbatches
 from mmbert.loader.lane import ReadRow, StreamRows
 from mmbert.loader.loader import Loader, LoaderSettings, MixtureStream
@@ -22,11 +25,13 @@ from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.model.loss import IGNORED
 from mmbert.recipe import load_recipe
+from mmbert.training.data import loader_settings
 from mmbert.training.device import composer_device
 from mmbert.training.groups import language_groups, parameters_by_group
 from mmbert.training.history import HistoryPoint
 from mmbert.training.memory import out_of_memory_explained
 from mmbert.training.meter import group_sums
+from mmbert.training.phase import PhaseInputs, train_phase
 
 
 def plain_loader(read: ReadRow, workers: int, cache: Path) -> Loader:
@@ -139,6 +144,41 @@ def test_memory_that_ran_out_says_what_to_lower(allocate: object) -> None:
     wanted = r"ran out of memory .*phases\.extend\.batch\.microbatch_size \(now \d+ rows of max_seq_len 8192\)"
     with pytest.raises(UserError, match=wanted), out_of_memory_explained(recipe, "extend"):
         allocate()  # type: ignore[operator]
+
+
+class TooLarge:
+    """A mixture that does not fit into memory."""
+
+    uri = "mixture"
+
+    def read_json(self, path: str) -> object:
+        return torch.empty(2**48)
+
+
+def test_memory_that_runs_out_outside_of_the_steps_is_explained_too(tmp_path: Path) -> None:
+    inputs: Any = PhaseInputs(TooLarge(), [], tmp_path, [], None)  # type: ignore[arg-type]
+    unused: Any = None
+    with pytest.raises(UserError, match=r"the machine ran out of memory .* outside of the training steps") as caught:
+        train_phase(
+            load_recipe("tiny"), "pretrain", inputs, output=unused, run=unused, cache=tmp_path, scratch=tmp_path,
+            ranks=unused,
+        )  # fmt: skip
+    assert "microbatch_size" not in str(caught.value)
+
+
+def test_the_cache_s_limit_is_the_recipe_s(tmp_path: Path) -> None:
+    limited = load_recipe("tiny", ["training.cache_gb=1.5"])
+    assert loader_settings(limited, "pretrain", tmp_path).cache_limit_bytes == 1_500_000_000
+
+
+def test_a_full_disk_names_the_cache_s_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards, "_open_shard", full)
+    data_set = shards.DataSet("s3://bucket/shards", "digest", (b"{}",), np.array([0, 4]))
+    with pytest.raises(InfrastructureError, match=r"the disk is full; .*lower training\.cache_gb \(now 2\.5\)"):
+        shards.ShardReader([data_set], tmp_path, 100, 2_500_000_000)(0, 2)
 
 
 def test_other_errors_pass_unchanged() -> None:

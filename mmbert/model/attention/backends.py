@@ -70,7 +70,7 @@ _BACKENDS = {
 
 
 def attention_backend(name: str) -> Backend:
-    """The back end `name`: flash, varlen, flex, sdpa or reference. Raises ImportError where its library is missing."""
+    """The back end `name`: varlen, flash, flex, sdpa or reference. Raises ImportError where its library is missing."""
     function, half_only, compiled_only = _BACKENDS[name]
     module = import_module(f"mmbert.model.attention.{name}")
     return Backend(name, getattr(module, function), half_only, compiled_only)
