@@ -7,6 +7,7 @@ a lost gradient is off by a hundred times that.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -174,14 +175,37 @@ def _model_checks(
                 return problem
         return None
 
+    def drop(name: str) -> str | None:
+        """Whether a compiled model draws its dropout anew for each seed, and the same for the same."""
+        torch._dynamo.reset()
+        dropping = dataclasses.replace(config, attention_output_dropout=0.1)
+        model = new_model(dropping, 3, name).to(device).train()
+        model.compile_for_training("inductor" if device.type == "cuda" else "eager")
+        outcome(model, dtype, losses[0], 0)
+        found = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                found.append(outcome(model, dtype, losses[0], 1))
+        return _problem_with_seeds(*found)
+
+    compilable = [name for name in backends if name != "sdpa"]
     return [
-        (
-            f"model with {name}{', compiled once' * compiled}",
-            lambda name=name, compiled=compiled: compare(name, compiled),
-        )
-        for name in backends
-        for compiled in ((False, True) if name != "sdpa" else (False,))
+        *((f"model with {name}", lambda name=name: compare(name, False)) for name in backends),
+        *((f"model with {name}, compiled once", lambda name=name: compare(name, True)) for name in compilable),
+        *((f"model with {name}, compiled, with dropout", lambda name=name: drop(name)) for name in compilable),
     ]
+
+
+def _problem_with_seeds(first: Outcome, same: Outcome, other: Outcome) -> str | None:
+    """Of three outcomes with dropout, the first two of one seed."""
+    for name, value in first.items():
+        if not value.isfinite().all():
+            return f"{name} is not finite"
+    one, again, another = (float(outcome["loss"]) for outcome in (first, same, other))
+    if abs(one - again) > 1e-5 * abs(one):
+        return f"the same seed gives the losses {one} and {again}"
+    return f"two seeds give the same loss {one}" if one == another else None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Training steps on a GPU: tokens/s, MFU, memory and time by part, of each attention back end and loss; and a check.
 
-For a bare machine: torch 2.11 or later, triton and numpy, nothing else. From the repository's root:
+For a bare machine: torch 2.11 or later, triton, numpy, a C compiler and Python's headers, nothing else. From the
+repository's root:
 
     python benchmarks/gpu_train.py --check                        # back ends and losses against plain arithmetic
     python benchmarks/gpu_train.py --json results.json            # all configurations, a few minutes each size
@@ -18,9 +19,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import gc
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.attention.flex_attention as flex_module
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -75,9 +79,12 @@ _BASE, _SMALL = _mmbert(768, 12), _mmbert(384, 6)
 _TINY = EncoderConfig(512, 64, 96, 4, 4)
 SIZES = {
     "base_1k": Size(_BASE, 1024, 48, 0.30, 300, 1.1),
-    "small_1k": Size(_SMALL, 1024, 96, 0.30, 300, 1.1),
+    "small_1k": Size(_SMALL, 1024, 48, 0.30, 300, 1.1),
     "base_8k": Size(_BASE, 8192, 6, 0.15, 1000, 1.2),
-    "small_8k": Size(_SMALL, 8192, 12, 0.15, 1000, 1.2),
+    "small_8k": Size(_SMALL, 8192, 8, 0.15, 1000, 1.2),
+    # More rows than the recipe's, and short documents.
+    "small_1k_96": Size(_SMALL, 1024, 96, 0.30, 300, 1.1),
+    "base_1k_short": Size(_BASE, 1024, 48, 0.30, 60, 0.8),
 }
 TINY_SIZES = {"tiny_256": Size(_TINY, 256, 4, 0.30, 60, 1.0)}
 
@@ -185,6 +192,21 @@ def step(
     optimizer.step()
 
 
+@functools.lru_cache(maxsize=1)
+def _initial_weights(config: EncoderConfig) -> dict[str, Tensor]:
+    """Drawn once a size: for the base model this takes longer than its steps."""
+    return new_model(config, SEED).weights()
+
+
+def fresh_model(config: EncoderConfig, attention: str) -> MaskedLanguageModel:
+    with torch.device("meta"):
+        model = MaskedLanguageModel(config, attention)
+    model = model.to_empty(device="cpu")
+    model.decoder.weight = model.bert.embeddings.tok_embeddings.weight
+    model.load_weights(_initial_weights(config))
+    return model
+
+
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -196,7 +218,7 @@ def measure(variant: Variant, size: Size, arguments: argparse.Namespace, device:
     reason = missing(variant.attention, device, dtype)
     if reason is not None and not (variant.attention == "flex" and device.type == "cpu"):
         raise RuntimeError(reason)
-    model = new_model(size.config, SEED, variant.attention).to(device).train()
+    model = fresh_model(size.config, variant.attention).to(device).train()
     if variant.compiled:
         model.compile_for_training("inductor" if device.type == "cuda" else "eager")
     optimizer = StableAdamW(parameter_groups(model.named_parameters(), 1e-5), lr=1e-4)
@@ -222,7 +244,7 @@ def measure(variant: Variant, size: Size, arguments: argparse.Namespace, device:
     lengths = batch.cu_seqlens.diff().numpy().astype(np.int64)
     flops = step_flops(size.config, batch.tokens, batch.masked, lengths)
     peak = peak_bf16_flops(torch.cuda.get_device_name()) if device.type == "cuda" else None
-    return {
+    figures: dict[str, Any] = {
         "tokens_per_second": batch.tokens / middle,
         "mfu": flops.total / middle / peak if peak else None,
         "tflops_per_second": flops.total / middle / 1e12,
@@ -234,11 +256,21 @@ def measure(variant: Variant, size: Size, arguments: argparse.Namespace, device:
         "segments_a_step": len(lengths),
         "mean_attended_length": float((lengths**2).sum() / lengths.sum()),
         "padding_share": 1 - batch.tokens / sum(len(part.input_ids) for part in parts),
-        "parts_ms_a_microbatch": time_by_part(model, optimizer, parts[0], loss, device, dtype),
     }
+    try:
+        figures["parts_ms_a_microbatch"] = time_by_part(model, optimizer, parts[0], loss, device, dtype)
+    except Exception as error:  # the figures before stand without it
+        figures["parts_error"] = _told(error)
+    return figures
 
 
-def run(selected: list[Variant], sizes: dict[str, Size], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+
+
+def run(
+    selected: list[Variant], sizes: dict[str, Size], arguments: argparse.Namespace, about: dict[str, Any]
+) -> list[dict[str, Any]]:
     device = torch.device(arguments.device)
     print(f"seed {SEED}, {arguments.accumulate} microbatches a step, {arguments.steps} timed steps; times in ms")
     print(f"{'configuration':34} {'tokens/s':>9} {'MFU':>6} {'GiB':>6} {'step':>8}  parts of a microbatch")
@@ -248,9 +280,14 @@ def run(selected: list[Variant], sizes: dict[str, Size], arguments: argparse.Nam
         try:
             row |= measure(variant, sizes[variant.size], arguments, device)
         except Exception as error:  # one configuration's failure is its result
-            row["error"] = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            row["error"] = _told(error)
         results.append(row)
         print(_line(row), flush=True)
+        if arguments.json:
+            write(arguments.json, {**about, "results": results})
+        if not _usable(device):
+            print("the GPU's context is lost, so nothing further can be measured; run the rest again", file=sys.stderr)
+            break
         torch._dynamo.reset()
         gc.collect()
         if device.type == "cuda":
@@ -258,12 +295,29 @@ def run(selected: list[Variant], sizes: dict[str, Size], arguments: argparse.Nam
     return results
 
 
+def _usable(device: torch.device) -> bool:
+    """Whether the device still computes: an illegal access, say, makes every later call of the process fail."""
+    try:
+        synchronize(device)
+    except RuntimeError:
+        return False
+    return True
+
+
+def write(file: Path, figures: dict[str, Any]) -> None:
+    """The whole file again after each row: what was measured is kept, whatever ends the script."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    part.replace(file)
+
+
 def _line(row: dict[str, Any]) -> str:
     if "error" in row:
         return f"{row['name']:34} failed: {row['error']}"
     mfu = f"{row['mfu']:.1%}" if row["mfu"] else "-"
     memory = f"{row['peak_memory_gib']:.1f}" if row["peak_memory_gib"] else "-"
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in row["parts_ms_a_microbatch"].items())
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in row.get("parts_ms_a_microbatch", {}).items())
+    parts = parts or f"not known: {row['parts_error']}"
     middle = 1000 * statistics.median(row["step_seconds"])
     return f"{row['name']:34} {row['tokens_per_second']:9,.0f} {mfu:>6} {memory:>6} {middle:8,.0f}  {parts}"
 
@@ -317,6 +371,13 @@ def main() -> int:
     if device.type == "cpu":
         # torch refuses FlexAttention's backward on CPU, because the compiled CPU kernel has none; uncompiled it works.
         flex_module._validate_device = lambda *_: None  # type: ignore[assignment]
+    if device.type == "cuda" and not any(map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))):
+        print(
+            "triton and inductor need a C compiler and Python's headers; install gcc and python3-dev (or name a "
+            "compiler in CC)",
+            file=sys.stderr,
+        )
+        return 2
     if arguments.check:
         return check(LOSSES[arguments.device], device, tiny=arguments.tiny)
     sizes = TINY_SIZES if arguments.tiny else SIZES
@@ -330,9 +391,7 @@ def main() -> int:
         return 0
     about = surroundings(device)
     print(", ".join(f"{key} {value}" for key, value in about.items() if value is not None))
-    results = run(selected, sizes, arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n", "utf-8")
+    results = run(selected, sizes, arguments, about)
     return 0 if any("error" not in row for row in results) else 1
 
 

@@ -572,7 +572,7 @@ class Training(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="of matrix products on a GPU, by autocast; a CPU always computes in fp32"
     )
-    attention: Literal["auto", "flash", "varlen", "flex", "sdpa"] = Field(
+    attention: Literal["auto", "varlen", "flash", "flex", "sdpa"] = Field(
         "auto", description="the attention's back end; auto: the first of these that can run (docs/performance.md)"
     )
     compile: Literal["auto"] | bool = Field(

@@ -17,6 +17,8 @@ from mmbert.errors import UserError
 from mmbert.model.attention import attention_backend
 from mmbert.model.attention.choose import choose_attention
 from mmbert.model.attention.flex import block_mask
+from mmbert.model.attention.kernels import KernelPlan
+from mmbert.model.attention.sdpa import SdpaPlan
 from mmbert.model.attention.segments import places
 from mmbert.model.config import EncoderConfig
 from mmbert.model.initialization import new_model
@@ -136,6 +138,11 @@ def test_back_ends_share_weights_and_half_only_ones_leave_fp32_to_sdpa() -> None
         # torch's kernel knows neither fp32 nor CPUs, so this works only because fp32 goes to SDPA.
         varlen = new_model(config, 1, "varlen").eval()
         assert torch.equal(varlen.encode(ids, cu_seqlens, 60), sdpa.encode(ids, cu_seqlens, 60))
+        # FlexAttention evaluates there: it would be compiled for each number of tokens, and soon hold every score.
+        flex = new_model(config, 1, "flex").eval()
+        assert torch.equal(flex.encode(ids, cu_seqlens, 60), sdpa.encode(ids, cu_seqlens, 60))
+        assert isinstance(attention_backend("flex").plan(cu_seqlens, 60, torch.zeros(90, 32)), SdpaPlan)
+    assert isinstance(attention_backend("flex").plan(cu_seqlens, 60, torch.zeros(90, 32)), KernelPlan)
 
 
 def test_on_a_cpu_auto_is_sdpa_and_the_others_say_what_they_need() -> None:

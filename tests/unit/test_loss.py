@@ -188,6 +188,9 @@ for dtype, words in ((torch.float32, 5000), (torch.float32, 4096), (torch.float3
             assert not ours[2].any()
         else:
             assert torch.equal(ours, logits)
+    for wrong in (words, -1, words + 10**9):
+        losses = softmax_gradient_(logits.clone(), bias, torch.tensor([0, wrong, IGNORED, 3, 3]), True)
+        assert losses.isnan().tolist() == [False, True, False, False, False]
 print("equal")
 """
 

@@ -28,11 +28,15 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """`make(cu_seqlens, max_seqlen, tokens, device)` makes a plan; `half_only` kernels know no fp32."""
+    """`make(cu_seqlens, max_seqlen, tokens, device)` makes a plan.
+
+    `half_only` kernels know no fp32; `compiled_only` ones are for compiled models, and for gradients.
+    """
 
     name: str
     make: Callable[[Tensor, int, int, torch.device], Plan]
     half_only: bool = False
+    compiled_only: bool = False
 
     @property
     def host_borders(self) -> bool:
@@ -44,27 +48,29 @@ class Backend:
 
         `cu_seqlens` [segments + 1] int32 runs from 0 to the number of tokens; repeated ends (empty segments) are
         allowed. `max_seqlen` is at least the longest segment. Work in fp32 outside of autocast, as in evaluation, goes
-        to SDPA where this back end knows half precision only.
+        to SDPA where this back end knows half precision only. FlexAttention evaluates there too: by itself it is
+        compiled for a few shapes, and past them holds every score.
         """
         device = hidden.device
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else hidden.dtype
-        make = SdpaPlan if self.half_only and dtype == torch.float32 else self.make
+        evaluating = self.compiled_only and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        make = SdpaPlan if dtype == torch.float32 and (self.half_only or evaluating) else self.make
         return make(cu_seqlens, max_seqlen, len(hidden), device)
 
 
-# Where each plan is made, and whether its kernel knows half precision only.
+# Where each plan is made, whether its kernel knows half precision only, and whether it evaluates elsewhere.
 _BACKENDS = {
-    "flash": ("flash_plan", True),
-    "varlen": ("varlen_plan", True),
-    "flex": ("flex_plan", False),
-    "sdpa": ("SdpaPlan", False),
-    "reference": ("reference_plan", False),
+    "flash": ("flash_plan", True, False),
+    "varlen": ("varlen_plan", True, False),
+    "flex": ("flex_plan", False, True),
+    "sdpa": ("SdpaPlan", False, False),
+    "reference": ("reference_plan", False, False),
 }
 
 
 def attention_backend(name: str) -> Backend:
-    """The back end `name`: flash, varlen, flex, sdpa or reference. Raises ImportError where its library is missing."""
-    function, half_only = _BACKENDS[name]
+    """The back end `name`: varlen, flash, flex, sdpa or reference. Raises ImportError where its library is missing."""
+    function, half_only, compiled_only = _BACKENDS[name]
     module = import_module(f"mmbert.model.attention.{name}")
-    return Backend(name, getattr(module, function), half_only)
+    return Backend(name, getattr(module, function), half_only, compiled_only)

@@ -21,21 +21,27 @@ def _kernel(  # type: ignore[no-untyped-def]
     logits += row * stride
     target = tl.load(targets + row)
     counted = target != ignored
-    answer = tl.where(counted, target, 0)
+    # A target that is no word gives NaN; a read outside the logits could give anything.
+    word = (target >= 0) & (target < words)
+    answer = tl.where(word, target, 0)
     # Read before the gradient takes its place.
     answered = tl.load(logits + answer).to(tl.float32) + tl.load(bias + answer).to(tl.float32)
-    peak = float("-inf")
-    total = 0.0
+    # A softmax for each lane over all blocks, and one for the lanes: a reduction a row instead of two a block.
+    peaks = tl.full((block,), float("-inf"), tl.float32)
+    totals = tl.zeros((block,), tl.float32)
     for first in range(0, words, block):
         columns = first + tl.arange(0, block)
         inside = columns < words
         values = tl.load(logits + columns, mask=inside, other=float("-inf")).to(tl.float32)
         values += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
-        highest = tl.maximum(peak, tl.max(values, 0))
-        total = total * tl.exp(peak - highest) + tl.sum(tl.exp(values - highest), 0)
-        peak = highest
+        # One exponential does for either order; where a lane has no value yet, none may become NaN.
+        shrink = tl.exp(-tl.abs(tl.where(values > float("-inf"), values - peaks, float("-inf"))))
+        totals = tl.where(values > peaks, totals * shrink + 1.0, totals + shrink)
+        peaks = tl.maximum(peaks, values)
+    peak = tl.max(peaks, 0)
+    total = tl.sum(totals * tl.exp(peaks - peak), 0)
     log_total = peak + tl.log(total)
-    tl.store(losses + row, tl.where(counted, log_total - answered, 0.0))
+    tl.store(losses + row, tl.where(counted, tl.where(word, log_total - answered, float("nan")), 0.0))
     if gradients:
         for first in range(0, words, block):
             columns = first + tl.arange(0, block)
