@@ -43,7 +43,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from gpu_check import check  # noqa: E402
 from gpu_parts import time_by_part  # noqa: E402
 
-from mmbert.loader.batch import Batch, Part, fixed_shape, make_batch, microbatch_shape, split_microbatches  # noqa: E402
+from mmbert.loader.batch import Batch, Part, ShapeFiller, make_batch, microbatch_shape, split_microbatches  # noqa: E402
 from mmbert.model.attention.choose import FASTEST_FIRST, choose_attention, missing  # noqa: E402
 from mmbert.model.config import EncoderConfig  # noqa: E402
 from mmbert.model.head import MaskedLanguageModel  # noqa: E402
@@ -164,7 +164,12 @@ def global_batch(size: Size, accumulate: int) -> Batch:
 
 def microbatches(size: Size, batch: Batch, device: torch.device) -> list[Batch]:
     shape = microbatch_shape(size.rows, size.max_seq_len, size.mask_probability, size.config.pad_token_id)
-    parts = [fixed_shape(part, shape) for part in split_microbatches(batch, size.rows)]
+    fill = ShapeFiller(shape)
+    split = split_microbatches(batch, size.rows)
+    for part in split:
+        fill(part)
+    # In the shape that training has come to after its first batches.
+    parts = [fill(part) for part in split]
     return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
 
