@@ -48,14 +48,21 @@ def wanted(item: Component, arguments: Mapping[str, Any]) -> Group | None:
     if not item.distributed or "WORLD_SIZE" in os.environ:
         return None
     count = profiles.processes(item, arguments)
-    nodes = int(os.environ.get("NNODES", "1"))
+    nodes = _number("NNODES", "1")
     if nodes > 1:
         for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
             if name not in os.environ:
                 raise UserError(f"NNODES is {nodes}, and {name} is not set; set NODE_RANK, MASTER_ADDR and MASTER_PORT")
     if count * nodes == 1:
         return None
-    return Group(count, nodes, int(os.environ.get("NODE_RANK", "0")))
+    return Group(count, nodes, _number("NODE_RANK", "0"))
+
+
+def _number(name: str, default: str) -> int:
+    value = os.environ.get(name, default)
+    if not value.isdigit():
+        raise UserError(f"{name}={value}: it must be a whole number")
+    return int(value)
 
 
 def start(group: Group, plan: Plan, root: str, task: str) -> None:

@@ -191,6 +191,11 @@ def find(uri: str) -> Artifact | None:
         data = storage.read_bytes(storage.join(uri, MANIFEST))
     except storage.MissingFileError:
         return None
+    except NotADirectoryError as error:
+        raise UserError(
+            f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
+            "a checkpoint's file"
+        ) from error
     return Artifact(uri, _parse(uri, data))
 
 

@@ -22,9 +22,27 @@ def _profile(name: str) -> dict[str, Any]:
     own = name.endswith(".yaml")
     path = Path(name) if own else resources.files(__package__).joinpath(f"{name}.yaml")
     if not path.is_file():
-        raise UserError(f"MMBERT_PROFILE={name}: there is no such resource profile")
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    return loaded
+        raise UserError(
+            f"MMBERT_PROFILE={name}: there is no such resource profile; give laptop, gpu, or a file of your own that "
+            "ends in .yaml"
+        )
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"MMBERT_PROFILE={name}: it is no YAML ({' '.join(str(error).split())})") from error
+    _check(name, loaded)
+    return dict(loaded)
+
+
+def _check(name: str, loaded: Any) -> None:
+    if not isinstance(loaded, dict) or not isinstance(loaded.get("threads"), dict):
+        raise UserError(f"MMBERT_PROFILE={name}: it needs 'threads', a number for each resource class")
+    for section in ("threads", "processes"):
+        for key, count in (loaded.get(section) or {}).items():
+            counted = isinstance(count, int) and count >= 1
+            if not counted and not (section == "processes" and count == "gpus"):
+                allowed = "a number from 1 on" + (", or gpus" if section == "processes" else "")
+                raise UserError(f"MMBERT_PROFILE={name}: {section}.{key} is {count!r}; it must be {allowed}")
 
 
 def threads(item: Component, arguments: Mapping[str, Any]) -> int:
@@ -37,7 +55,7 @@ def threads(item: Component, arguments: Mapping[str, Any]) -> int:
 def processes(item: Component, arguments: Mapping[str, Any]) -> int:
     """Processes a node for a component; `gpus` in a profile is one a visible GPU."""
     profile = os.environ.get("MMBERT_PROFILE", "laptop")
-    classes = _profile(profile).get("processes", {})
+    classes = _profile(profile).get("processes") or {}
     phase = arguments.get("phase", "")
     count = classes.get(f"{item.resources}.{phase}", classes.get(item.resources, 1))
     return _gpus(profile) if count == "gpus" else int(count)

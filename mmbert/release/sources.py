@@ -51,7 +51,7 @@ def fetch(uri: str, folder: Path, *, optimizer: bool) -> Path:
     checked against its manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = [WEIGHTS, STATE, CONFIG, MODEL_WEIGHTS, *([OPTIMIZER] if optimizer else [])]
+    wanted = [WEIGHTS, STATE, CONFIG, MODEL_WEIGHTS, TOKENIZER_FILE, *([OPTIMIZER] if optimizer else [])]
     if uri.endswith((".pt", ".safetensors")):
         if not storage.is_s3(uri):
             return Path(uri)
@@ -112,7 +112,13 @@ def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
     if (path.parent / CONFIG).is_file():
         config = read_json(path.parent / CONFIG)
         weights = from_hugging_face_names(checkpoints.load_weights(path))
-        return TrainedModel(weights, described_config(config, where), config.get("max_position_embeddings"))
+        own = path.parent / TOKENIZER_FILE
+        return TrainedModel(
+            weights,
+            described_config(config, where),
+            config.get("max_position_embeddings"),
+            tokenizer=read_json(own) if own.is_file() else {},
+        )
     weights, stored = checkpoints.load_weights(path), path.parent / OPTIMIZER
     moments = checkpoints.read_optimizer(stored, weights) if optimizer and stored.is_file() else None
     return _ours(weights, path.parent / STATE, moments)

@@ -107,8 +107,9 @@ class Guard(Callback):
         raise UserError(
             f"batch {number:,}, {tokens:,} tokens into the phase: {what}. Its update was not made, since {why}. The "
             f"batch is saved as {saved}; it draws from {shown}{more}. Started again with {goes_on} in "
-            "training.bad_batches, the phase goes on from its newest resume checkpoint. It begins anew with a lower "
-            f"phases.{self.phase}.learning_rate, a longer phases.{self.phase}.schedule.warmup_tokens"
+            "training.bad_batches, the phase goes on from its newest resume checkpoint, if it has one yet. Other "
+            f"remedies begin it anew: a lower phases.{self.phase}.learning_rate, a longer "
+            f"phases.{self.phase}.schedule.warmup_tokens"
             + (", or spike_sigmas, spike_window or spike: ignore in training.bad_batches" if key == "spike" else "")
         )
 

@@ -104,7 +104,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step_and_saves_the_batch(smal
         train(small, tmp_path, EXPLODING)
     assert "own/deu_Latn" in str(caught.value)
     assert "Started again with nan: skip in training.bad_batches, the phase goes on from" in str(caught.value)
-    assert "It begins anew with a lower phases.pretrain.learning_rate" in str(caught.value)
+    assert "Other remedies begin it anew: a lower phases.pretrain.learning_rate" in str(caught.value)
     assert "spike" not in str(caught.value)
     (saved,) = saved_batches(tmp_path)
     assert str(saved) in str(caught.value)
