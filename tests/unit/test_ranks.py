@@ -25,6 +25,9 @@ def work():
         once = among.once_a_node(lambda: among.rank)
         print(among.rank, chosen, once, flush=True)
         how, who = sys.argv[1].split("-")
+        # Nobody ends before all have come.
+        among._store.set(f"came:{among.rank}", "")
+        among._store.wait([f"came:{rank}" for rank in range(among.size)])
         if len(sys.argv) > 2:
             import torch.distributed
             torch.distributed.init_process_group("gloo")
@@ -83,7 +86,7 @@ def start(size: int, *how: str) -> list[subprocess.Popen[str]]:
 
 
 def end(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
-    said = [process.communicate(timeout=50)[0] for process in processes]
+    said = [process.communicate(timeout=120)[0] for process in processes]
     return [process.returncode for process in processes], said
 
 
