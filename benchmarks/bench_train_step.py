@@ -76,7 +76,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(TINY, 8, 5),
-    "small": Size(SMALL, 2, 3),
+    "small": Size(SMALL, 3, 2),
     "tiny_256k": Size(dataclasses.replace(TINY, vocab_size=256_000), 3, 3),
 }
 MEASURED = ("tiny", "small")
@@ -200,7 +200,7 @@ def compare(name: str, config: EncoderConfig, batches: list[Batch], rounds: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="default: 5 for tiny, 3 for the others")
+    parser.add_argument("--rounds", type=int, help="default: 5 for tiny, 2 for small, 3 for tiny_256k")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(MEASURED))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
