@@ -146,7 +146,6 @@ def test_the_tied_embeddings_gradient_is_dense_and_adds_up() -> None:
     torch.testing.assert_close(embedding.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.skipif(torch.__version__ < "2.13", reason="this torch cannot add a product to fp32 in place")
 def test_the_weights_gradient_is_made_once_on_a_gpu() -> None:
     """Three chunks of rows on a device of shapes only: no further matrix of the weight's size is made."""
     rows, words, width = 9000, 300, 16
