@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from components.commands.convert import convert_command
+from components.commands.mixture import mixture_command
 from components.contract import Component, Parameter, component_names, get_component
-from components.mixture_command import mixture_command
 from mmbert import __version__
 from mmbert.errors import MmbertError
 
@@ -143,34 +144,8 @@ def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | Non
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
 
-cli.add_command(mixture_command)
-
-
-@cli.command()
-@click.argument("checkpoint")
-@click.argument("out_dir")
-@click.option(
-    "--tokenizer", default="", help="folder of its tokenizer; not needed where the checkpoint carries it itself"
-)
-@click.option(
-    "--recipe", default="", help="the recipe it was trained with, where the checkpoint does not say its shape"
-)
-@click.option("--max-seq-len", type=click.IntRange(min=2), help="the longest context it was trained for, in tokens")
-def convert(checkpoint: str, out_dir: str, tokenizer: str, recipe: str, max_seq_len: int | None) -> None:
-    """Convert CHECKPOINT into a Hugging Face folder OUT_DIR that plain transformers load.
-
-    CHECKPOINT is a Composer checkpoint (.pt) of the original training code or of this project, a weights.safetensors
-    with its training_state.json, or a checkpoint artifact; a path or an s3:// URI. OUT_DIR must be new or empty; it is
-    there only once the converted model was run beside the training model and agreed.
-    """
-    from components.planning import read_recipe
-    from mmbert.release.conversion import convert_to_folder
-
-    report = convert_to_folder(checkpoint, out_dir, tokenizer, read_recipe(recipe) if recipe else None, max_seq_len)
-    click.echo(
-        f"{out_dir}: largest difference from the training model {report.max_logit_difference:.2g} in logits, "
-        f"{report.max_hidden_difference:.2g} in hidden states, over {report.tokens:,} tokens"
-    )
+for command in (convert_command, mixture_command):
+    cli.add_command(command)
 
 
 @cli.group(name="components")

@@ -17,7 +17,9 @@ class Score:
     """One measured value. `low` and `high` bound the 95% bootstrap interval; `n` counts what was resampled.
 
     `language` is None for a score over all languages. `chance` is the value of guessing, where that is defined.
-    `settings` holds the plain values that the score depends on, so that two scores can be told comparable.
+    `settings` holds the plain values that the score depends on, so that two scores can be told comparable. Where a task
+    was run with several `seeds`, `value` is their mean and `deviation` their standard deviation. `data_revision` is the
+    commit or content digest of the data set, empty where it is this project's own.
     """
 
     suite: str
@@ -29,14 +31,17 @@ class Score:
     n: int
     language: str | None = None
     chance: float | None = None
+    deviation: float | None = None
+    seeds: tuple[int, ...] = ()
+    data_revision: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "settings": dict(self.settings)}
+        return {**asdict(self), "seeds": list(self.seeds), "settings": dict(self.settings)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
-        return cls(**data)
+        return cls(**{**data, "seeds": tuple(data.get("seeds", ()))})
 
 
 def resampling_counts(n: int, samples: int, seed: int) -> FloatArray:

@@ -25,7 +25,7 @@ from tests.integration.report_sample import sample_report
 
 
 def test_a_score_survives_json() -> None:
-    score = Score("demo", "retrieval", "accuracy", 0.5, 0.4, 0.6, 9, "deu_Latn", 0.1, {"articles": 10})
+    score = Score("demo", "retrieval", "accuracy", 0.5, 0.4, 0.6, 9, "deu_Latn", 0.1, settings={"articles": 10})
     assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
 
 

@@ -90,7 +90,7 @@ class HubReader:
 
     def _rows_of_datasets(self, path: str) -> Iterator[Row | UnreadableError]:
         """Rows of a file in another format (arrow, webdataset, JSON that is no lines, ...) as `datasets` reads it."""
-        from datasets import load_dataset  # type: ignore[import-untyped]
+        from datasets import load_dataset
 
         _, root = hub.root_of(self.settings.dataset, self._commit())
         url = f"{root}/{path}" if hub.is_local(self.settings.dataset) else f"hf://{root}/{path}"
@@ -187,7 +187,7 @@ class HubReader:
 
 def _module(dataset: str, commit: str) -> Any:
     """What `datasets` knows of a data set before it reads any: its subsets and their files."""
-    from datasets.load import dataset_module_factory  # type: ignore[import-untyped]
+    from datasets.load import dataset_module_factory
 
     return dataset_module_factory(dataset, revision=None if hub.is_local(dataset) else commit)
 

@@ -1,0 +1,1 @@
+"""The friendly commands: each a thin layer over one function of the library."""
