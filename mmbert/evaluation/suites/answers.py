@@ -13,9 +13,21 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Normalise = Callable[[str, str], list[str]]
 """An answer and its language's code -> the words that are compared."""
+Compare = Callable[[Sequence[str], Sequence[Sequence[str]]], float]
+"""Words of an answer and of each reference -> a share from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class AnswerMetric:
+    """How words are compared, and what makes words of an answer."""
+
+    compare: Compare
+    normalise: Normalise
+
 
 # MLQA gives its article lists for these languages; Hindi and Chinese have none.
 _MLQA_ARTICLES = {
