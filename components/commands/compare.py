@@ -30,6 +30,7 @@ def compare_command(before: str, after: str, baseline: str, out: str, significan
     from mmbert import storage
     from mmbert.evaluation import published
     from mmbert.evaluation.results.compare import compare
+    from mmbert.evaluation.results.scorecard import PUBLISHED
     from mmbert.evaluation.results.sides import scorecard_of
     from mmbert.evaluation.results.text import comparison_text
     from mmbert.tracking import connect_registry
@@ -39,7 +40,10 @@ def compare_command(before: str, after: str, baseline: str, out: str, significan
     if out in {before, after}:
         raise UserError(f"--out {out} would overwrite what is compared; give another name")
     beside = published.baseline(baseline) if baseline else None
-    found = compare(scorecard_of(before, connect_registry), scorecard_of(after, connect_registry))
+    sides = [scorecard_of(named, connect_registry) for named in (before, after)]
+    if beside or any(side.kind == PUBLISHED for side in sides):
+        sides = [published.with_columns(side) for side in sides]
+    found = compare(*sides)
     if not found.differences:
         raise UserError(
             f"{before} and {after} have no score in common: {_suites(found.before)}; {_suites(found.after)}"

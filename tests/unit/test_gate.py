@@ -100,6 +100,10 @@ def test_a_collapse_that_no_interval_can_test_refuses() -> None:
     found = judged({}, [score(value=1.0, width=0)], [score(value=0.0, width=0)])
     assert "no interval to test it by" in found.text()
     assert not found.passed
+    # A single document tells nothing, so it is noted and stops no release.
+    alone = judged({}, [score(value=1.0, width=0, n=1)], [score(value=0.0, width=0, n=1)])
+    assert alone.passed
+    assert "no interval to test it by" in alone.text()
 
 
 def test_what_was_not_measured_or_not_alike_refuses() -> None:
