@@ -84,7 +84,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """`published` names the table of `published.json` that it is compared with; `columns` maps its tasks to columns."""
+    """`published` names the table of `published.json` that it is compared with; `columns` maps its tasks to columns.
+
+    A column holds a task's first metric.
+    """
 
     name: str
     title: str
