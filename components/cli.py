@@ -17,6 +17,7 @@ import click
 from components.commands.convert import convert_command
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
+from components.commands.publish import publish_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
 from mmbert.errors import MmbertError
@@ -145,7 +146,7 @@ def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | Non
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
 
-for command in (convert_command, merge_command, mixture_command):
+for command in (convert_command, merge_command, mixture_command, publish_command):
     cli.add_command(command)
 
 
