@@ -33,7 +33,6 @@ PUBLISHED = "mmbert.published"
 _RELEASABLE = ("passed", "overridden")
 # The published checkpoints' folders, by this project's names of the phases.
 _FOLDERS = {"pretrain": "pretrain", "extend": "ext", "decay": "decay"}
-_PHASES = tuple(_FOLDERS)
 _CHECKPOINTS_CARD = """---
 library_name: composer
 tags:
@@ -45,8 +44,8 @@ tags:
 # Raw training checkpoints
 
 Each model has a folder with three subfolders: `pretrain/`, `ext/` (the context extension) and `decay/` (a folder a
-variant). Each holds the end of its phase: Composer's checkpoint (`.pt`) with weights, optimiser, schedule and time, to go
-on training from, and `training_state.json`, which states the model's shape and the phase.
+variant). Each holds the end of its phase: Composer's checkpoint (`.pt`) with weights, optimiser and time, to go on
+training from, and `training_state.json`, which states the model's shape and the phase.
 
 They are meant for training. To run a model, take the released one, or convert a checkpoint:
 
@@ -167,8 +166,7 @@ def _raw(name: str, lineage: Sequence[Artifact]) -> list[PlannedFile]:
     ):
         # What was imported has no Composer checkpoint of its own.
         whole = artifact.paths(f"{COMPOSER_FOLDER}/") or [p for p in (WEIGHTS, OPTIMIZER) if p in artifact.paths()]
-        for path in (*whole, STATE):
-            files.append(_of(artifact, path, f"{name}/{folder}/{path.rpartition('/')[2]}"))
+        files += [_of(artifact, path, f"{name}/{folder}/{path.rpartition('/')[2]}") for path in (*whole, STATE)]
     return files
 
 
@@ -218,7 +216,7 @@ def _upload(api: HfApi, repo: PlannedRepo) -> tuple[str, str, str]:
                 file.artifact.download(file.source, local)
                 content = str(local)
             addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=content)
-            # The content of a large file is sent now, before the commit names it, so that one is on this disk at a time.
+            # A large file's content is sent now, before the commit names it: one at a time takes room on this disk.
             api.preupload_lfs_files(place, [addition])
             if file.artifact is not None and addition.path_or_fileobj == b"":
                 local.unlink()
@@ -253,17 +251,17 @@ def _explained(repo: str) -> Iterator[None]:
 
 
 def _explanation(repo: str, error: Exception) -> Exception:
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     status = _status(error)
-    if status in {401, 403}:
-        return UserError(
-            f"{repo}: the hub refuses the token in HF_TOKEN ({status}); it must have the right to write there"
-        )
-    if isinstance(error, ValueError | errors.HFValidationError) or (
-        status is not None and 400 <= status < 500 and status not in {408, 429}
-    ):
-        return UserError(f"{repo}: the hub refuses it: {error}")
+    # The client raises RuntimeError where content does not reach the hub's storage.
+    if not isinstance(error, RuntimeError):
+        if status in {401, 403}:
+            told = "set it to one that may write there"
+            return UserError(f"{repo}: the hub refuses the token in HF_TOKEN ({status}); {told}")
+        refused = status is not None and 400 <= status < 500 and status not in {408, 429}
+        if refused or (status is None and isinstance(error, ValueError)):
+            return UserError(f"{repo}: the hub refuses it: {error}")
     if status is not None or isinstance(error, OSError | RuntimeError) or type(error).__module__.startswith("http"):
         return InfrastructureError(
             f"{repo}: the upload to {constants.ENDPOINT} broke off ({error}); run it again, and it goes on from there"

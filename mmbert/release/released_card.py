@@ -25,7 +25,10 @@ def released_card(name: str, model: Artifact, lineage: Sequence[Artifact], score
         raise UserError(
             f"{model.uri}: its manifest tells nothing of the recipe; convert it with this version of mmbert"
         )
+    merge = _merge(lineage)
     mixtures = [artifact.read_json("mixture.json") for artifact in lineage if artifact.manifest.kind == MIXTURE]
+    chosen = {"", *(merge.get("variants") or [mixture["variant"] for mixture in mixtures])}
+    mixtures = [mixture for mixture in mixtures if mixture["variant"] in chosen]
     drawn = {row["language"] for mixture in mixtures for row in mixture["rows"] if row["tokens"]}
     phases = [_summary(told["phases"], mixture) for mixture in mixtures]
     decay = told["phases"]["decay"]
@@ -38,7 +41,7 @@ def released_card(name: str, model: Artifact, lineage: Sequence[Artifact], score
         mask_token=_MASK,
         phases=phases,
         data=[f"{len(drawn):,} languages, {len({s for p in phases for s in p.sources})} sources."],
-        recipe=_recipe(lineage),
+        recipe=_recipe(merge),
         scores=scores,
         limits=[
             f"The longest context trained for is {decay['max_seq_len']:,} tokens.",
@@ -68,22 +71,25 @@ def _summary(phases: Mapping[str, Any], mixture: Mapping[str, Any]) -> PhaseSumm
     )
 
 
-def _recipe(lineage: Sequence[Artifact]) -> list[str]:
-    """How the weights came about after the phases."""
-    merges = [
-        a.manifest for a in lineage if a.manifest.kind == CHECKPOINT and "merge" in a.manifest.parameters["recipe"]
-    ]
-    merged = [
-        manifest.parameters["recipe"]["merge"] for manifest in merges if manifest.producer.get("component") == "merge"
-    ]
+def _merge(lineage: Sequence[Artifact]) -> Mapping[str, Any]:
+    """The recipe's settings of the merge; empty where there was none."""
+    for artifact in lineage:
+        if artifact.manifest.producer.get("component") == "merge":
+            settings: Mapping[str, Any] = artifact.manifest.parameters["recipe"]["merge"]
+            return settings
+    return {}
+
+
+def _recipe(merge: Mapping[str, Any]) -> list[str]:
+    """How the weights came about besides the phases."""
     told = ["StableAdamW; sequences packed without padding; the loss is the mean over a batch's masked tokens."]
-    for merge in merged:
-        chosen = ", ".join(merge.get("variants") or ()) or "all decay variants"
-        details = {
-            "ties": f"density {merge.get('density')}",
-            "ema": f"decay {merge.get('ema_decay')}, {merge.get('snapshots')} snapshots",
-        }.get(merge["method"], "")
-        told.append(f"The weights are a {merge['method']} merge of {chosen}" + (f" ({details})." if details else "."))
+    if merge:
+        how = {
+            "ties": f"The weights are the TIES merge (density {merge['density']:g}) of",
+            "linear": "The weights are the mean of",
+            "ema": f"The weights are the running average (decay {merge['ema_decay']:g}) of checkpoints of",
+        }
+        told.append(f"{how[merge['method']]} {', '.join(merge['variants']) or 'all decay variants'}.")
     return told
 
 
