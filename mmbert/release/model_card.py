@@ -44,7 +44,8 @@ def model_card(
 ) -> str:
     """The card's text.
 
-    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part. `data`, `recipe` (how it
+    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part, and them as
+    BCP 47 tags. `data`, `recipe` (how it
     was trained) and `limits` are sentences; `lineage` names each input and gives its content digest. Scores over all
     languages stand in the front matter as a `model-index` too.
     """
@@ -69,6 +70,7 @@ def _front_matter(name: str, licence: str, languages: Sequence[str], scores: Seq
 
     card = ModelCardData(
         language=sorted({code.partition("_")[0] for code in languages}),
+        language_bcp47=sorted({code.replace("_", "-") for code in languages if "_" in code}),
         license=licence,
         library_name="transformers",
         pipeline_tag="fill-mask",

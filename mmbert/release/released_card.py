@@ -37,7 +37,7 @@ def released_card(name: str, model: Artifact, lineage: Sequence[Artifact], score
         description=str(told.get("description", "")),
         licence="mit",
         languages=sorted(drawn),
-        parameters=int(model.outputs.get("parameters", 0)) or _parameters(told["model"]),
+        parameters=_parameters(told["model"]),
         mask_token=_MASK,
         phases=phases,
         data=[f"{len(drawn):,} languages, {len({s for p in phases for s in p.sources})} sources."],
@@ -93,7 +93,7 @@ def _recipe(merge: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _parameters(model: Mapping[str, Any]) -> int:
+def _parameters(model: Mapping[str, int]) -> int:
     """Weights of a model of this shape, the tied decoder counted once."""
     vocab, hidden, inner = model["vocab_size"], model["hidden_size"], model["intermediate_size"]
     layers = model["num_hidden_layers"]
