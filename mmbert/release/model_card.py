@@ -44,10 +44,9 @@ def model_card(
 ) -> str:
     """The card's text.
 
-    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part, and them as
-    BCP 47 tags. `data`, `recipe` (how it
-    was trained) and `limits` are sentences; `lineage` names each input and gives its content digest. Scores over all
-    languages stand in the front matter as a `model-index` too.
+    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part, and them as BCP 47 tags.
+    `data`, `recipe` (how it was trained) and `limits` are sentences; `lineage` names each input and gives its content
+    digest. Scores over all languages stand in the front matter as a `model-index` too.
     """
     sections = [
         f"# {name}\n\n{description}".rstrip()

@@ -48,10 +48,7 @@ def test_scores_stand_in_the_model_index_and_with_intervals_in_the_text() -> Non
     found = [
         score("xnli", 0.7123456789, seeds=(1, 2), data_revision="c" * 40),
         score("heldout", 1.25, metric="masked_bits_per_byte", suite="demo", data_revision=""),
-        *(
-            score("xnli", value, language=code)
-            for code, value in (("deu_Latn", 0.8), ("nor_Latn", 0.6), ("srp_Cyrl", 0.7))
-        ),
+        *(score("xnli", value, language=code) for code, value in spread.items()),
     ]
     text = card(scores=found)
     results = ModelCard(text).data.eval_results
