@@ -8,12 +8,11 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmbert import storage
@@ -25,17 +24,16 @@ from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
-from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
+from mmbert.release.hugging_face import export, read_json, vocabulary
 from mmbert.release.loading import model_of
 from mmbert.release.model_card import PhaseSummary, model_card, usage
 from mmbert.release.names import CONFIG
+from mmbert.release.parity import ParityReport, check_parity
+from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
 DEFAULT_TOLERANCE = 1e-4
-_PARITY_LANGUAGES = 24
-# Lengths of made-up samples where there is no held-out text; the longest is beyond any window and worth of a rotation.
-_SAMPLE_LENGTHS = (2, 41, 131, 400, 1024)
 
 
 def convert_checkpoint(
@@ -51,7 +49,9 @@ def convert_checkpoint(
     documents = read_held_out(held_out)
     length = max(p.max_seq_len for p in (recipe.phases.pretrain, recipe.phases.extend, recipe.phases.decay))
     card = _card(recipe, checkpoint, documents, sum(w.numel() for w in weights.values()))
-    samples = _samples(documents, tokenizer, length)
+    by_code = by_language(documents)
+    texts = {code: by_code[code][0].text for code in spread(by_code)}
+    samples = text_samples(texts, tokenizer, config.unk_token_id, length) or made_up_samples(config, length)
     report = _export_checked(weights, config, tokenizer, length, samples, recipe.release.parity_tolerance, card, out)
     return {f"parity.{name}": float(value) for name, value in asdict(report).items()}
 
@@ -85,7 +85,7 @@ def convert_to_folder(
         tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
         name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
         card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
-        samples = _made_up_samples(config, length)
+        samples = text_samples(shipped_texts(), words, config.unk_token_id, length) or made_up_samples(config, length)
         return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
 
 
@@ -94,7 +94,7 @@ def _export_checked(
     config: EncoderConfig,
     tokenizer: Path,
     length: int,
-    samples: Sequence[Sequence[int]],
+    samples: Mapping[str, Sequence[int]],
     tolerance: float,
     card: str,
     out: Path,
@@ -178,17 +178,6 @@ def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where:
     return folder
 
 
-def _made_up_samples(config: EncoderConfig, length: int) -> list[list[int]]:
-    special = {config.pad_token_id, config.eos_token_id, config.bos_token_id, config.unk_token_id, config.mask_token_id}
-    words = torch.tensor([n for n in range(config.vocab_size) if n not in special])
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for wanted in _SAMPLE_LENGTHS:
-        drawn = torch.randint(len(words), (min(wanted, length) - 2,), generator=generator)
-        samples.append([config.bos_token_id, *words[drawn].tolist(), config.eos_token_id])
-    return samples
-
-
 def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) -> str:
     front = "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [modernbert, masked-lm]\n---\n\n"
     return (
@@ -196,16 +185,6 @@ def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) 
         f"RoPE theta: {config.global_rope_theta:,.0f} in global layers, {config.local_rope_theta:,.0f} in local ones."
         f"\n\n## How to use it\n\n{usage(name, '<mask>')}\n"
     )
-
-
-def _samples(documents: HeldOut, tokenizer: Path, length: int) -> list[list[int]]:
-    """Token ids of the first held-out document of languages spread over the alphabet, and one of full length."""
-    encoder = read_tokenizer(tokenizer)
-    languages = by_language(documents)
-    chosen = sorted(languages)[:: max(1, len(languages) // _PARITY_LANGUAGES)]
-    samples = [encoder.encode(languages[code][0].text).ids[:length] for code in chosen]
-    long = [token for sample in samples for token in sample]
-    return [*samples, long[:length]]
 
 
 def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: int) -> str:

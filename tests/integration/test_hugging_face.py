@@ -15,8 +15,9 @@ from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.release.checkpoints import load_weights
-from mmbert.release.hugging_face import check_parity, export, from_hugging_face_names, to_hugging_face_names
+from mmbert.release.hugging_face import export, from_hugging_face_names, to_hugging_face_names
 from mmbert.release.model_card import PhaseSummary, model_card
+from mmbert.release.parity import check_parity
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
 CONFIG = EncoderConfig(768, 64, 96, 7, 4, global_rope_theta=160_000, local_rope_theta=10_000)
@@ -54,26 +55,46 @@ def folder(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory)
     return out
 
 
-def samples() -> list[list[int]]:
+def samples(*lengths: int) -> dict[str, list[int]]:
     generator = torch.Generator().manual_seed(0)
-    return [[2, *torch.randint(5, 768, (n,), generator=generator).tolist(), 1] for n in (1, 40, 130, 400)]
+    return {
+        f"of {n}": [2, *torch.randint(5, 768, (n - 2,), generator=generator).tolist(), 1]
+        for n in lengths or (3, 42, 132, 402)
+    }
 
 
 def test_exported_model_equals_the_training_model(folder: Path, model: MaskedLanguageModel) -> None:
     report = check_parity(folder, model, samples(), 1e-4)
     assert report.max_logit_difference < 2e-5
     assert report.max_hidden_difference < 2e-5
-    assert (report.samples, report.tokens) == (4, 579)
-    assert report.masked_tokens > 70
+    assert (report.samples, report.tokens, report.longest) == (4, 579, 402)
+    assert report.logit_rows > 50
     assert model.training
+
+
+def test_the_gate_bounds_what_it_holds_and_still_compares_long_samples(
+    folder: Path, model: MaskedLanguageModel
+) -> None:
+    """Padded to its longest, all of this would be 21,000 tokens; logits of every token would be 8,109 rows."""
+    report = check_parity(folder, model, samples(9, 900, 1000, 2000, 4200), 1e-4)
+    assert (report.longest, report.tokens) == (4200, 8109)
+    assert report.logit_rows <= 3 * 64
+    assert report.max_hidden_difference < 1e-4
+
+
+def _theta(kind: str, theta: int) -> dict[str, object]:
+    bases = {"full_attention": 160_000, "sliding_attention": 10_000, kind: theta}
+    return {"rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()}}
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"classifier_activation": "relu"}, "logits"),
-        ({"local_attention": 64}, "layer 1"),
-        ({"norm_eps": 0.1}, "embeddings"),
+        ({"classifier_activation": "relu"}, r"the logits, in sample 'of 3' \(3 tokens\), position 0"),
+        ({"local_attention": 64}, r"layer 1, in sample 'of 42' \(42 tokens\), position 0"),
+        ({"norm_eps": 0.1}, r"embeddings, in sample 'of 3' \(3 tokens\), position 0"),
+        (_theta("full_attention", 10_000), r"layer 0, in sample 'of 3' \(3 tokens\), position 0"),
+        (_theta("sliding_attention", 160_000), r"layer 1, in sample 'of 3' \(3 tokens\), position 0"),
     ],
 )
 def test_parity_gate_says_where_the_models_part(
@@ -90,7 +111,7 @@ def test_parity_gate_says_where_the_models_part(
 def test_parity_gate_refuses_nan(folder: Path, model: MaskedLanguageModel) -> None:
     broken = MaskedLanguageModel(CONFIG)
     broken.load_weights({**model.weights(), "decoder.bias": torch.full((768,), torch.nan)})
-    with pytest.raises(UserError, match="first at logits"):
+    with pytest.raises(UserError, match="first at the logits"):
         check_parity(folder, broken, samples(), 1e-4)
 
 
