@@ -8,12 +8,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact
@@ -25,7 +23,6 @@ from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
 from mmbert.release.hugging_face import export, read_json, vocabulary
-from mmbert.release.loading import model_of
 from mmbert.release.model_card import PhaseSummary, model_card, usage
 from mmbert.release.names import CONFIG
 from mmbert.release.parity import ParityReport, check_parity
@@ -52,7 +49,9 @@ def convert_checkpoint(
     by_code = by_language(documents)
     texts = {code: by_code[code][0].text for code in spread(by_code)}
     samples = text_samples(texts, tokenizer, config.unk_token_id, length) or made_up_samples(config, length)
-    report = _export_checked(weights, config, tokenizer, length, samples, recipe.release.parity_tolerance, card, out)
+    export(weights, config, tokenizer, length, out, card=card)
+    del weights
+    report = check_parity(out, config, samples, recipe.release.parity_tolerance)
     return {f"parity.{name}": float(value) for name, value in asdict(report).items()}
 
 
@@ -67,40 +66,43 @@ def convert_to_folder(
     for what the checkpoint states. Raises UserError where `out` holds anything, the checkpoint is refused, damaged or
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
+    name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
     with _new_folder(out) as (folder, scratch):
-        found = sources.read(
-            sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
-        )
-        config = _config(found, recipe, checkpoint)
-        checkpoints.check_weights(found.weights, config, checkpoint)
-        words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
-        if found.by_original and max_seq_len is None:
-            print(
-                f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
-                "configuration's default and not what it trained with, so give --max-seq-len for a real model"
-            )
-        length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
-        if not length:
-            raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
-        tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
-        name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
-        card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
+        config, words, length = _export(checkpoint, tokenizer, recipe, max_seq_len, name, folder, scratch)
         samples = text_samples(shipped_texts(), words, config.unk_token_id, length) or made_up_samples(config, length)
-        return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
+        return check_parity(folder, config, samples, recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE)
 
 
-def _export_checked(
-    weights: dict[str, Tensor],
-    config: EncoderConfig,
-    tokenizer: Path,
-    length: int,
-    samples: Mapping[str, Sequence[int]],
-    tolerance: float,
-    card: str,
-    out: Path,
-) -> ParityReport:
-    export(weights, config, tokenizer, length, out, card=card)
-    return check_parity(out, model_of(weights, config), samples, tolerance)
+def _export(
+    checkpoint: str,
+    tokenizer: str,
+    recipe: Recipe | None,
+    max_seq_len: int | None,
+    name: str,
+    folder: Path,
+    scratch: Path,
+) -> tuple[EncoderConfig, Path, int]:
+    """Write the model's folder; what the gate needs: configuration, tokenizer's folder and context.
+
+    When this returns, the checkpoint's weights are gone from memory.
+    """
+    found = sources.read(
+        sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+    )
+    config = _config(found, recipe, checkpoint)
+    checkpoints.check_weights(found.weights, config, checkpoint)
+    words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
+    if found.by_original and max_seq_len is None:
+        print(
+            f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
+            "configuration's default and not what it trained with, so give --max-seq-len for a real model"
+        )
+    length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
+    if not length:
+        raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
+    card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
+    export(found.weights, config, words, length, folder, card=card)
+    return config, words, length
 
 
 @contextlib.contextmanager

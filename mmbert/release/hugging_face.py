@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import TIED_DECODER
 from mmbert.release.checkpoints import check_weights, save_weights
@@ -154,7 +156,9 @@ def export(
     check_weights(weights, config, "export")
     tokenizer, tokenizer_config = _tokenizer_files(tokenizer_dir, config, max_position_embeddings)
     out_dir.mkdir(parents=True, exist_ok=True)
-    save_weights(to_hugging_face_names(weights), out_dir / MODEL_WEIGHTS)
+    named = to_hugging_face_names(weights)
+    save_weights(named, out_dir / MODEL_WEIGHTS)
+    _check_written(out_dir / MODEL_WEIGHTS, named)
     _write_json(out_dir / CONFIG, model_config(config, max_position_embeddings))
     _write_json(out_dir / "tokenizer.json", tokenizer)
     _write_json(out_dir / "tokenizer_config.json", tokenizer_config)
@@ -162,6 +166,13 @@ def export(
         out_dir / "special_tokens_map.json", {k: v for k, v in tokenizer_config.items() if k.endswith("_token")}
     )
     (out_dir / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_written(path: Path, weights: Mapping[str, Tensor]) -> None:
+    with safe_open(path, "pt") as stored:
+        for name, value in weights.items():
+            if not torch.equal(stored.get_tensor(name), value):
+                raise InfrastructureError(f"{path}: '{name}' reads otherwise than it was written; check the disk")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mmbert.errors import UserError
-from mmbert.model.head import MaskedLanguageModel
+from mmbert.model.config import EncoderConfig
+from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
+from mmbert.release.hugging_face import from_hugging_face_names
+from mmbert.release.loading import model_of
+from mmbert.release.names import MODEL_WEIGHTS
 
 _MASK_EVERY = 7  # this share of each sample is masked
 # Samples go through the models in groups of no more than this many padded tokens, or one by one where they are longer.
@@ -64,30 +69,28 @@ class _Group:
 
 @torch.no_grad()
 def check_parity(
-    out_dir: Path, model: MaskedLanguageModel, samples: Mapping[str, Sequence[int]], tolerance: float
+    out_dir: Path, config: EncoderConfig, samples: Mapping[str, Sequence[int]], tolerance: float
 ) -> ParityReport:
     """Compare the folder, loaded by plain transformers and padded, with the training model, packed.
 
+    The training model is this project's encoder of `config` around the folder's weights, which `export` compared with
+    the checkpoint's; transformers must hold the same, bit by bit, so that both models can share them in memory.
     `samples` are token ids with bos and eos, by a name for messages; every seventh token is masked here. Compared are
     the hidden states of all tokens after the final norm, the logits of rows spread over each group of samples, and all
     logits of a few tokens; differences are relative where values are above 1. Raises UserError above `tolerance` (or
     for NaN), saying the first layer whose output differs, and for which token; then it must not be released.
     """
     begin = time.monotonic()
-    groups = list(_groups(samples, model.config.mask_token_id))
+    groups = list(_groups(samples, config.mask_token_id))
     if not groups:
         raise UserError("parity: there is no sample to compare on")
     exported = _load(out_dir)
-    was_training = model.training
-    model.eval()
-    try:
-        worst_hidden = worst_logits = 0.0
-        for group in groups:
-            hidden, logits = _compare(model, exported, group, tolerance, out_dir)
-            worst_hidden, worst_logits = max(worst_hidden, hidden), max(worst_logits, logits)
-        worst_logits = max(worst_logits, _compare_whole(model, exported, groups[0], tolerance, out_dir))
-    finally:
-        model.train(was_training)
+    model = model_of(_shared_weights(out_dir, exported), config)
+    worst_hidden = worst_logits = 0.0
+    for group in groups:
+        hidden, logits = _compare(model, exported, group, tolerance, out_dir)
+        worst_hidden, worst_logits = max(worst_hidden, hidden), max(worst_logits, logits)
+    worst_logits = max(worst_logits, _compare_whole(model, exported, groups[0], tolerance, out_dir))
     lengths = [len(sample) for group in groups for sample in group.samples]
     rows = sum(len(group.logit_rows()) for group in groups)
     seconds = time.monotonic() - begin
@@ -105,6 +108,25 @@ def _load(out_dir: Path) -> Any:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _shared_weights(out_dir: Path, exported: Any) -> dict[str, Tensor]:
+    """The exported model's own tensors by the training model's names, each compared with the file."""
+    loaded = {name: value for name, value in exported.state_dict().items() if name != TIED_DECODER}
+    with safe_open(out_dir / MODEL_WEIGHTS, "pt") as stored:
+        names = set(stored.keys())
+        for name in sorted(names | set(loaded)):
+            if name not in names or name not in loaded or not same_bits(stored.get_tensor(name), loaded[name]):
+                raise UserError(
+                    f"{out_dir}: transformers does not load '{name}' as it stands in {MODEL_WEIGHTS}; "
+                    "it must not be released"
+                )
+    return from_hugging_face_names(loaded)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal fp32 tensors, NaN and the sign of zero included."""
+    return one.shape == other.shape and torch.equal(one.view(torch.int32), other.view(torch.int32))
 
 
 def _groups(samples: Mapping[str, Sequence[int]], mask: int) -> Iterator[_Group]:

@@ -16,12 +16,12 @@ from mmbert.model.config import EncoderConfig
 _LANGUAGES = 24
 _CHARACTERS = 2000  # of each language
 _BEYOND_WINDOWS = 400
-_MADE_UP_LENGTHS = (2, 41, 131, _BEYOND_WINDOWS, 1024)
+_MADE_UP_LENGTHS = (2, 41, 131, _BEYOND_WINDOWS)
 _MOST_UNKNOWN = 0.1
 
 
 def text_samples(texts: Mapping[str, str], tokenizer: Path, unknown: int, length: int) -> dict[str, list[int]]:
-    """Token ids by name: the beginning of each language's text at lengths from 16 tokens on, one of 400 tokens, and one
+    """Token ids by name: the beginning of each language's text at lengths from 4 tokens on, one of 400 tokens, and one
     of `length` tokens, in which the languages follow each other (again from the first where there is too little text).
 
     Empty where more than a tenth of the tokens are `unknown`, the id for what a tokenizer does not know.
@@ -31,7 +31,7 @@ def text_samples(texts: Mapping[str, str], tokenizer: Path, unknown: int, length
     together = [token for found in ids.values() for token in found]
     if not together or together.count(unknown) > _MOST_UNKNOWN * len(together):
         return {}
-    samples = {language: found[: 16 + 7 * n] for n, (language, found) in enumerate(ids.items())}
+    samples = {language: found[: 4 + 5 * n] for n, (language, found) in enumerate(ids.items())}
     for wanted in (_BEYOND_WINDOWS, length):
         samples[f"{min(wanted, length)} tokens"] = list(
             itertools.islice(itertools.cycle(together), min(wanted, length))
