@@ -19,7 +19,7 @@ class Runner(Protocol):
 
 
 def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
-    """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, register."""
+    """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, release."""
     recipe = runner.run("recipe", preset=preset, overrides=overrides)
     groups, variants = runner.output(recipe, "groups"), runner.output(recipe, "variants")
 
@@ -61,7 +61,8 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
         scores=scores,
     )
     registered = runner.run("register", recipe=recipe, model=model, scores=model_scores, report=report)
-    return [registered, data_report]
+    promoted = runner.run("promote", recipe=recipe, release=registered, scores=model_scores)
+    return [promoted, data_report]
 
 
 WORKFLOWS = {"pretrain": pretrain}

@@ -12,6 +12,7 @@ from components.runtime import Work
     image="train",
     resources="eval",
     reads=("seed", "description", "model", "phases", "language_sets", "release"),
+    operational=("release.gate",),
 )
 def convert(
     work: Work,

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 from components.contract import RECIPE_HELP, Input, component
-from components.runtime import Work
+from components.runtime import Work, commit
 
 
 @component(
-    produces="scores", version=1, image="eval", resources="eval", reads=("seed", "model", "phases.decay.rope_theta",
+    produces="scores", version=2, image="eval", resources="eval", reads=("seed", "model", "phases.decay.rope_theta",
     "phases.decay.max_seq_len", "phases.extend.languages", "language_sets", "evaluation")
 )  # fmt: skip
 def evaluate(
@@ -25,8 +25,10 @@ def evaluate(
     """
     from mmbert.data.mixture import resolve_languages
     from mmbert.data.tokenizer import read_tokenizer
+    from mmbert.evaluation.results.scorecard import Scorecard
+    from mmbert.evaluation.results.store import keep
     from mmbert.evaluation.run_data import model_kind
-    from mmbert.evaluation.suites.demo import evaluate_demo
+    from mmbert.evaluation.suites.demo import SUITE, evaluate_demo
     from mmbert.release.loading import load_encoder
 
     held_out = work.fetch_folders(documents, "documents", "heldout/")
@@ -46,9 +48,8 @@ def evaluate(
         new_languages=languages - set(before),
     )
     label = str(artifact.outputs["label"]) if artifact else "untrained"
-    work.output.add_json(
-        "scores.json", {"model": label, "kind": model_kind(artifact), "scores": [s.to_json() for s in scores]}
-    )
+    digest = artifact.digest if artifact else ""
+    card = Scorecard(label, digest, model_kind(artifact), SUITE, tuple(scores))
+    work.output.add_json("scores.json", card.to_json())
     work.output.outputs["label"] = label
-    work.run.log_metrics({f"{s.task}.{s.metric}": s.value for s in scores if s.language is None}, step=0)
-    work.log_json([s.to_json() for s in scores], "scores.json")
+    keep(work.root, work.run, card, commit())

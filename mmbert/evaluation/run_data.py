@@ -23,6 +23,7 @@ from mmbert.evaluation.report_data import (
     PhaseReport,
     ReportData,
 )
+from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.evaluation.scores import Score
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
@@ -112,10 +113,8 @@ def _new_languages(phases: Iterable[PhaseReport]) -> frozenset[str]:
 
 
 def _model(artifact: Artifact) -> ModelReport:
-    content = artifact.read_json("scores.json")
-    label, kind = content["model"], content["kind"]
-    scores = tuple(Score.from_json(score) for score in content["scores"])
-    return ModelReport(name=label, label=label, kind=kind, scores=scores)
+    card = artifact_scorecard(artifact)
+    return ModelReport(name=card.model, label=card.model, kind=card.kind, scores=card.scores)
 
 
 def model_kind(artifact: Artifact | None) -> str:

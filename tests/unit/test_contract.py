@@ -35,6 +35,7 @@ def test_there_are_all_the_components() -> None:
         "evaluate",
         "data_report",
         "report",
+        "promote",
         "register",
     }
     assert set(component_names()) == wanted

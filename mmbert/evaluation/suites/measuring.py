@@ -1,0 +1,82 @@
+"""Scores by language and over all, with several seeds: mean, deviation, and the bootstrap interval of the mean.
+
+The interval tells what another sample of test examples would give; the deviation what another seed would.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmbert.evaluation.scores import Score, interval
+
+Rows = npt.NDArray[np.int64]
+Measure = Callable[[Rows], float]
+"""A metric of the test examples in the given rows, which may repeat some and leave out others."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One language's test set: `n` examples, and the metric on them of the model of each seed."""
+
+    n: int
+    seeds: Sequence[Measure]
+    chance: float | None = None
+
+
+def scores_of(
+    suite: str,
+    task: str,
+    metric: str,
+    languages: Mapping[str, Measured] | Mapping[None, Measured],
+    *,
+    seeds: Sequence[int],
+    bootstrap_samples: int,
+    settings: Mapping[str, Any],
+) -> list[Score]:
+    """The mean over the languages (`language` None) and a score each; of a task of no language, under None, that alone.
+
+    Resampled are the examples, within each language and alike for all seeds.
+    """
+    values = {code: [m(np.arange(found.n)) for m in found.seeds] for code, found in languages.items()}
+    drawn = {
+        code: _resampled(found, bootstrap_samples, seeds[0], index)
+        for index, (code, found) in enumerate(languages.items())
+    }
+
+    def score(language: str | None, by_seed: Sequence[float], resampled: Any, n: int, chance: float | None) -> Score:
+        return Score(
+            suite,
+            task,
+            metric,
+            statistics.fmean(by_seed),
+            *interval(resampled),
+            n=n,
+            language=language,
+            chance=chance,
+            deviation=statistics.stdev(by_seed) if len(by_seed) > 1 else None,
+            seeds=tuple(seeds),
+            settings={**settings, "bootstrap_samples": bootstrap_samples},
+        )
+
+    rows = [score(code, values[code], drawn[code], found.n, found.chance) for code, found in languages.items()]
+    if list(languages) == [None]:
+        return rows
+    means = [statistics.fmean(by_language) for by_language in zip(*values.values(), strict=True)]
+    chances = [found.chance for found in languages.values() if found.chance is not None]
+    everything = np.mean(list(drawn.values()), axis=0)
+    chance = statistics.fmean(chances) if len(chances) == len(languages) else None
+    overall = score(None, means, everything, sum(found.n for found in languages.values()), chance)
+    return [overall, *rows]
+
+
+def _resampled(found: Measured, samples: int, seed: int, index: int) -> npt.NDArray[np.float64]:
+    """The mean over seeds of the metric on `samples` resamples."""
+    rng = np.random.default_rng([seed, index])
+    draws = (rng.integers(0, found.n, found.n) for _ in range(samples))
+    return np.array([statistics.fmean(measure(rows) for measure in found.seeds) for rows in draws])
