@@ -8,9 +8,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact
 from mmbert.data.mixture import resolve_languages
@@ -21,16 +18,14 @@ from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
 from mmbert.release.folders import new_folder
-from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
-from mmbert.release.loading import model_of
+from mmbert.release.hugging_face import export, read_json, vocabulary
 from mmbert.release.model_card import PhaseSummary, model_card, usage
+from mmbert.release.parity import ParityReport, check_parity
+from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
 DEFAULT_TOLERANCE = 1e-4
-_PARITY_LANGUAGES = 24
-# Lengths of made-up samples where there is no held-out text; the longest is beyond any window and worth of a rotation.
-_SAMPLE_LENGTHS = (2, 41, 131, 400, 1024)
 
 
 def convert_checkpoint(
@@ -46,8 +41,12 @@ def convert_checkpoint(
     documents = read_held_out(held_out)
     length = max(p.max_seq_len for p in (recipe.phases.pretrain, recipe.phases.extend, recipe.phases.decay))
     card = _card(recipe, checkpoint, documents, sum(w.numel() for w in weights.values()))
-    samples = _samples(documents, tokenizer, length)
-    report = _export_checked(weights, config, tokenizer, length, samples, recipe.release.parity_tolerance, card, out)
+    by_code = by_language(documents)
+    texts = {code: by_code[code][0].text for code in spread(by_code)}
+    samples = text_samples(texts, tokenizer, config.unk_token_id, length) or made_up_samples(config, length)
+    export(weights, config, tokenizer, length, out, card=card)
+    del weights
+    report = check_parity(out, config, samples, recipe.release.parity_tolerance)
     return {f"parity.{name}": float(value) for name, value in asdict(report).items()}
 
 
@@ -62,40 +61,43 @@ def convert_to_folder(
     for what the checkpoint states. Raises UserError where `out` holds anything, the checkpoint is refused, damaged or
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
+    name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
     with new_folder(out) as (folder, scratch):
-        found = sources.read(
-            sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+        config, words, length = _export(checkpoint, tokenizer, recipe, max_seq_len, name, folder, scratch)
+        samples = text_samples(shipped_texts(), words, config.unk_token_id, length) or made_up_samples(config, length)
+        return check_parity(folder, config, samples, recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE)
+
+
+def _export(
+    checkpoint: str,
+    tokenizer: str,
+    recipe: Recipe | None,
+    max_seq_len: int | None,
+    name: str,
+    folder: Path,
+    scratch: Path,
+) -> tuple[EncoderConfig, Path, int]:
+    """Write the model's folder; what the gate needs: configuration, tokenizer's folder and context.
+
+    When this returns, the checkpoint's weights are gone from memory.
+    """
+    found = sources.read(
+        sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+    )
+    config = _config(found, recipe, checkpoint)
+    checkpoints.check_weights(found.weights, config, checkpoint)
+    words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
+    if found.by_original and max_seq_len is None:
+        print(
+            f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
+            "configuration's default and not what it trained with, so give --max-seq-len for a real model"
         )
-        config = _config(found, recipe, checkpoint)
-        checkpoints.check_weights(found.weights, config, checkpoint)
-        words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
-        if found.by_original and max_seq_len is None:
-            print(
-                f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
-                "configuration's default and not what it trained with, so give --max-seq-len for a real model"
-            )
-        length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
-        if not length:
-            raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
-        tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
-        name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
-        card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
-        samples = _made_up_samples(config, length)
-        return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
-
-
-def _export_checked(
-    weights: dict[str, Tensor],
-    config: EncoderConfig,
-    tokenizer: Path,
-    length: int,
-    samples: Sequence[Sequence[int]],
-    tolerance: float,
-    card: str,
-    out: Path,
-) -> ParityReport:
-    export(weights, config, tokenizer, length, out, card=card)
-    return check_parity(out, model_of(weights, config), samples, tolerance)
+    length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
+    if not length:
+        raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
+    card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
+    export(found.weights, config, words, length, folder, card=card)
+    return config, words, length
 
 
 def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:
@@ -133,17 +135,6 @@ def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where:
     return folder
 
 
-def _made_up_samples(config: EncoderConfig, length: int) -> list[list[int]]:
-    special = {config.pad_token_id, config.eos_token_id, config.bos_token_id, config.unk_token_id, config.mask_token_id}
-    words = torch.tensor([n for n in range(config.vocab_size) if n not in special])
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for wanted in _SAMPLE_LENGTHS:
-        drawn = torch.randint(len(words), (min(wanted, length) - 2,), generator=generator)
-        samples.append([config.bos_token_id, *words[drawn].tolist(), config.eos_token_id])
-    return samples
-
-
 def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) -> str:
     front = "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [modernbert, masked-lm]\n---\n\n"
     return (
@@ -151,16 +142,6 @@ def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) 
         f"RoPE theta: {config.global_rope_theta:,.0f} in global layers, {config.local_rope_theta:,.0f} in local ones."
         f"\n\n## How to use it\n\n{usage(name, '<mask>')}\n"
     )
-
-
-def _samples(documents: HeldOut, tokenizer: Path, length: int) -> list[list[int]]:
-    """Token ids of the first held-out document of languages spread over the alphabet, and one of full length."""
-    encoder = read_tokenizer(tokenizer)
-    languages = by_language(documents)
-    chosen = sorted(languages)[:: max(1, len(languages) // _PARITY_LANGUAGES)]
-    samples = [encoder.encode(languages[code][0].text).ids[:length] for code in chosen]
-    long = [token for sample in samples for token in sample]
-    return [*samples, long[:length]]
 
 
 def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: int) -> str:
