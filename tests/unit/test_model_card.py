@@ -11,9 +11,7 @@ from mmbert.release.model_card import PhaseSummary, model_card
 from tests.scores import score
 
 PHASES = [
-    PhaseSummary(
-        "pretrain", 2_300_000_000_000, 1024, 0.3, 60, 0.7, 8e-4, 10_000, {"web": 300, "wiki | encyclopedia": 100}
-    ),
+    PhaseSummary("pretrain", 2_300_000_000_000, 1024, 0.3, 60, 0.7, 8e-4, 10_000, {"web": 300, "wiki | talk": 100}),
     PhaseSummary("decay", 100_000_000_000, 8192, 0.05, 1833, 0.3, 8e-4, 160_000, {"books": 50}),
 ]
 
