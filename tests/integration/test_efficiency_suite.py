@@ -29,7 +29,9 @@ def test_tasks_are_the_published_chart_of_every_variant() -> None:
 @pytest.mark.parametrize("variant", ["packed", "transformers", "onnx", "xlm-r", "mgte"])
 def test_a_variant_is_measured(model: ModelFolder, tmp_path: Path, variant: str) -> None:
     options = Options((f"{variant}-512-variable",), (17,), 20, CHANGES, "cpu")
-    found = run_tasks(model, get_suite("efficiency"), data=DataAccess(), cache=tmp_path, options=options, say=lambda _: None)
+    found = run_tasks(
+        model, get_suite("efficiency"), data=DataAccess(), cache=tmp_path, options=options, say=lambda _: None
+    )
     speed, memory = found
     assert (speed.metric, memory.metric) == ("tokens_per_second", "peak_memory_mb")
     assert 0 < speed.low <= speed.value <= speed.high

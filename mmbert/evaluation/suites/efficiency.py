@@ -1,8 +1,8 @@
 """The suite `efficiency`: tokens/s and peak memory at 512 and 8192 tokens, with equal and with variable lengths.
 
-The model without padding (`packed`), padded in transformers and in onnxruntime, and untrained peers of equal size: XLM-R's
-and mGTE's architectures as transformers has them. XLM-R is measured at 512 tokens only, the most it can read. Figures of
-one machine compare with each other alone.
+The model without padding (`packed`), padded in transformers and in onnxruntime, and untrained peers of equal size:
+XLM-R's and mGTE's architectures as transformers has them. XLM-R is measured at 512 tokens only, the most it can read.
+Figures of one machine compare with each other alone.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import json
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ import numpy.typing as npt
 from mmbert.errors import UserError
 
 Ids = npt.NDArray[np.int64]
+
+Result = TypeVar("Result")
 
 PARITY = 1e-3
 """The largest difference of hidden states, over the largest value where that is above 1, that an ONNX export may have."""
@@ -59,9 +61,16 @@ class Measured:
 
 def measured(spec: Spec) -> Measured:
     """Measure in a fresh process. Raises UserError for a variant that the model cannot have."""
+    if spec.variant == "onnx":
+        # In a process of its own, for it takes more memory than the exported model does.
+        _in_fresh_process(_export, spec)
+    return _in_fresh_process(_measure, spec)
+
+
+def _in_fresh_process(work: Callable[[Spec], Result], spec: Spec) -> Result:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(_measure, spec).result()
+        return pool.submit(work, spec).result()
 
 
 def _measure(spec: Spec) -> Measured:
@@ -95,7 +104,7 @@ Prepared = tuple[Callable[[], object], int]
 """One pass over the documents, and the places (tokens and padding) that it computes."""
 
 
-def _packed(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
+def _packed(spec: Spec, config: Mapping[str, Any], documents: list[Ids]) -> Prepared:
     """This project's encoder without padding, with the attention back end that is there."""
     import torch
 
@@ -122,31 +131,31 @@ def _packed(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepare
     return run, sum(lengths)
 
 
-def _transformers(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
+def _transformers(spec: Spec, _: Mapping[str, Any], documents: list[Ids]) -> Prepared:
     """The same weights in transformers' model, padded, with SDPA."""
     from transformers import AutoModel
 
     return _padded(AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa"), spec, documents)
 
 
-def _xlm_roberta(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
+def _xlm_roberta(spec: Spec, config: Mapping[str, Any], documents: list[Ids]) -> Prepared:
     """XLM-R's architecture: learned positions, a plain MLP four times as wide as the model."""
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     # Positions begin after the padding token's id, 1.
-    shape = XLMRobertaConfig(**_equal_size(spec, config, 12), max_position_embeddings=spec.length + 2, type_vocab_size=1)
+    shape = XLMRobertaConfig(**_equal_size(config, 12), max_position_embeddings=spec.length + 2, type_vocab_size=1)
     return _padded(XLMRobertaModel(shape, add_pooling_layer=False), spec, documents)
 
 
-def _mgte(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
+def _mgte(spec: Spec, config: Mapping[str, Any], documents: list[Ids]) -> Prepared:
     """mGTE's architecture, which transformers has as GTE: rotary positions, a GLU four times as wide as the model."""
     from transformers import GteConfig, GteModel
 
-    shape = GteConfig(**_equal_size(spec, config, 16), max_position_embeddings=max(spec.length, 512))
+    shape = GteConfig(**_equal_size(config, 16), max_position_embeddings=max(spec.length, 512))
     return _padded(GteModel(shape), spec, documents)
 
 
-def _equal_size(spec: Spec, config: dict[str, Any], parts: int) -> dict[str, Any]:
+def _equal_size(config: Mapping[str, Any], parts: int) -> dict[str, Any]:
     """A peer as wide as the model, with its heads and words, and as many layers as come nearest to its size.
 
     Size is the parameters of the layers' matrices; a layer of the peer has `parts` times the square of the width.
@@ -198,23 +207,21 @@ def _padded_batches(spec: Spec, documents: list[Ids]) -> list[tuple[Ids, Ids]]:
     return made
 
 
-def _onnx(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
-    """The same weights exported to ONNX and run by onnxruntime, padded. Raises UserError where the two differ."""
-    import onnxruntime
+def _export(spec: Spec) -> None:
+    """Export the model to ONNX. Raises UserError where onnxruntime cannot run there, or what it computes differs."""
     import torch
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa").eval()
-    path = spec.scratch / "model.onnx"
     rng = np.random.default_rng(spec.seed)
-    sample = [rng.integers(5, config["vocab_size"], n) for n in (24, 7)]
+    sample = [rng.integers(5, model.config.vocab_size, n) for n in (24, 7)]
     ids, mask = _padded_batches(replace(spec, length=24, batch_tokens=48), sample)[0]
     rows, width = torch.export.Dim("rows"), torch.export.Dim("width")
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     torch.onnx.export(
-        _HiddenStates(model),
+        _hidden_states(model),
         (),
-        str(path),
+        str(_onnx_file(spec)),
         kwargs=inputs,
         input_names=list(inputs),
         output_names=["last_hidden_state"],
@@ -222,16 +229,30 @@ def _onnx(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
         dynamo=True,
         verbose=False,
     )
-    provider = "CPUExecutionProvider" if spec.device == "cpu" else "CUDAExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise UserError(f"onnx: this onnxruntime has no {provider}; leave the task out, or install onnxruntime-gpu")
-    session = onnxruntime.InferenceSession(str(path), providers=[provider])
     with torch.inference_mode():
         expected = model(**inputs).last_hidden_state.numpy()[mask == 1]
-    (found,) = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    (found,) = _session(spec).run(None, {"input_ids": ids, "attention_mask": mask})
     difference = float(np.abs(found[mask == 1] - expected).max() / max(1.0, np.abs(expected).max()))
     if not difference <= PARITY:
         raise UserError(f"onnx: the export of {spec.folder} differs by {difference:.3g} from it, over {PARITY:g}")
+
+
+def _onnx_file(spec: Spec) -> Path:
+    return spec.scratch / "model.onnx"
+
+
+def _session(spec: Spec) -> Any:
+    import onnxruntime
+
+    provider = "CPUExecutionProvider" if spec.device == "cpu" else "CUDAExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise UserError(f"onnx: this onnxruntime has no {provider}; leave the task out, or install onnxruntime-gpu")
+    return onnxruntime.InferenceSession(str(_onnx_file(spec)), providers=[provider])
+
+
+def _onnx(spec: Spec, _: Mapping[str, Any], documents: list[Ids]) -> Prepared:
+    """The same weights exported to ONNX and run by onnxruntime, padded."""
+    session = _session(spec)
     prepared = _padded_batches(spec, documents)
 
     def run() -> None:
@@ -241,7 +262,8 @@ def _onnx(spec: Spec, config: dict[str, Any], documents: list[Ids]) -> Prepared:
     return run, sum(tokens.size for tokens, _ in prepared)
 
 
-def _HiddenStates(model: Any) -> Any:  # noqa: N802 -- a class, made where torch is imported
+def _hidden_states(model: Any) -> Any:
+    """The model with hidden states as its one output."""
     import torch
 
     class HiddenStates(torch.nn.Module):
