@@ -25,7 +25,7 @@ Ids = npt.NDArray[np.int64]
 Result = TypeVar("Result")
 
 PARITY = 1e-3
-"""The largest difference of hidden states, over the largest value where that is above 1, that an ONNX export may have."""
+"""The largest difference of hidden states that an ONNX export may have, over the largest value if above 1."""
 
 
 @dataclass(frozen=True)
