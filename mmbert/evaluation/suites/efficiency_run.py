@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import resource
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,17 +219,19 @@ def _export(spec: Spec) -> None:
     ids, mask = _padded_batches(replace(spec, length=24, batch_tokens=48), sample)[0]
     rows, width = torch.export.Dim("rows"), torch.export.Dim("width")
     inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    torch.onnx.export(
-        _hidden_states(model),
-        (),
-        str(_onnx_file(spec)),
-        kwargs=inputs,
-        input_names=list(inputs),
-        output_names=["last_hidden_state"],
-        dynamic_shapes={name: {0: rows, 1: width} for name in inputs},
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that it chooses itself
+        torch.onnx.export(
+            _hidden_states(model),
+            (),
+            str(_onnx_file(spec)),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=["last_hidden_state"],
+            dynamic_shapes={name: {0: rows, 1: width} for name in inputs},
+            dynamo=True,
+            verbose=False,
+        )
     with torch.inference_mode():
         expected = model(**inputs).last_hidden_state.numpy()[mask == 1]
     (found,) = _session(spec).run(None, {"input_ids": ids, "attention_mask": mask})
