@@ -271,13 +271,13 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(
 def test_a_sweep_takes_the_rate_that_orders_most_held_out_triplets_right(
     model: ModelFolder, data: DataAccess, tmp_path: Path
 ) -> None:
-    setup = setup_of(tmp_path, data, learning_rates=[1e-9, 5e-3], tuning_held_out=14)
+    setup = setup_of(tmp_path, data, learning_rates=[1e-9, 2e-2], tuning_held_out=14, tuning_epochs=4)
     folder, rate = contrastive.fine_tuned(model, setup, 17)
     accuracies = {
         p.parent.name: json.loads(p.read_text("utf-8"))["accuracy"]
         for p in setup.shared.glob("*/held_out_triplets.json")
     }
-    assert len(accuracies) == 2
+    assert len(set(accuracies.values())) == 2
     assert accuracies[folder.name] == max(accuracies.values())
     assert f"rate-{rate:g}-" in folder.name
 
