@@ -295,3 +295,24 @@ def test_an_evaluation_is_in_mlflow_as_metrics_json_and_parquet(
     assert (kept.scores, kept.commit) == (found.scores, "c0ffee")
     assert json.loads((folder / "scores.json").read_text())["model_digest"] == found.model_digest
     assert store.history(str(tmp_path)) == [kept]
+
+
+def test_without_mlflow_the_bounds_are_judged_and_nothing_is_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MMBERT_CACHE", str(tmp_path / "cache"))
+    root = str(tmp_path / "root")
+    model = ArtifactWriter(f"{root}/model/m", "model", "m", {}, {})
+    model.add_bytes("model.safetensors", b"weights")
+    places = {"model": model.commit({"mlflow_run_id": "", "workflow_run": ""}).uri}
+    places["report"] = ArtifactWriter(f"{root}/report/r", "report", "r", {}, {}).commit({}).uri
+    bits = score("masked_bits_per_byte", 4.0, suite="demo", metric="bits_per_byte")
+    outcomes = []
+    for accuracy in (0.4, 0.1):
+        found = card(score("article_retrieval", accuracy, suite="demo"), bits, model=f"m{accuracy}")
+        scores = scores_artifact(root, found)
+        release = component("register", root, recipe="tiny", scores=[scores], **places)
+        made = component("promote", root, recipe="tiny", release=release.uri, scores=[scores])
+        outcomes.append([made.read_json("promotion.json")[key] for key in ("outcome", "promoted", "champion")])
+    assert outcomes == [["passed", False, None], ["refused", False, None]]
