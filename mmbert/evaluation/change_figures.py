@@ -37,20 +37,28 @@ def change_figures(
 def change_figure(ranked: Sequence[Difference], name_of: Callable[[str], str]) -> Figure:
     """One task's languages in the order of their gain, with interval bars; only both ends where there are many."""
     left_out = max(0, len(ranked) - 2 * _ENDS)
-    shown = [*ranked[:_ENDS], *ranked[_ENDS + left_out :]]
+    shown: list[Difference | None] = [*ranked]
+    if left_out:
+        # An empty row stands for those between.
+        shown = [*ranked[:_ENDS], None, *ranked[_ENDS + left_out :]]
     traces = []
     for name, colour, mark in (("better", "@good", "good"), ("not clear", "@muted", ""), ("worse", "@bad", "bad")):
-        rows = [(place, difference) for place, difference in enumerate(shown) if _mark(difference) == mark]
+        rows = [(i, difference) for i, difference in enumerate(shown) if difference and _mark(difference) == mark]
         if rows:
             traces.append(_trace(name, colour, rows, name_of))
     layout = layout_of("gain: to the right is better", "")
-    ticks = [name_of(str(difference.after.language)) for difference in shown]
-    layout["yaxis"] |= {"tickvals": list(range(len(shown))), "ticktext": ticks, "automargin": True, "showgrid": False}
+    ticks = {i: name_of(str(difference.after.language)) for i, difference in enumerate(shown) if difference}
+    layout["yaxis"] |= {
+        "tickvals": list(ticks),
+        "ticktext": list(ticks.values()),
+        "automargin": True,
+        "showgrid": False,
+    }
     layout["yaxis"] |= {"range": [len(shown) - 0.4, -0.6], "tickfont": {"size": 11}}
-    layout["xaxis"] |= {"tickformat": "+.1~%" if is_share(shown[0].after.metric) else "+.2~f"}
+    layout["xaxis"] |= {"tickformat": "+.1~%" if is_share(ranked[0].after.metric) else "+.2~f"}
     layout["xaxis"] |= {"zeroline": True, "zerolinecolor": "@muted"}
     if left_out:
-        place = {"x": 1, "xref": "paper", "xanchor": "right", "y": _ENDS - 0.5, "showarrow": False}
+        place = {"x": 0.5, "xref": "paper", "xanchor": "center", "y": _ENDS, "showarrow": False}
         text = f"{left_out:,} languages between"
         layout["annotations"] = [{**place, "text": text, "font": {"color": "@muted", "size": 11}}]
     layout["height"] = 118 + 19 * len(shown)

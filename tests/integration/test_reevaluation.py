@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from components import launchers, planning
+from components.contract import get_component
 from components.local import LocalRunner, run_workflow
 from components.runtime import run_component
-from mmbert import artifacts
+from mmbert import artifacts, storage
 from mmbert.errors import UserError
 from mmbert.evaluation.results.store import history, record
 from mmbert.tracking.api import Api
 from mmbert.tracking.registry import CANDIDATE, CHAMPION, Registry, connect_registry
 from tests.fixtures_stack import S3, MlflowServer
-from tests.small_run import make_small_run
+from tests.small_run import OVERRIDES, own_text
 
 NAME = "mmbert-reevaluated"
 SETTINGS = (
@@ -106,27 +107,28 @@ def _here(plan: planning.Plan, root: str, task: str) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, mlflow_server: MlflowServer) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("reevaluation")
-    small = make_small_run(folder, *SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.environment.items():
             patch.setenv(name, value)
         patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
         patch.setenv("MMBERT_CACHE", str(folder / "cache"))
+        storage.s3_client.cache_clear()
         root = f"{s3_server.make_bucket('reevaluation')}/artifacts"
-        found = {}
-        for kind, source in (("documents", small.documents), ("tokenizer", small.tokenizer)):
-            artifact = artifacts.open_artifact(source)
-            writer = artifacts.ArtifactWriter(f"{root}/{kind}/copy", kind, "copy", {}, {})
-            writer.add_folder("", artifact.fetch_folder(folder / kind, folder / "cache" / "files"))
-            found[kind] = writer.commit({"component": kind, "task": kind}).uri
-        recipe_file = folder / "recipe.yaml"
-        recipe_file.write_bytes(artifacts.open_artifact(small.recipe).read("recipe.yaml"))
+
+        def run(component: str, **arguments: object) -> str:
+            return run_component(get_component(component), arguments, root).uri
+
+        recipe = run("recipe", preset="tiny", overrides=[*OVERRIDES, own_text(folder), *SETTINGS])
+        documents = run("curate", recipe=recipe, group="0")
+        tokenizer = run("tokenizer", recipe=recipe, documents=[documents])
+        recipe_file = artifacts.open_artifact(recipe).remote("recipe.yaml")
         # Loading torch anew for each component would be most of the time.
         patch.setitem(launchers.LAUNCHERS, "here", _here)
         patch.setenv("MMBERT_LAUNCHER", "here")
         registry = connect_registry()
         assert registry is not None
-        yield Scene(root, str(recipe_file), found["documents"], found["tokenizer"], registry, folder)
+        yield Scene(root, recipe_file, documents, tokenizer, registry, folder)
+    storage.s3_client.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +195,7 @@ def test_a_model_named_by_hand_is_evaluated_and_not_promoted(scene: Scene, first
     assert len(scores(by_hand)) == 2
     assert scene.champion() == "1"
     assert "mmbert.gate" not in scene.registry.version(NAME, "3").tags
-    with pytest.raises(UserError, match="no version 9; there are 1, 2, 3"):
+    with pytest.raises(UserError, match="no version 9 of the registered model"):
         scene.run("wrong", model="9")
 
 
