@@ -14,8 +14,14 @@ from typing import Any
 
 import click
 
+from components.commands.compare import compare_command
 from components.commands.convert import convert_command
+from components.commands.evaluate import evaluate_command
+from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
+from components.commands.promote import promote_command
+from components.commands.publish import publish_command
+from components.commands.results import results_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
 from mmbert.errors import MmbertError
@@ -148,7 +154,16 @@ def workflow(
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
 
-for command in (convert_command, mixture_command):
+for command in (
+    compare_command,
+    convert_command,
+    evaluate_command,
+    merge_command,
+    mixture_command,
+    promote_command,
+    publish_command,
+    results_command,
+):
     cli.add_command(command)
 
 

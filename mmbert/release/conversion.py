@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,10 +20,10 @@ from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
+from mmbert.release.folders import new_folder
 from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
 from mmbert.release.loading import model_of
 from mmbert.release.model_card import PhaseSummary, model_card, usage
-from mmbert.release.names import CONFIG
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
@@ -67,7 +62,7 @@ def convert_to_folder(
     for what the checkpoint states. Raises UserError where `out` holds anything, the checkpoint is refused, damaged or
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
-    with _new_folder(out) as (folder, scratch):
+    with new_folder(out) as (folder, scratch):
         found = sources.read(
             sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
         )
@@ -101,46 +96,6 @@ def _export_checked(
 ) -> ParityReport:
     export(weights, config, tokenizer, length, out, card=card)
     return check_parity(out, model_of(weights, config), samples, tolerance)
-
-
-@contextlib.contextmanager
-def _new_folder(out: str) -> Iterator[tuple[Path, Path]]:
-    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
-    if _holds_anything(out):
-        raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
-        if storage.is_s3(out):
-            folder = Path(scratch, "model")
-            yield folder, Path(scratch)
-            for path in _configuration_last(folder):
-                storage.upload(storage.join(out, path.name), path)
-            return
-        target = Path(out).resolve()
-        stands = target.is_dir()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A folder that stands is filled, not replaced: it can be a mount, or where the user's shell is.
-        made = (target if stands else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
-        try:
-            yield made, Path(scratch)
-            if stands:
-                for path in _configuration_last(made):
-                    path.replace(target / path.name)
-            else:
-                made.replace(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _holds_anything(out: str) -> bool:
-    if storage.is_s3(out):
-        return bool(storage.list_files(out))
-    path = Path(out)
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
-
-
-def _configuration_last(folder: Path) -> list[Path]:
-    """Its files; nothing loads a folder without its configuration."""
-    return sorted(folder.iterdir(), key=lambda path: path.name == CONFIG)
 
 
 def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:
@@ -220,7 +175,6 @@ def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: 
         mask_token="<mask>",  # noqa: S106 - a token of the vocabulary
         phases=phases,
         data=[f"Source {name}: {len(languages)} languages" for name, languages in documents.items()],
-        scores={},
         limits=[
             "Trained on the text named above and nothing else; judge it by the evaluation report of its run.",
             f"The longest context trained for is {recipe.phases.decay.max_seq_len:,} tokens.",
@@ -243,5 +197,6 @@ def _summary(recipe: Recipe, phase: str, available: list[str]) -> PhaseSummary:
         mask_probability=settings.mask_probability,
         languages=len(languages),
         temperature=settings.temperature,
+        learning_rate=settings.learning_rate,
         global_rope_theta=settings.rope_theta.global_attention,
     )

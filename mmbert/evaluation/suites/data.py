@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ class DataAccess:
         # The export is folders of files, <subset>/<split>/0000.parquet, with no description of its subsets.
         subset = {"data_dir": config} if data.revision == PARQUET_EXPORT else {"name": config}
         try:
-            rows = datasets.load_dataset(place, split=split, **subset, **revision)
+            with _without_progress_bars():
+                rows = datasets.load_dataset(place, split=split, **subset, **revision)
         except (ValueError, RuntimeError) as error:  # an unknown subset or split, files of another schema, a script
             raise UserError(f"{place}: {error}; {how_to_mirror(data)}") from error
         except (ConnectionError, OSError) as error:
@@ -66,6 +68,19 @@ class DataAccess:
         """The hub's commit, or the content digest of the files on this machine. Raises as `load` does."""
         folder = self.folder(data)
         return _commit(data) if folder is None else _digest(folder)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from datasets.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def how_to_mirror(data: DataSet) -> str:

@@ -56,10 +56,14 @@ Metric = Callable[[Array, Array], float]
 """Of true labels [examples] and a model's outputs [examples, labels]."""
 
 
-def _accuracy(labels: Array, outputs: Array) -> float:
-    from sklearn.metrics import accuracy_score
+def _right(labels: Array, outputs: Array) -> Array:
+    """1 where a prediction is right; the accuracy is the mean."""
+    right: Array = outputs.argmax(axis=1) == labels
+    return right.astype(np.float64)
 
-    return float(accuracy_score(labels, outputs.argmax(axis=1)))
+
+def _accuracy(labels: Array, outputs: Array) -> float:
+    return float(_right(labels, outputs).mean())
 
 
 def _f1(labels: Array, outputs: Array) -> float:
@@ -164,12 +168,16 @@ def _run(task: _Glue, model: ModelFolder, setup: Setup) -> list[Score]:
     scores: list[Score] = []
     for name, metric, split in task.metrics:
         labels = tested[split].labels
-        measures = [functools.partial(value, metric, split, outputs) for outputs in runs]
+        if metric == "accuracy":
+            measured = Measured.mean([_right(labels, outputs[split]) for outputs in runs], _chance(metric, labels))
+        else:
+            measures = [functools.partial(value, metric, split, outputs) for outputs in runs]
+            measured = Measured(len(labels), measures, _chance(metric, labels))
         scores += scores_of(
             NAME,
             task.name,
             name,
-            {None: Measured(len(labels), measures, _chance(metric, labels))},
+            {None: measured},
             seeds=setup.seeds,
             bootstrap_samples=setup.bootstrap_samples,
             settings={**setup.settings, "learning_rate": rate, "split": split},

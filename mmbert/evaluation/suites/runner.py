@@ -21,14 +21,15 @@ from typing import Any
 
 from mmbert.artifacts import digest_json
 from mmbert.errors import UserError
+from mmbert.evaluation.results.scorecard import Scorecard
+from mmbert.evaluation.results.store import SCORES, now, to_parquet
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.base import ModelFolder, Setup, Suite, Task
 from mmbert.evaluation.suites.data import DataAccess
 from mmbert.evaluation.suites.keeping import write_whole
 from mmbert.evaluation.suites.registry import chosen_tasks
 
-SCHEMA_VERSION = 2
-SCORES = "scores.json"
+PARQUET = "scores.parquet"
 FIRST_SEED = 17
 DEFAULT_SEEDS = 3
 DEFAULT_BOOTSTRAP_SAMPLES = 1_000
@@ -68,28 +69,21 @@ def evaluate(
     data: DataAccess,
     cache: Path,
     options: Options,
+    commit: str = "",
     say: Callable[[str], None] = print,
 ) -> list[Score]:
-    """Run the chosen tasks and write `scores.json` into `out`, when all have succeeded.
+    """Run the chosen tasks and write `scores.json` and `scores.parquet` into `out`, when all have succeeded.
+
+    `kind` is that of a scorecard, `commit` the code's.
 
     Raises UserError for a task or setting that the suite has not, and for data that are missing or of another schema,
     before any task is run where that can be known; InfrastructureError where data cannot be fetched.
     """
     scores = run_tasks(model, suite, data=data, cache=cache, options=options, say=say)
-    write_whole(out / SCORES, (json.dumps(scores_file(model, kind, suite.name, scores), indent=1) + "\n").encode())
+    card = Scorecard(model.label, model.digest, kind, suite.name, tuple(scores), when=now(), commit=commit)
+    write_whole(out / PARQUET, to_parquet(card))
+    write_whole(out / SCORES, (json.dumps(card.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
     return scores
-
-
-def scores_file(model: ModelFolder, kind: str, suite: str, scores: Sequence[Score]) -> dict[str, Any]:
-    """The content of `scores.json`."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": model.label,
-        "model_digest": model.digest,
-        "kind": kind,
-        "suite": suite,
-        "scores": [score.to_json() for score in scores],
-    }
 
 
 def run_tasks(
@@ -179,6 +173,8 @@ def default_device() -> str:
 
 def _overall(scores: Sequence[Score]) -> str:
     shown = [s for s in scores if s.language is None] or scores
+    if not shown:
+        return "no score, since the data have nothing for it"
     return ", ".join(f"{s.metric} {s.value:.4f} ({s.low:.4f}-{s.high:.4f})" for s in shown)
 
 

@@ -5,13 +5,13 @@ The eight tasks of mmBERT's table. XCOPA is of XTREME-R, the others of XTREME (a
 
 from __future__ import annotations
 
-from mmbert.evaluation.suites import sentences
+from mmbert.evaluation.suites import question_answering, sentences, tagging
 from mmbert.evaluation.suites.base import Suite
 
 SUITE = Suite(
     "xtreme",
     "XTREME",
-    sentences.TASKS,
+    (*sentences.TASKS, *question_answering.TASKS, *tagging.TASKS),
     published="xtreme",
     columns={
         "xnli": "XNLI",
