@@ -139,13 +139,17 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--run-name", default="", help="the run's name in MLflow, where there is one; default: local and the time"
 )
-def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str) -> None:
-    """Run a whole workflow in this process, one component after the other, without an orchestrator."""
+@click.option("--model", help="reevaluate: a version (7), an alias (@candidate) or the URI of a model artifact")
+def workflow(
+    name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str, model: str | None
+) -> None:
+    """Run a workflow (pretrain, reevaluate) in this process, one component after the other, without an orchestrator."""
     from components.local import run_workflow
     from components.runtime import root_uri
 
     run_name = run_name or f"local {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
-    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name)
+    own = {} if model is None else {"model": model}
+    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name, **own)
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
