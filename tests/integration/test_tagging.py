@@ -136,5 +136,5 @@ def test_parts_of_speech_of_long_sentences_too(model: ModelFolder, mirror: Path,
 def test_tags_without_names_are_the_users_error(model: ModelFolder, tmp_path: Path) -> None:
     rows = Dataset.from_list([{"tokens": ["a"], "ner_tags": [0]}])
     write_data_set(tmp_path, "unimelb-nlp/wikiann", {code: {"test": rows} for code in WIKIANN_LANGUAGES})
-    with pytest.raises(UserError, match=r"unimelb-nlp/wikiann, af, split test: .*named tags in 'ner_tags'"):
+    with pytest.raises(UserError, match=r"unimelb-nlp/wikiann, subset af, split test: .*named tags are needed"):
         evaluate(model, tmp_path, tmp_path / "cache", "wikiann")

@@ -176,14 +176,12 @@ class Tagging:
     def load(self, setup: Setup, language: str, split: str) -> tuple[list[Sentence], list[str]]:
         """One split's sentences, and all tags there are. Raises UserError for another schema or no rows."""
         config = self.config(language)
-        rows = setup.data.load(self.data, config, split)
-        column = rows.features.get(self.column)
-        names = getattr(getattr(column, "feature", None), "names", None)
-        if names is None or "tokens" not in rows.features or not len(rows):
-            wrong = f"columns {', '.join(rows.features)}, {len(rows)} rows"
+        rows = setup.data.load(self.data, config, split, ("tokens", self.column))
+        names = getattr(getattr(rows.features[self.column], "feature", None), "names", None)
+        if names is None or not len(rows):
             raise UserError(
-                f"{self.data.repo}, {config}, split {split}: {wrong}; words are needed in 'tokens' and named "
-                f"tags in '{self.column}', as {self.data.card} describes"
+                f"{self.data.repo}, subset {config}, split {split}: {len(rows)} rows, '{self.column}' of type "
+                f"{rows.features[self.column]}; rows with named tags are needed, as {self.data.card} describes"
             )
         sentences = [Sentence(tuple(r["tokens"]), tuple(names[n] for n in r[self.column])) for r in rows]
         return [sentence for sentence in sentences if sentence.words], list(names)
