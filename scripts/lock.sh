@@ -5,8 +5,12 @@ cd "$(dirname "$0")/.."
 uv=$(command -v uv || echo .uv/bin/uv)
 compile() {
   "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-    --no-annotate "$@" pyproject.toml
+    --no-annotate "$@"
 }
-compile --override requirements/overrides.txt --extra ml --extra test -o requirements/ml.txt
-compile --extra orchestrator -o requirements/orchestrator.txt
-compile --extra mlflow-server -o requirements/mlflow-server.txt
+compile --override requirements/overrides.txt --extra ml --extra test -o requirements/ml.txt pyproject.toml
+compile --extra orchestrator -o requirements/orchestrator.txt pyproject.toml
+compile --extra mlflow-server -o requirements/mlflow-server.txt pyproject.toml
+# Named packages alone: the rest is the ML stack's.
+for version in 4.48 4.57; do
+  compile --no-deps --group "transformers-$version" -o "requirements/transformers-$version.txt"
+done

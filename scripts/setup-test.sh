@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that only tests need. Where that is not possible it says so and leaves a note in
-# .cache/tests-not-run, which the test session repeats; the tests that need the browser are then not run.
+# What only tests need: environments with older versions of transformers (exit code 3 where the network fails), and Debian
+# packages. Where the latter are not possible it says so and leaves a note in .cache/tests-not-run, which the test session
+# repeats; the tests that need the browser are then not run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 note=.cache/tests-not-run
@@ -29,6 +30,29 @@ install() { # packages...
   tail -n 5 .cache/apt.log >&2
   return 1
 }
+
+# An environment with these few packages of its own, which borrows torch and the rest from .venv: after its own, so that
+# its versions count.
+borrowing_environment() { # folder, lock file
+  local stamp uv
+  stamp=$({ git hash-object -- scripts/setup-test.sh "$2" && printf '%s\n' "$PWD"; } | git hash-object --stdin)
+  [ "$(cat "$1/.made-from" 2>/dev/null)" != "$stamp" ] || return 0
+  uv=$(command -v uv || echo .uv/bin/uv)
+  [ -x "$uv" ] || python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: --target .uv uv
+  rm -rf "$1"
+  "$uv" venv --quiet --python .venv/bin/python "$1" &&
+    "$uv" pip install --quiet --python "$1/bin/python" --no-deps --require-hashes --compile-bytecode --requirement "$2" &&
+    .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+      >"$("$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth" || return
+  printf '%s\n' "$stamp" >"$1/.made-from"
+}
+
+for version in 4.48 4.57; do
+  borrowing_environment ".venv-transformers-$version" "requirements/transformers-$version.txt" || {
+    printf 'error: .venv-transformers-%s could not be installed; check the network, then run it again\n' "$version" >&2
+    exit 3
+  }
+done
 
 packages=$(missing)
 # shellcheck disable=SC2086 # one word a package

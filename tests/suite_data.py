@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
 
 from mmbert.evaluation.suites.base import ModelFolder
@@ -35,7 +35,7 @@ def write_data_set(root: Path, repo: str, subsets: Mapping[str, Mapping[str, Dat
 def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """As Gemma's: spaces are part of tokens, what is unknown becomes bytes, `<bos> text <eos>` and pairs."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     bytes_ = [f"<0x{n:02X}>" for n in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*SPECIAL, *bytes_], show_progress=False)

@@ -28,5 +28,6 @@ def convert_command(checkpoint: str, out_dir: str, tokenizer: str, recipe: str, 
     report = convert_to_folder(checkpoint, out_dir, tokenizer, read_recipe(recipe) if recipe else None, max_seq_len)
     click.echo(
         f"{out_dir}: largest difference from the training model {report.max_logit_difference:.2g} in logits, "
-        f"{report.max_hidden_difference:.2g} in hidden states, over {report.tokens:,} tokens"
+        f"{report.max_hidden_difference:.2g} in hidden states, over {report.tokens:,} tokens in {report.samples} "
+        f"samples, the longest of {report.longest:,} (the comparison took {report.seconds:.1f} s)"
     )

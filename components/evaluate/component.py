@@ -5,6 +5,8 @@ from typing import Annotated
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work, commit
+from mmbert.artifacts import Artifact
+from mmbert.errors import UserError
 
 
 @component(
@@ -14,8 +16,8 @@ from components.runtime import Work, commit
 def evaluate(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
-    tokenizer: Annotated[str, "URI of the tokenizer", Input("tokenizer")],
     documents: Annotated[list[str], "URIs of curated documents; their held-out part is used", Input("documents")],
+    tokenizer: Annotated[str, "URI of the tokenizer; without, the released model's own", Input("tokenizer")] = "",
     model: Annotated[str, "URI of a checkpoint or a released model; without, an untrained model of the same shape",
                      Input("checkpoint", "model")] = "",
 ) -> None:  # fmt: skip
@@ -32,8 +34,8 @@ def evaluate(
     from mmbert.release.loading import load_encoder
 
     held_out = work.fetch_folders(documents, "documents", "heldout/")
-    (folder,) = work.fetch_folders([tokenizer], "tokenizer")
     artifact = work.open(model) if model else None
+    (folder,) = work.fetch_folders([tokenizer or _with_tokenizer(artifact)], None, "tokenizer")
     encoder = load_encoder(work.recipe, artifact, work.cache / "files")
     languages = {Path(path).parts[2] for uri in documents for path in work.open(uri).paths("heldout/")}
     before = resolve_languages(work.recipe.phases.extend.languages, work.recipe.language_sets, languages)
@@ -53,3 +55,9 @@ def evaluate(
     work.output.add_json("scores.json", card.to_json())
     work.output.outputs["label"] = label
     keep(work.root, work.run, card, commit())
+
+
+def _with_tokenizer(artifact: Artifact | None) -> str:
+    if artifact is None or artifact.manifest.kind != "model":
+        raise UserError("component 'evaluate' needs --tokenizer here: only a released model carries its own")
+    return artifact.uri

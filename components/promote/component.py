@@ -10,8 +10,10 @@ from components.runtime import Work
 def promote(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
-    release: Annotated[str, "URI of the registered release", Input("release")],
-    scores: Annotated[list[str], "URIs of its scores, of all suites that the gate names", Input("scores")],
+    release: Annotated[str, "URI of the registered release, or of a selection that names one",
+                       Input("release", "selection")],
+    scores: Annotated[list[str], "URIs of its scores, of all suites that the gate names; other models' do not count",
+                      Input("scores")],
     champion_scores: Annotated[list[str], "URIs of new scores of the champion; without, those it was registered with",
                                Input("scores")] = (),  # type: ignore[assignment]
     override: Annotated[str, "promote it whatever the gate says, for this reason"] = "",
@@ -26,7 +28,9 @@ def promote(
 
     released = work.open(release).read_json("release.json")
     name, version = released["name"], released["version"]
-    candidate = scorecard.merged((artifact_scorecard(work.open(uri)) for uri in scores), f"{name}: --scores")
+    cards = [artifact_scorecard(work.open(uri)) for uri in scores]
+    own = [card for card in cards if card.model_digest == released["content_digest"]]
+    candidate = scorecard.merged(own, f"{name}: --scores")
     champions = [artifact_scorecard(work.open(uri)) for uri in champion_scores]
     registry = work.tracker.registry
     found = promotion.promote(registry, name, version, work.recipe.release.gate, candidate, champions, override)

@@ -45,7 +45,7 @@ class RunArtifacts:
 def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
     """All that the report shows. Raises UserError where an artifact or one that it was made from is gone."""
     phases = _phases(run.mixtures, run.checkpoints)
-    lineage = _ancestry([*run.scores, run.model])
+    lineage = artifacts.ancestry([*run.scores, run.model])
     return ReportData(
         recipe_name=recipe.name,
         description=recipe.description,
@@ -122,24 +122,6 @@ def model_kind(artifact: Artifact | None) -> str:
     if artifact is None:
         return UNTRAINED
     return RELEASE if artifact.manifest.kind == "model" else VARIANT
-
-
-def _ancestry(last: Iterable[Artifact]) -> list[Artifact]:
-    """The artifacts and all that they were made from, each once, inputs before what was made of them."""
-    ordered: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.uri in ordered:
-            return
-        for entries in artifact.manifest.inputs.values():
-            for entry in entries:
-                if entry["uri"] not in ordered:
-                    visit(artifacts.open_artifact(entry["uri"]))
-        ordered[artifact.uri] = artifact
-
-    for artifact in last:
-        visit(artifact)
-    return list(ordered.values())
 
 
 def _time(artifact: Artifact) -> ComponentTime:

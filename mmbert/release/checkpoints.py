@@ -183,11 +183,11 @@ def read_optimizer(path: Path, weights: Mapping[str, Tensor]) -> OptimizerState:
     return OptimizerState(moments, _one_step(steps, str(path)))
 
 
-def read_composer(path: Path) -> ComposerCheckpoint:
+def read_composer(path: Path, *, optimizer: bool = True) -> ComposerCheckpoint:
     """A Composer `.pt` whole. Tensors stay on the disk, mapped into memory, until they are used.
 
-    Raises UserError as `load_weights` does, and where the optimiser is another than StableAdamW, or its state does not
-    belong to the weights.
+    Without `optimizer` its state, two thirds of the file, is left alone. Raises UserError as `load_weights` does, and
+    where the optimiser is another than StableAdamW, or its state does not belong to the weights.
     """
     state = _composer_state(path)
     with damage_told(str(path)):
@@ -197,7 +197,7 @@ def read_composer(path: Path) -> ComposerCheckpoint:
         scheduler = next(iter(_section(path, state, "schedulers").values()), None)
         return ComposerCheckpoint(
             weights=weights,
-            optimizer=_optimizer(path, state, weights),
+            optimizer=_optimizer(path, state, weights) if optimizer else None,
             clock=Clock(*(int(clock[key]) for key in ("batch", "sample", "token", "epoch"))),
             scheduled_rates=[float(rate) for rate in scheduler["_last_lr"]] if scheduler else None,
             config=dict(stored["model"]["config"]["content"]) if stored else {},
@@ -219,6 +219,14 @@ def damage_told(where: str) -> Iterator[None]:
 def check_composer(path: Path) -> None:
     """Raises UserError as `load_weights` does, whatever the file is named."""
     _composer_state(path)
+
+
+def composer_state(path: Path) -> dict[str, Any]:
+    """What a Composer `.pt` holds under `state`, as it stands there, tensors mapped into memory.
+
+    Raises UserError as `load_weights` does.
+    """
+    return _composer_state(path)
 
 
 @contextlib.contextmanager

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact
@@ -25,17 +17,15 @@ from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
-from mmbert.release.hugging_face import ParityReport, check_parity, export, read_json, vocabulary
-from mmbert.release.loading import model_of
+from mmbert.release.folders import new_folder
+from mmbert.release.hugging_face import export, read_json, vocabulary
 from mmbert.release.model_card import PhaseSummary, model_card, usage
-from mmbert.release.names import CONFIG
+from mmbert.release.parity import ParityReport, check_parity
+from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
 DEFAULT_TOLERANCE = 1e-4
-_PARITY_LANGUAGES = 24
-# Lengths of made-up samples where there is no held-out text; the longest is beyond any window and worth of a rotation.
-_SAMPLE_LENGTHS = (2, 41, 131, 400, 1024)
 
 
 def convert_checkpoint(
@@ -51,8 +41,12 @@ def convert_checkpoint(
     documents = read_held_out(held_out)
     length = max(p.max_seq_len for p in (recipe.phases.pretrain, recipe.phases.extend, recipe.phases.decay))
     card = _card(recipe, checkpoint, documents, sum(w.numel() for w in weights.values()))
-    samples = _samples(documents, tokenizer, length)
-    report = _export_checked(weights, config, tokenizer, length, samples, recipe.release.parity_tolerance, card, out)
+    by_code = by_language(documents)
+    texts = {code: by_code[code][0].text for code in spread(by_code)}
+    samples = text_samples(texts, tokenizer, config.unk_token_id, length) or made_up_samples(config, length)
+    export(weights, config, tokenizer, length, out, card=card)
+    del weights
+    report = check_parity(out, config, samples, recipe.release.parity_tolerance)
     return {f"parity.{name}": float(value) for name, value in asdict(report).items()}
 
 
@@ -67,80 +61,43 @@ def convert_to_folder(
     for what the checkpoint states. Raises UserError where `out` holds anything, the checkpoint is refused, damaged or
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
-    with _new_folder(out) as (folder, scratch):
-        found = sources.read(
-            sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+    name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
+    with new_folder(out) as (folder, scratch):
+        config, words, length = _export(checkpoint, tokenizer, recipe, max_seq_len, name, folder, scratch)
+        samples = text_samples(shipped_texts(), words, config.unk_token_id, length) or made_up_samples(config, length)
+        return check_parity(folder, config, samples, recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE)
+
+
+def _export(
+    checkpoint: str,
+    tokenizer: str,
+    recipe: Recipe | None,
+    max_seq_len: int | None,
+    name: str,
+    folder: Path,
+    scratch: Path,
+) -> tuple[EncoderConfig, Path, int]:
+    """Write the model's folder; what the gate needs: configuration, tokenizer's folder and context.
+
+    When this returns, the checkpoint's weights are gone from memory.
+    """
+    found = sources.read(
+        sources.fetch(checkpoint, scratch / "checkpoint", optimizer=False), checkpoint, optimizer=False
+    )
+    config = _config(found, recipe, checkpoint)
+    checkpoints.check_weights(found.weights, config, checkpoint)
+    words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
+    if found.by_original and max_seq_len is None:
+        print(
+            f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
+            "configuration's default and not what it trained with, so give --max-seq-len for a real model"
         )
-        config = _config(found, recipe, checkpoint)
-        checkpoints.check_weights(found.weights, config, checkpoint)
-        words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
-        if found.by_original and max_seq_len is None:
-            print(
-                f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
-                "configuration's default and not what it trained with, so give --max-seq-len for a real model"
-            )
-        length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
-        if not length:
-            raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
-        tolerance = recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE
-        name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
-        card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
-        samples = _made_up_samples(config, length)
-        return _export_checked(found.weights, config, words, length, samples, tolerance, card, folder)
-
-
-def _export_checked(
-    weights: dict[str, Tensor],
-    config: EncoderConfig,
-    tokenizer: Path,
-    length: int,
-    samples: Sequence[Sequence[int]],
-    tolerance: float,
-    card: str,
-    out: Path,
-) -> ParityReport:
-    export(weights, config, tokenizer, length, out, card=card)
-    return check_parity(out, model_of(weights, config), samples, tolerance)
-
-
-@contextlib.contextmanager
-def _new_folder(out: str) -> Iterator[tuple[Path, Path]]:
-    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
-    if _holds_anything(out):
-        raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
-        if storage.is_s3(out):
-            folder = Path(scratch, "model")
-            yield folder, Path(scratch)
-            for path in _configuration_last(folder):
-                storage.upload(storage.join(out, path.name), path)
-            return
-        target = Path(out).resolve()
-        stands = target.is_dir()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A folder that stands is filled, not replaced: it can be a mount, or where the user's shell is.
-        made = (target if stands else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
-        try:
-            yield made, Path(scratch)
-            if stands:
-                for path in _configuration_last(made):
-                    path.replace(target / path.name)
-            else:
-                made.replace(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _holds_anything(out: str) -> bool:
-    if storage.is_s3(out):
-        return bool(storage.list_files(out))
-    path = Path(out)
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
-
-
-def _configuration_last(folder: Path) -> list[Path]:
-    """Its files; nothing loads a folder without its configuration."""
-    return sorted(folder.iterdir(), key=lambda path: path.name == CONFIG)
+    length = max_seq_len or found.max_seq_len or (recipe.phases.decay.max_seq_len if recipe else 0)
+    if not length:
+        raise UserError(f"{checkpoint}: it does not say the context that it was trained for; give --max-seq-len")
+    card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
+    export(found.weights, config, words, length, folder, card=card)
+    return config, words, length
 
 
 def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:
@@ -178,17 +135,6 @@ def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where:
     return folder
 
 
-def _made_up_samples(config: EncoderConfig, length: int) -> list[list[int]]:
-    special = {config.pad_token_id, config.eos_token_id, config.bos_token_id, config.unk_token_id, config.mask_token_id}
-    words = torch.tensor([n for n in range(config.vocab_size) if n not in special])
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for wanted in _SAMPLE_LENGTHS:
-        drawn = torch.randint(len(words), (min(wanted, length) - 2,), generator=generator)
-        samples.append([config.bos_token_id, *words[drawn].tolist(), config.eos_token_id])
-    return samples
-
-
 def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) -> str:
     front = "---\nlibrary_name: transformers\npipeline_tag: fill-mask\ntags: [modernbert, masked-lm]\n---\n\n"
     return (
@@ -196,16 +142,6 @@ def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) 
         f"RoPE theta: {config.global_rope_theta:,.0f} in global layers, {config.local_rope_theta:,.0f} in local ones."
         f"\n\n## How to use it\n\n{usage(name, '<mask>')}\n"
     )
-
-
-def _samples(documents: HeldOut, tokenizer: Path, length: int) -> list[list[int]]:
-    """Token ids of the first held-out document of languages spread over the alphabet, and one of full length."""
-    encoder = read_tokenizer(tokenizer)
-    languages = by_language(documents)
-    chosen = sorted(languages)[:: max(1, len(languages) // _PARITY_LANGUAGES)]
-    samples = [encoder.encode(languages[code][0].text).ids[:length] for code in chosen]
-    long = [token for sample in samples for token in sample]
-    return [*samples, long[:length]]
 
 
 def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: int) -> str:
@@ -220,7 +156,6 @@ def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: 
         mask_token="<mask>",  # noqa: S106 - a token of the vocabulary
         phases=phases,
         data=[f"Source {name}: {len(languages)} languages" for name, languages in documents.items()],
-        scores={},
         limits=[
             "Trained on the text named above and nothing else; judge it by the evaluation report of its run.",
             f"The longest context trained for is {recipe.phases.decay.max_seq_len:,} tokens.",
@@ -243,5 +178,6 @@ def _summary(recipe: Recipe, phase: str, available: list[str]) -> PhaseSummary:
         mask_probability=settings.mask_probability,
         languages=len(languages),
         temperature=settings.temperature,
+        learning_rate=settings.learning_rate,
         global_rope_theta=settings.rope_theta.global_attention,
     )

@@ -1,27 +1,26 @@
-"""A model as a Hugging Face folder that plain transformers load as ModernBERT, and the gate that compares the two."""
+"""A model as a Hugging Face folder that plain transformers load as ModernBERT."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import Tensor
 
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.model.config import EncoderConfig
-from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
+from mmbert.model.head import TIED_DECODER
 from mmbert.release.checkpoints import check_weights, save_weights
 from mmbert.release.names import CONFIG, MODEL_WEIGHTS
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_MASK_EVERY = 7  # the parity gate masks this share of each sample
+# How texts written for other models name the mask token.
+MASK_ALIAS = "[MASK]"
 
 
 def to_hugging_face_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,6 +43,8 @@ def model_config(config: EncoderConfig, max_position_embeddings: int) -> dict[st
     return {
         "architectures": ["ModernBertForMaskedLM"],
         "model_type": "modernbert",
+        # Whose keys these are. Without it 4.57 takes any local tokenizer for a faulty one of Mistral's, and warns.
+        "transformers_version": "5.0.0",
         "dtype": "float32",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -155,7 +156,9 @@ def export(
     check_weights(weights, config, "export")
     tokenizer, tokenizer_config = _tokenizer_files(tokenizer_dir, config, max_position_embeddings)
     out_dir.mkdir(parents=True, exist_ok=True)
-    save_weights(to_hugging_face_names(weights), out_dir / MODEL_WEIGHTS)
+    named = to_hugging_face_names(weights)
+    save_weights(named, out_dir / MODEL_WEIGHTS)
+    _check_written(out_dir / MODEL_WEIGHTS, named)
     _write_json(out_dir / CONFIG, model_config(config, max_position_embeddings))
     _write_json(out_dir / "tokenizer.json", tokenizer)
     _write_json(out_dir / "tokenizer_config.json", tokenizer_config)
@@ -163,6 +166,13 @@ def export(
         out_dir / "special_tokens_map.json", {k: v for k, v in tokenizer_config.items() if k.endswith("_token")}
     )
     (out_dir / "README.md").write_text(card, encoding="utf-8")
+
+
+def _check_written(path: Path, weights: Mapping[str, Tensor]) -> None:
+    with safe_open(path, "pt") as stored:
+        for name, value in weights.items():
+            if not torch.equal(stored.get_tensor(name), value):
+                raise InfrastructureError(f"{path}: '{name}' reads otherwise than it was written; check the disk")
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -199,6 +209,7 @@ def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tu
         token["special"] = token["special"] or token["id"] in ids.values()
     tokenizer["post_processor"] = _framing(tokens["bos"], ids["bos"], tokens["eos"], ids["eos"])
     tokenizer["truncation"] = tokenizer["padding"] = None
+    _name_mask(tokenizer, ids["mask"])
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
@@ -209,6 +220,33 @@ def _tokenizer_files(folder: Path, config: EncoderConfig, max_length: int) -> tu
         "sep_token": tokens["eos"],
     }
     return tokenizer, tokenizer_config
+
+
+def _name_mask(tokenizer: dict[str, Any], number: int) -> None:
+    """`[MASK]` in a text becomes the mask token too; no other text gets other ids, and the vocabulary stays.
+
+    A second token of the same id would count in `len(tokenizer)`, by which scripts resize models. So the normalizer
+    writes the one name for the other, and the mask token is looked for after that. Not done where `[MASK]` is a token,
+    or where the normalizer changes the mask token's own name, as one that puts a space in front does.
+    """
+    if MASK_ALIAS in vocabulary(tokenizer):
+        return
+    mask = next(token for token in tokenizer["added_tokens"] if token["id"] == number)
+    normalizer = tokenizer.get("normalizer")
+    if normalizer and _normalized(normalizer, mask["content"]) != mask["content"]:
+        return
+    before = {"type": "Replace", "pattern": {"String": MASK_ALIAS}, "content": mask["content"]}
+    after = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [before, *(n for n in after if n)]}
+    mask["normalized"] = True
+
+
+def _normalized(normalizer: Mapping[str, Any], text: str) -> str:
+    from tokenizers import Tokenizer
+
+    empty = {"version": "1.0", "normalizer": normalizer, "model": {"type": "WordLevel", "vocab": {}, "unk_token": ""}}
+    found: str = Tokenizer.from_str(json.dumps(empty)).normalizer.normalize_str(text)
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -244,133 +282,3 @@ def _framing(bos: str, bos_id: int, eos: str, eos_id: int) -> dict[str, Any]:
         "pair": [*single, text("B"), special(eos)],
         "special_tokens": {t: {"id": t, "ids": [n], "tokens": [t]} for t, n in sorted(((bos, bos_id), (eos, eos_id)))},
     }
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """Largest differences between the training model and the exported one, in fp32 on the CPU (see `check_parity`)."""
-
-    samples: int
-    tokens: int
-    masked_tokens: int
-    max_hidden_difference: float
-    max_logit_difference: float
-
-
-@torch.no_grad()
-def check_parity(
-    out_dir: Path, model: MaskedLanguageModel, tokenized_samples: Sequence[Sequence[int]], tolerance: float
-) -> ParityReport:
-    """Compare the folder, loaded by plain transformers and padded, with the training model, packed.
-
-    `tokenized_samples` are token ids with bos and eos; every seventh token is masked here. Compared are the hidden
-    states of all tokens and the logits of the masked ones; differences are relative where values are above 1. Raises
-    UserError above `tolerance` (or for NaN), saying where the two start to differ; then it must not be released.
-    """
-    from transformers import AutoModelForMaskedLM
-
-    samples = sorted((torch.tensor(list(sample)) for sample in tokenized_samples if len(sample)), key=len)
-    if not samples:
-        raise UserError("parity: there is no sample to compare on")
-    with _without_progress_bar():
-        exported = AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
-    was_training = model.training
-    model.eval()
-    masked_places = [(torch.arange(len(sample)) % _MASK_EVERY == _MASK_EVERY // 2) for sample in samples]
-    samples = [s.masked_fill(m, model.config.mask_token_id) for s, m in zip(samples, masked_places, strict=True)]
-    packed, masked = torch.cat(samples), torch.cat(masked_places).nonzero().squeeze(1)
-    lengths = [len(sample) for sample in samples]
-    cu_seqlens = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-
-    ours, theirs = _Recorder(_blocks(model, "bert", "bert.encoder")), _Recorder(_blocks(exported, "model", "model"))
-    with ours:
-        hidden = model.encode(packed, cu_seqlens, max(lengths))
-        logits = model.masked_logits(hidden, masked)
-    reals = []
-    with theirs:
-        for batch in _alike(samples):
-            real = torch.arange(len(batch[-1])) < torch.tensor([len(sample) for sample in batch])[:, None]
-            padded = torch.full(real.shape, model.config.pad_token_id)
-            padded[real] = torch.cat(batch)
-            exported.model(input_ids=padded, attention_mask=real.long())
-            reals.append(real)
-    found = {
-        name: torch.cat([output[real] for output, real in zip(outputs, reals, strict=True)])
-        for name, outputs in theirs.outputs.items()
-    }
-    # Logits of every token of every sample would not fit into memory with a large vocabulary.
-    exported_logits = exported.decoder(exported.head(found["final_norm"][masked]))
-    whole = exported(input_ids=samples[0][None]).logits[0]
-    exported_whole = exported.decoder(exported.head(found["final_norm"][: lengths[0]]))
-    model.train(was_training)
-
-    differences = {name: _difference(value[0], found[name]) for name, value in ours.outputs.items()}
-    differences["logits"] = _difference(logits, exported_logits)
-    differences["the whole of a sample's logits"] = _difference(exported_whole, whole)
-    for name, difference in differences.items():
-        if not difference <= tolerance:
-            raise UserError(
-                f"{out_dir}: the exported model differs from the training model, first at {name}, by {difference:.3g} "
-                f"(tolerance {tolerance:.3g}; logits differ by {differences['logits']:.3g}); it must not be released"
-            )
-    return ParityReport(len(samples), len(packed), len(masked), differences["final_norm"], differences["logits"])
-
-
-@contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _alike(samples: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Batches of samples, which are sorted by length, with little padding in each but some."""
-    batch: list[Tensor] = []
-    for sample in samples:
-        if batch and len(sample) > 4 * len(batch[0]):
-            yield batch
-            batch = []
-        batch.append(sample)
-    yield batch
-
-
-def _difference(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference, over the largest value where that is above 1: rounding in fp32 grows with the values."""
-    if not ours.numel():
-        return 0.0
-    return ((ours - theirs).abs().max() / ours.abs().max().clamp(min=1.0)).item()
-
-
-def _blocks(model: nn.Module, body: str, layers: str) -> dict[str, nn.Module]:
-    """The modules whose outputs are compared, in the order they run, under names that both models share."""
-    stack = model.get_submodule(f"{layers}.layers")
-    found = {"embeddings": model.get_submodule(f"{body}.embeddings")}
-    found |= {f"layer {name}": layer for name, layer in stack.named_children()}
-    return {**found, "final_norm": model.get_submodule(f"{body}.final_norm")}
-
-
-class _Recorder:
-    """Keeps what modules return while it is entered."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        self.modules = modules
-        self.outputs: dict[str, list[Tensor]] = {}
-
-    def __enter__(self) -> None:
-        self._hooks = [module.register_forward_hook(self._keep(name)) for name, module in self.modules.items()]
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _keep(self, name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            self.outputs.setdefault(name, []).append(output[0] if isinstance(output, tuple) else output)
-
-        return keep

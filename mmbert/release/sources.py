@@ -91,10 +91,10 @@ def fetch_tokenizer(uri: str, folder: Path) -> Path:
 def read(path: Path, where: str, *, optimizer: bool) -> TrainedModel:
     """Raises UserError where the file or folder is none of the forms, damaged, or refused (see `checkpoints`).
 
-    `where` names it in messages. `optimizer`: its state is read where it lies in a file of its own.
+    `where` names it in messages. `optimizer`: its state is read too, where there is one.
     """
     try:
-        return _composer(path, where) if path.suffix == ".pt" else _safetensors(path, where, optimizer)
+        return _composer(path, where, optimizer) if path.suffix == ".pt" else _safetensors(path, where, optimizer)
     except UserError as error:
         raise type(error)(str(error).replace(str(path), where)) from error
 
@@ -124,8 +124,8 @@ def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
     return _ours(weights, path.parent / STATE, moments)
 
 
-def _composer(path: Path, where: str) -> TrainedModel:
-    found = checkpoints.read_composer(path)
+def _composer(path: Path, where: str, optimizer: bool) -> TrainedModel:
+    found = checkpoints.read_composer(path, optimizer=optimizer)
     if not found.config:
         state = next((Path(place) for place in beside(str(path)) if Path(place).is_file()), None)
         return _ours(found.weights, state, found.optimizer, found.clock)

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
-from mmbert.model.head import MaskedLanguageModel
 from mmbert.release.checkpoints import load_weights
-from mmbert.release.hugging_face import check_parity, export, from_hugging_face_names, to_hugging_face_names
+from mmbert.release.hugging_face import export, from_hugging_face_names, to_hugging_face_names
 from mmbert.release.model_card import PhaseSummary, model_card
+from mmbert.release.parity import check_parity
 
 ORIGINAL = Path(__file__).parent.parent / "fixtures" / "original"
 CONFIG = EncoderConfig(768, 64, 96, 7, 4, global_rope_theta=160_000, local_rope_theta=10_000)
@@ -27,9 +28,8 @@ CARD = model_card(
     languages=["deu_Latn", "nor_Latn", "deu_Latn"],
     parameters=1_000_000,
     mask_token="<mask>",
-    phases=[PhaseSummary("pretrain", 2_300_000_000_000, 1024, 0.3, 60, 0.7, 10_000)],
+    phases=[PhaseSummary("pretrain", 2_300_000_000_000, 1024, 0.3, 60, 0.7, 8e-4, 10_000)],
     data=["Made-up words."],
-    scores={"this model": {"bits per byte": 1.25}, "untrained": {"bits per byte": 3.0, "retrieval": 0.1}},
     limits=["It knows no language."],
     lineage={"weights": "sha256:00"},
 )
@@ -41,57 +41,81 @@ def weights() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def model(weights: dict[str, Tensor]) -> MaskedLanguageModel:
-    model = MaskedLanguageModel(CONFIG)
-    model.load_weights(weights)
-    return model
-
-
-@pytest.fixture(scope="module")
 def folder(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("release") / "model"
     export(weights, CONFIG, ORIGINAL / "tokenizer", 512, out, card=CARD)
     return out
 
 
-def samples() -> list[list[int]]:
+def samples(*lengths: int) -> dict[str, list[int]]:
     generator = torch.Generator().manual_seed(0)
-    return [[2, *torch.randint(5, 768, (n,), generator=generator).tolist(), 1] for n in (1, 40, 130, 400)]
+    return {
+        f"of {n}": [2, *torch.randint(5, 768, (n - 2,), generator=generator).tolist(), 1]
+        for n in lengths or (3, 42, 132, 402)
+    }
 
 
-def test_exported_model_equals_the_training_model(folder: Path, model: MaskedLanguageModel) -> None:
-    report = check_parity(folder, model, samples(), 1e-4)
+def test_exported_model_equals_the_training_model(folder: Path) -> None:
+    report = check_parity(folder, CONFIG, samples(), 1e-4)
     assert report.max_logit_difference < 2e-5
     assert report.max_hidden_difference < 2e-5
-    assert (report.samples, report.tokens) == (4, 579)
-    assert report.masked_tokens > 70
-    assert model.training
+    assert (report.samples, report.tokens, report.longest) == (4, 579, 402)
+    assert report.logit_rows > 50
+
+
+def test_the_gate_bounds_what_it_holds_and_still_compares_long_samples(folder: Path) -> None:
+    """Padded to its longest, all of this would be 21,000 tokens; logits of every token would be 8,109 rows."""
+    report = check_parity(folder, CONFIG, samples(9, 900, 1000, 2000, 4200), 1e-4)
+    assert (report.longest, report.tokens) == (4200, 8109)
+    assert report.logit_rows <= 3 * 64
+    assert report.max_hidden_difference < 1e-4
+
+
+def _theta(kind: str, theta: int) -> dict[str, object]:
+    bases = {"full_attention": 160_000, "sliding_attention": 10_000, kind: theta}
+    return {"rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()}}
 
 
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"classifier_activation": "relu"}, "logits"),
-        ({"local_attention": 64}, "layer 1"),
-        ({"norm_eps": 0.1}, "embeddings"),
+        ({"classifier_activation": "relu"}, r"the logits, in sample 'of 3' \(3 tokens\), position 0"),
+        ({"local_attention": 64}, r"layer 1, in sample 'of 42' \(42 tokens\), position 0"),
+        ({"norm_eps": 0.1}, r"embeddings, in sample 'of 3' \(3 tokens\), position 0"),
+        (_theta("full_attention", 10_000), r"layer 0, in sample 'of 3' \(3 tokens\), position 0"),
+        (_theta("sliding_attention", 160_000), r"layer 1, in sample 'of 3' \(3 tokens\), position 0"),
     ],
 )
 def test_parity_gate_says_where_the_models_part(
-    folder: Path, model: MaskedLanguageModel, tmp_path: Path, change: dict[str, object], where: str
+    folder: Path, tmp_path: Path, change: dict[str, object], where: str
 ) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}), "utf-8")
     with pytest.raises(UserError, match=f"first at {where},"):
-        check_parity(tmp_path, model, samples(), 1e-4)
+        check_parity(tmp_path, CONFIG, samples(), 1e-4)
 
 
-def test_parity_gate_refuses_nan(folder: Path, model: MaskedLanguageModel) -> None:
-    broken = MaskedLanguageModel(CONFIG)
-    broken.load_weights({**model.weights(), "decoder.bias": torch.full((768,), torch.nan)})
-    with pytest.raises(UserError, match="first at logits"):
-        check_parity(folder, broken, samples(), 1e-4)
+def test_parity_gate_refuses_nan(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    stored = load_file(folder / "model.safetensors")
+    save_file(
+        {**stored, "decoder.bias": torch.full((768,), torch.nan)}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UserError, match=r"first at the logits, .*position 0, by nan"):
+        check_parity(tmp_path, CONFIG, samples(), 1e-4)
+
+
+def test_parity_gate_names_a_tensor_that_transformers_load_otherwise(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    stored = load_file(folder / "model.safetensors")
+    stored.pop("decoder.bias")
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"does not load 'decoder\.bias' as it stands in model\.safetensors"):
+        check_parity(tmp_path, CONFIG, samples(), 1e-4)
 
 
 def test_plain_transformers_load_everything(folder: Path, weights: dict[str, Tensor]) -> None:
@@ -145,5 +169,4 @@ def test_wrong_input_writes_nothing(weights: dict[str, Tensor], tmp_path: Path) 
 def test_card_is_read_by_the_hub_and_by_people() -> None:
     _, front, body = CARD.split("---\n", 2)
     assert yaml.safe_load(front)["language"] == ["deu", "nor"]
-    assert "| pretrain | 2,300,000,000,000 | 1,024 | 30% | 60 | 0.7 | 10,000 |" in body
-    assert "| this model | 1.25 |  |" in body
+    assert "| pretrain | 2,300,000,000,000 | 1,024 | 30% | 60 | 0.7 | 0.0008 | 10,000 |" in body

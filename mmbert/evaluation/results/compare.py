@@ -7,7 +7,8 @@ A change is judged in one of these ways, the first that can be:
   standard deviation.
 - `intervals`: half the width of each 95% interval over 1.96 is taken for its standard error, the spread over seeds is
   added to it, and the two models' errors count as independent. Wider than the truth where the data are the same.
-- `none`: no interval on either side, or settings or data that differ. Nothing is called significant then.
+- `none`: no interval on either side, a published value, or settings or data that differ. Nothing is called significant
+  then.
 
 All p-values are two-sided. Those of a task's languages are corrected together by Holm's method (Holm 1979, A simple
 sequentially rejective multiple test procedure); those over all languages are not corrected.
@@ -52,6 +53,11 @@ class Difference:
     high: float | None = None
     p: float | None = None
     unlike: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> bool:
+        """Whether one of the two was published by others: its interval and settings are not known."""
+        return not (self.before.n and self.after.n)
 
     @property
     def change(self) -> float:
@@ -133,6 +139,8 @@ def compare(before: Scorecard, after: Scorecard) -> Comparison:
 def _difference(before: Score, after: Score) -> Difference:
     if unlike := differing(before, after):
         return Difference(before, after, "none", unlike=unlike)
+    if not (before.n and after.n):
+        return Difference(before, after, "none")
     drawn = _paired_changes(before, after)
     if drawn is not None:
         low, high = interval(drawn)
@@ -146,10 +154,9 @@ def _difference(before: Score, after: Score) -> Difference:
 
 
 def differing(before: Score, after: Score) -> tuple[str, ...]:
-    """Settings and data in which two scores of a task differ, as `max_seq_len: 128 / 512`."""
-    if published := [s for s in (before, after) if not s.n]:
-        where = "both are" if len(published) == 2 else "one is"
-        return (f"{where} published without its settings",)
+    """Settings and data in which two scores of a task differ, as `max_seq_len: 128 / 512`; none of published ones."""
+    if not (before.n and after.n):
+        return ()
     old, new = _plain(before.settings), _plain(after.settings)
     keys = sorted((old.keys() | new.keys()) - _NO_MATTER)
     found = [f"{key}: {old.get(key, '-')} / {new.get(key, '-')}" for key in keys if old.get(key) != new.get(key)]

@@ -58,8 +58,9 @@ class Verdict:
 def judge(gate: Gate, candidate: Scorecard, champion: Scorecard | None) -> Verdict:
     """Whether the candidate may become champion. Without a champion only minima and maxima count.
 
-    A drop refuses where it is larger than allowed and significant (or cannot be tested). What the champion was measured
-    on and the candidate was not, or with other settings or data, refuses too.
+    A drop refuses where it is larger than allowed and significant. One without any spread to test it by refuses too,
+    unless it stands on a single unit. So does what the champion was measured on and the candidate was not, or was with
+    other settings or data.
     """
     findings = [*_bounds(gate.minimum, candidate, floor=True), *_bounds(gate.maximum, candidate, floor=False)]
     if champion is None:
@@ -107,7 +108,7 @@ def _drop(gate: Gate, difference: Difference) -> Finding | None:
     if difference.gain >= -allowed:
         return None
     tested = difference.p is not None
-    refuses = difference.significant(gate.significance) or not tested
+    refuses = difference.significant(gate.significance) if tested else min(before.n, after.n) > 1
     unit = "points" if is_share(after.metric) else "of the metric's unit"
     change = difference.change * (100 if is_share(after.metric) else 1)
     bounds = ""

@@ -22,11 +22,12 @@ from mmbert.evaluation.masked_bits_per_byte import (
     MASKED_SHARE,
     LanguageBits,
     bits_interval,
+    bits_units,
     masked_bits_per_byte,
     total_bits_per_byte,
 )
 from mmbert.evaluation.probe import linear_probe
-from mmbert.evaluation.scores import Score, ratio_interval
+from mmbert.evaluation.scores import Score, Units, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import IntentSentence, suite_sentences
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
@@ -106,7 +107,8 @@ def score_bits_per_byte(
         n = sum(len(r.documents) for r in rows)
         bounds = bits_interval(rows, samples, run.seed)
         kept = {**settings, "languages": len(rows)}
-        return run.score(task, "bits_per_byte", total_bits_per_byte(rows), bounds, n, settings=kept)
+        units = bits_units(rows)
+        return run.score(task, "bits_per_byte", total_bits_per_byte(rows), bounds, n, settings=kept, units=units)
 
     scores = [total(BITS_PER_BYTE, list(languages.values()))]
     new = [row for code, row in languages.items() if code in new_languages]
@@ -116,9 +118,8 @@ def score_bits_per_byte(
         bounds = row.interval(samples, run.seed)
         n = len(row.documents)
         kept = {**settings, "new": code in new_languages}
-        scores.append(
-            run.score(BITS_PER_BYTE, "bits_per_byte", row.bits_per_byte, bounds, n, language=code, settings=kept)
-        )
+        of = {"language": code, "settings": kept, "units": bits_units([row])}
+        scores.append(run.score(BITS_PER_BYTE, "bits_per_byte", row.bits_per_byte, bounds, n, **of))
     return scores
 
 
@@ -178,9 +179,8 @@ def score_language_identification(run: DemoRun, documents: HeldOut) -> list[Scor
     bounds = ratio_interval(right, np.ones_like(right), run.settings.bootstrap_samples, run.seed)
     settings = {"languages": len(sentences), "sentences": wanted, "probe": "logistic regression"}
     chance = max(sum(d.language == code for d in test) for code in sentences) / len(test)
-    return [
-        run.score(LANGUAGE_ID, "accuracy", float(right.mean()), bounds, len(test), chance=chance, settings=settings)
-    ]
+    rest = {"chance": chance, "settings": settings, "units": Units(tuple(right.tolist()))}
+    return [run.score(LANGUAGE_ID, "accuracy", float(right.mean()), bounds, len(test), **rest)]
 
 
 def score_intents(run: DemoRun) -> list[Score]:

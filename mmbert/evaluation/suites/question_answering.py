@@ -124,10 +124,10 @@ def answer_scores(
     tests = {code: test(setup, code) for code in languages}
     answers: dict[str, list[list[Prediction]]] = {code: [] for code in languages}
     for seed in setup.seeds:
-        network = functools.cache(functools.partial(_network, model, setup, trained, seed))
+        reader = functools.cache(functools.partial(_trained, model, setup, trained, seed))
         for code, asked in tests.items():
             path = setup.kept / f"seed-{seed}" / f"{code}.json"
-            answers[code].append(kept_json(path, functools.partial(_answer, model, setup, network, asked)))
+            answers[code].append(kept_json(path, functools.partial(_answer, reader, setup, asked)))
     scores: list[Score] = []
     for name, metric in metrics.items():
         measured = {code: _measured(metric, code, asked, answers[code]) for code, asked in tests.items()}
@@ -143,13 +143,21 @@ def answer_scores(
     return scores
 
 
-def _network(model: ModelFolder, setup: Setup, trained: Trained, seed: int) -> Any:
-    """The fine-tuned model of a seed, in eval mode: trained and kept, unless it is there already."""
+@dataclass(frozen=True)
+class _Reader:
+    """A trained model with its tokenizer."""
+
+    tokenizer: Any
+    network: Any
+
+
+def _trained(model: ModelFolder, setup: Setup, trained: Trained, seed: int) -> _Reader:
+    """The fine-tuned model of a seed: trained and kept, unless it is there already."""
     settings = FineTuning.of(setup.settings)
+    tokenizer = load_tokenizer(model.path)
     covered = [trained.name, setup.data.revision(trained.data), setup.settings["stride"], repr(settings), seed]
 
     def make(folder: Path) -> None:
-        tokenizer = load_tokenizer(model.path)
         learnt = [question for question in trained.read(setup) if question.aligned]
         if not learnt:
             raise UserError(f"{trained.data.repo}: no answer stands in its context where answer_start says")
@@ -161,15 +169,14 @@ def _network(model: ModelFolder, setup: Setup, trained: Trained, seed: int) -> A
         save_head(network, tokenizer, folder)
 
     folder = kept_folder(setup.shared / f"span-{trained.name}-{digest_json(covered)[:16]}", make)
-    return load_head(folder, "span", 2).to(setup.device).eval()
+    return _Reader(tokenizer, load_head(folder, "span", 2).to(setup.device).eval())
 
 
-def _answer(
-    model: ModelFolder, setup: Setup, network: Callable[[], Any], asked: Sequence[Question]
-) -> list[Prediction]:
+def _answer(reader: Callable[[], _Reader], setup: Setup, asked: Sequence[Question]) -> list[Prediction]:
     settings = setup.settings
-    found = windows(load_tokenizer(model.path), asked, settings["max_length"], settings["stride"])
-    logits = predict(network(), "span", [{"input_ids": w.input_ids} for w in found], device=setup.device)
+    found = windows(reader().tokenizer, asked, settings["max_length"], settings["stride"])
+    features = [{"input_ids": window.input_ids} for window in found]
+    logits = predict(reader().network, "span", features, device=setup.device)
     best = best_spans(
         asked,
         found,

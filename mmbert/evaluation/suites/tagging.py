@@ -194,9 +194,9 @@ class Tagging:
         predicted: dict[str, list[list[list[str]]]] = {code: [] for code in self.languages}
         for seed in setup.seeds:
             place = setup.kept / f"seed-{seed}"
-            network = functools.cache(functools.partial(self._network, model, setup, seed, place / "model"))
+            tagger = functools.cache(functools.partial(self._trained, model, setup, seed, place / "model"))
             for code, sentences in tests.items():
-                tag = functools.partial(self._tag, model, setup, network, sentences)
+                tag = functools.partial(_tag, tagger, setup, sentences)
                 predicted[code].append(kept_json(place / f"{code}.json", tag))
             shutil.rmtree(place / "model", ignore_errors=True)
         counters = {"f1": entity_counts, **({"accuracy": word_counts} if self.accuracy else {})}
@@ -221,13 +221,13 @@ class Tagging:
         metrics = ("f1", "accuracy") if self.accuracy else ("f1",)
         return Task(self.name, 1, (self.data,), self.languages, metrics, SETTINGS, self.run)
 
-    def _network(self, model: ModelFolder, setup: Setup, seed: int, folder: Path) -> tuple[Any, list[str]]:
-        """The fine-tuned model of a seed and its tags: trained and kept in `folder`, unless it is there already."""
+    def _trained(self, model: ModelFolder, setup: Setup, seed: int, folder: Path) -> _Tagger:
+        """The fine-tuned model of a seed: trained and kept in `folder`, unless it is there already."""
         sentences, names = self.load(setup, "en", "train")
+        tokenizer = load_tokenizer(model.path)
 
         def make(folder: Path) -> None:
             settings = FineTuning.of(setup.settings)
-            tokenizer = load_tokenizer(model.path)
             features = [
                 {"input_ids": p.input_ids, "labels": p.labels([names.index(t) for t in sentences[p.sentence].tags])}
                 for p in pieces(tokenizer, [s.words for s in sentences], settings.max_length)
@@ -238,22 +238,26 @@ class Tagging:
             save_head(network, tokenizer, folder)
 
         kept_folder(folder, make)
-        return load_head(folder, "tokens", len(names)).to(setup.device).eval(), names
+        return _Tagger(tokenizer, load_head(folder, "tokens", len(names)).to(setup.device).eval(), names)
 
-    def _tag(
-        self,
-        model: ModelFolder,
-        setup: Setup,
-        network: Callable[[], tuple[Any, list[str]]],
-        sentences: Sequence[Sentence],
-    ) -> list[list[str]]:
-        trained, names = network()
-        found = pieces(load_tokenizer(model.path), [s.words for s in sentences], setup.settings["max_length"])
-        logits = predict(trained, "tokens", [{"input_ids": p.input_ids} for p in found], device=setup.device)
-        tags: list[list[str]] = [[] for _ in sentences]
-        for piece, row in zip(found, logits, strict=True):
-            tags[piece.sentence] += [names[int(n)] for n in row[list(piece.firsts)].argmax(axis=1)]
-        return tags
+
+@dataclass(frozen=True)
+class _Tagger:
+    """A trained model with its tokenizer and its tags by number."""
+
+    tokenizer: Any
+    network: Any
+    names: Sequence[str]
+
+
+def _tag(tagger: Callable[[], _Tagger], setup: Setup, sentences: Sequence[Sentence]) -> list[list[str]]:
+    tokenizer, network, names = tagger().tokenizer, tagger().network, tagger().names
+    found = pieces(tokenizer, [s.words for s in sentences], setup.settings["max_length"])
+    logits = predict(network, "tokens", [{"input_ids": p.input_ids} for p in found], device=setup.device)
+    tags: list[list[str]] = [[] for _ in sentences]
+    for piece, row in zip(found, logits, strict=True):
+        tags[piece.sentence] += [names[int(n)] for n in row[list(piece.firsts)].argmax(axis=1)]
+    return tags
 
 
 TASKS: tuple[Task, ...] = (
