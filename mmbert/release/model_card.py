@@ -41,17 +41,19 @@ def model_card(
     lineage: Mapping[str, str],
     recipe: Sequence[str] = (),
     scores: Sequence[Score] = (),
+    address: str = "",
 ) -> str:
     """The card's text.
 
     `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part, and them as BCP 47 tags.
     `data`, `recipe` (how it was trained) and `limits` are sentences; `lineage` names each input and gives its content
-    digest. Scores over all languages stand in the front matter as a `model-index` too.
+    digest. Scores over all languages stand in the front matter as a `model-index` too. `address` is what the model is
+    loaded by, where that is not its name.
     """
     sections = [
         f"# {name}\n\n{description}".rstrip()
         + f"\n\nA multilingual encoder of {parameters:,} parameters, trained on {len(languages):,} languages.",
-        f"## How to use it\n\n{usage(name, mask_token)}",
+        f"## How to use it\n\n{usage(address or name, mask_token)}",
     ]
     if scores:
         sections.append(f"## Scores\n\n{_scores(scores)}")
@@ -92,6 +94,7 @@ def _result(score: Score) -> Any:
         task_name=score.task,
         dataset_type=score.suite,
         dataset_name=f"{score.suite}: {score.task}",
+        dataset_config=score.task,  # results of one data set and configuration are taken for one task's
         dataset_revision=score.data_revision or None,
         metric_type=score.metric,
         metric_value=round(score.value, 6),

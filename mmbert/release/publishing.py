@@ -139,8 +139,8 @@ def plan(version: ModelVersion, repo: str, checkpoints_repo: str) -> Publication
             f"{where}: the manifest of {uri} has no figures of the parity gate; convert it with this version of mmbert"
         )
     lineage = [artifact for artifact in ancestry([model]) if artifact is not model]
-    card = released_card(version.name, model, lineage, version_scores(version).scores)
     name = repo or version.name
+    card = released_card(version.name, name, model, lineage, version_scores(version).scores)
     released = [_of(model, path, path) for path in model.paths() if path != CARD]
     return Publication(
         version=version,

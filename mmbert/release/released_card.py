@@ -14,11 +14,13 @@ MIXTURE, CHECKPOINT = "mixture", "checkpoint"
 _MASK = "<mask>"
 
 
-def released_card(name: str, model: Artifact, lineage: Sequence[Artifact], scores: Sequence[Score]) -> str:
+def released_card(
+    name: str, address: str, model: Artifact, lineage: Sequence[Artifact], scores: Sequence[Score]
+) -> str:
     """The text of `README.md`.
 
-    `lineage` holds all that the model was made from, inputs first. Raises UserError where the model's manifest does not
-    tell how it was trained.
+    `address` is the repository that it is published as; `lineage` holds all that the model was made from, inputs
+    first. Raises UserError where the model's manifest does not tell how it was trained.
     """
     told: Mapping[str, Any] = model.manifest.parameters.get("recipe", {})
     if not {"phases", "model"} <= set(told):
@@ -34,6 +36,7 @@ def released_card(name: str, model: Artifact, lineage: Sequence[Artifact], score
     decay = told["phases"]["decay"]
     return model_card(
         name=name,
+        address=address,
         description=str(told.get("description", "")),
         licence="mit",
         languages=sorted(drawn),

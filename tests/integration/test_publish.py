@@ -195,6 +195,7 @@ def test_what_is_published_has_the_published_layout_and_a_card_with_all_that_is_
         "| web | 1,000 (100.0%) | 1,000 (100.0%) |  |  |",
         "TIES merge (density 0.5) of all decay variants",
         f"`{release.model.digest}`",
+        f'model="{REPO}"',
         "The longest context trained for is 256 tokens",
     ):
         assert part in told.text

@@ -45,6 +45,7 @@ def test_scores_stand_in_the_model_index_and_with_intervals_in_the_text() -> Non
     spread = {"deu_Latn": 0.8, "nor_Latn": 0.6, "srp_Cyrl": 0.7}
     found = [
         score("xnli", 0.7123456789, seeds=(1, 2), data_revision="c" * 40),
+        score("pawsx", 0.9, data_revision="c" * 40),
         score("heldout", 1.25, metric="masked_bits_per_byte", suite="demo", data_revision=""),
         *(score("xnli", value, language=code) for code, value in spread.items()),
     ]
@@ -52,9 +53,10 @@ def test_scores_stand_in_the_model_index_and_with_intervals_in_the_text() -> Non
     results = ModelCard(text).data.eval_results
     assert [(r.dataset_type, r.task_name, r.metric_type, r.metric_value) for r in results] == [
         ("xtreme", "xnli", "accuracy", 0.712346),
+        ("xtreme", "pawsx", "accuracy", 0.9),
         ("demo", "heldout", "masked_bits_per_byte", 1.25),
     ]
-    assert [r.dataset_revision for r in results] == ["c" * 40, None]
+    assert [r.dataset_revision for r in results] == ["c" * 40, "c" * 40, None]
     assert "| xtreme | xnli | accuracy | 0.7123 | 0.6923 to 0.7323 | 2 |" in text
     assert "| xtreme | xnli | accuracy | 3 | 0.6 (nor_Latn) | 0.7 | 0.8 (deu_Latn) |" in text
 
