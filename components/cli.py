@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from components.commands.convert import convert_command
+from components.commands.import_checkpoint import import_command
 from components.commands.mixture import mixture_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
@@ -144,7 +145,7 @@ def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | Non
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
 
-for command in (convert_command, mixture_command):
+for command in (convert_command, import_command, mixture_command):
     cli.add_command(command)
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -22,9 +17,9 @@ from mmbert.evaluation.heldout import HeldOut, by_language, read_held_out
 from mmbert.model.config import EncoderConfig, config_from_recipe
 from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
+from mmbert.release.folders import new_folder
 from mmbert.release.hugging_face import export, read_json, vocabulary
 from mmbert.release.model_card import PhaseSummary, model_card, usage
-from mmbert.release.names import CONFIG
 from mmbert.release.parity import ParityReport, check_parity
 from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
@@ -67,7 +62,7 @@ def convert_to_folder(
     of another shape than the recipe's, the tokenizer is another's, or the gate does not pass.
     """
     name = (out if storage.is_s3(out) else str(Path(out).resolve())).rstrip("/").rpartition("/")[2]
-    with _new_folder(out) as (folder, scratch):
+    with new_folder(out) as (folder, scratch):
         config, words, length = _export(checkpoint, tokenizer, recipe, max_seq_len, name, folder, scratch)
         samples = text_samples(shipped_texts(), words, config.unk_token_id, length) or made_up_samples(config, length)
         return check_parity(folder, config, samples, recipe.release.parity_tolerance if recipe else DEFAULT_TOLERANCE)
@@ -103,46 +98,6 @@ def _export(
     card = _plain_card(name, checkpoint, sum(w.numel() for w in found.weights.values()), config)
     export(found.weights, config, words, length, folder, card=card)
     return config, words, length
-
-
-@contextlib.contextmanager
-def _new_folder(out: str) -> Iterator[tuple[Path, Path]]:
-    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
-    if _holds_anything(out):
-        raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
-        if storage.is_s3(out):
-            folder = Path(scratch, "model")
-            yield folder, Path(scratch)
-            for path in _configuration_last(folder):
-                storage.upload(storage.join(out, path.name), path)
-            return
-        target = Path(out).resolve()
-        stands = target.is_dir()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A folder that stands is filled, not replaced: it can be a mount, or where the user's shell is.
-        made = (target if stands else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
-        try:
-            yield made, Path(scratch)
-            if stands:
-                for path in _configuration_last(made):
-                    path.replace(target / path.name)
-            else:
-                made.replace(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-
-
-def _holds_anything(out: str) -> bool:
-    if storage.is_s3(out):
-        return bool(storage.list_files(out))
-    path = Path(out)
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
-
-
-def _configuration_last(folder: Path) -> list[Path]:
-    """Its files; nothing loads a folder without its configuration."""
-    return sorted(folder.iterdir(), key=lambda path: path.name == CONFIG)
 
 
 def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderConfig:
