@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train bench-release generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,6 +60,9 @@ bench-data: setup ## the data stage's goals, in under a quarter of an hour: line
 bench-train: setup ## the training stage's goals, in under a quarter of an hour; GPU figures from committed results only
 	@for name in head train_step loader; do .venv/bin/python benchmarks/bench_$$name.py; done
 	@.venv/bin/python benchmarks/gpu_figures.py
+
+bench-release: setup ## the release and evaluation stage's goals, in under a quarter of an hour
+	@for name in convert evaluate variable_length retrieval_harness; do .venv/bin/python benchmarks/bench_$$name.py; done
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh

@@ -73,12 +73,13 @@ class Size:
     batches: int
     equal_batches: int
     rounds: int
+    equal_rounds: int
 
 
 SIZES = {
-    "tiny": Size(TINY, 8, 8, 5),
-    "small": Size(SMALL, 3, 1, 1),
-    "tiny_256k": Size(dataclasses.replace(TINY, vocab_size=256_000), 3, 3, 3),
+    "tiny": Size(TINY, 8, 8, 5, 5),
+    "small": Size(SMALL, 3, 1, 1, 3),
+    "tiny_256k": Size(dataclasses.replace(TINY, vocab_size=256_000), 3, 3, 3, 3),
 }
 MEASURED = ("tiny", "small")
 
@@ -201,7 +202,7 @@ def compare(name: str, config: EncoderConfig, batches: list[Batch], rounds: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, help="default: 5 for tiny, 1 for small, 3 for tiny_256k")
+    parser.add_argument("--rounds", type=int, help="default: by size")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(MEASURED))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -217,7 +218,7 @@ def main() -> None:
             rng = np.random.default_rng(SEED)
             batches = [draw_batch(texts, words, equal_lengths, rng) for _ in range(count)]
             kind = "equal lengths" if equal_lengths else "random order"
-            rounds = arguments.rounds or chosen.rounds
+            rounds = arguments.rounds or (chosen.equal_rounds if equal_lengths else chosen.rounds)
             ratios[size] = compare(f"{size}, {kind}, {words:,} words", chosen.config, batches, rounds)
             print(f"  {figure}_{size} {ratios[size]:.2f} x")
         print(f"figure: {figure} {min(ratios.values()):.2f} x (goal >= {goal})", flush=True)

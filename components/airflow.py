@@ -12,15 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, AssetAlias, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from components import planning, profiles
+from components import alerts, planning, profiles
 from components.contract import get_component
 from components.runtime import root_uri
-from components.steps import run_step
+from components.steps import Step, run_step
 from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+
+MODEL_VERSIONS = Asset(name="mmbert_model_versions", uri="mmbert://model-versions")
+"""Gets an event for each new version of a registered model; its extra holds `recipe`, a file's place, and `version`."""
+_REGISTERED = AssetAlias("mmbert_registered")
+_REGISTER = "register"
 
 EXIT_CODE_KEY = "mmbert_exit_code"
 POOL = "cores"
@@ -34,9 +39,13 @@ RETRIES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class TriggerParameter:
-    """Stands for a parameter of the DAG's trigger form; its value is read when a task runs."""
+    """Stands for a parameter of the DAG's trigger form; its value is read when a task runs.
+
+    In a run that a new model version started, the value of `event` in that event's extra goes first.
+    """
 
     name: str
+    event: str = ""
 
 
 class ComponentOperator(BaseOperator):
@@ -63,10 +72,9 @@ class ComponentOperator(BaseOperator):
         return self._label
 
     def execute(self, context: Any) -> str:
-        params = context["params"]
-        arguments = {name: _plain(value, params) for name, value in self.arguments.items()}
+        arguments = {name: _plain(value, context) for name, value in self.arguments.items()}
         if self.over:
-            arguments[self.over] = _plain(self.item, params)
+            arguments[self.over] = _plain(self.item, context)
         try:
             step = run_step(
                 self.component,
@@ -83,6 +91,8 @@ class ComponentOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
         if self.over:
             self._label = step.label
+        if self.component == _REGISTER and not step.repeated:
+            _announce(context, arguments, step)
         return step.uri
 
 
@@ -111,7 +121,7 @@ class EndOperator(BaseOperator):
 
     def execute(self, context: Any) -> None:
         worked = all(context["ti"].xcom_pull(task_ids=task) is not None for task in self.last)
-        arguments = {name: _plain(value, context["params"]) for name, value in self.recipe.items()}
+        arguments = {name: _plain(value, context) for name, value in self.recipe.items()}
         os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
         # A recipe that is wrong has no run to end. MLflow being away is tried again; a teardown cannot fail the run.
         with contextlib.suppress(UserError):
@@ -119,12 +129,41 @@ class EndOperator(BaseOperator):
             tracking.connect(experiment).finish_workflow("FINISHED" if worked else "FAILED")
 
 
+class AlertOperator(BaseOperator):
+    """Sends a trend artifact's new alerts through the configured notifiers; says so where there is no trend."""
+
+    template_fields = ("trend",)
+    ui_color = "#fce8e6"
+
+    def __init__(self, *, trend: Any, recipe: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trend = trend
+        self.recipe = recipe
+
+    def execute(self, context: Any) -> list[str]:
+        os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
+        found = ["the re-evaluation did not finish; Airflow shows which task failed"]
+        name = str(context["dag_run"].dag_id)
+        if self.trend:
+            trend = artifacts.open_artifact(self.trend)
+            name, found = str(trend.outputs["label"]), [str(line) for line in trend.outputs["alerts"]]
+        if found:
+            arguments = {name: _plain(value, context) for name, value in self.recipe.items()}
+            alerts.send(alerts.Alert(name, found, alerts.experiment_of(arguments)), context)
+        return found
+
+
 class AirflowRunner:
     """Implements components.workflows.Runner inside a `with DAG(...)` block; handles are XComArgs."""
 
     def run(self, component: str, *, task: str = "", **arguments: Any) -> Any:
+        outlets: dict[str, Any] = {"outlets": [_REGISTERED]} if component == _REGISTER else {}
         return ComponentOperator(
-            task_id=task or component, component=component, arguments=arguments, **_settings(component, arguments)
+            task_id=task or component,
+            component=component,
+            arguments=arguments,
+            **outlets,
+            **_settings(component, arguments),
         ).output
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
@@ -144,6 +183,11 @@ class AirflowRunner:
 
     def output(self, handle: Any, name: str) -> Any:
         return OutputOperator(task_id=f"{handle.operator.task_id}_{name}", uri=handle, output=name, **RETRIES).output
+
+    def alert(self, trend: Any, **recipe: Any) -> None:
+        """Tell what got worse once the trend is there, or that it is not; an alert that is not sent fails the run."""
+        operator = AlertOperator(task_id="alert", trend=trend, recipe=recipe, **RETRIES)
+        operator.as_teardown(on_failure_fail_dagrun=True)
 
     def end(self, last: list[Any], **recipe: Any) -> None:
         """After the workflow's last tasks, whatever became of them; it has no say in whether the DAG run succeeded."""
@@ -167,13 +211,28 @@ def _workflow_run(context: Any) -> str:
     return f"{context['params'].get('run_name') or ''} {context['dag_run'].run_id}".strip()
 
 
-def _plain(value: Any, params: Any) -> Any:
+def _announce(context: Any, arguments: dict[str, Any], step: Step) -> None:
+    recipe = artifacts.open_artifact(arguments["recipe"], "recipe").remote(planning.RECIPE_FILE)
+    context["outlet_events"][_REGISTERED].add(MODEL_VERSIONS, extra={"recipe": recipe, "version": step.label})
+
+
+def _plain(value: Any, context: Any) -> Any:
     """Trigger parameters looked up, Airflow's lazy sequences made lists."""
     if isinstance(value, TriggerParameter):
-        return params[value.name]
+        event = _event(context) if value.event else {}
+        return event.get(value.event, context["params"][value.name])
     if isinstance(value, str) or not isinstance(value, Iterable):
         return value
-    return [_plain(item, params) for item in value]
+    return [_plain(item, context) for item in value]
+
+
+def _event(context: Any) -> dict[str, Any]:
+    """The extra of the event that started this run, the last where there are several; empty for other runs."""
+    events = context.get("triggering_asset_events") or {}
+    extras = [dict(event.extra or {}) for event in events.get(MODEL_VERSIONS, ())]
+    if len({str(extra.get("recipe")) for extra in extras}) > 1:
+        print(f"several models are new; this run takes the last, others wait for their schedule: {extras}", flush=True)
+    return extras[-1] if extras else {}
 
 
 def _item_label(item: str) -> str:

@@ -14,9 +14,15 @@ from typing import Any
 
 import click
 
+from components.commands.compare import compare_command
 from components.commands.convert import convert_command
+from components.commands.evaluate import evaluate_command
 from components.commands.import_checkpoint import import_command
+from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
+from components.commands.promote import promote_command
+from components.commands.publish import publish_command
+from components.commands.results import results_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
 from mmbert.errors import MmbertError
@@ -134,18 +140,32 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--run-name", default="", help="the run's name in MLflow, where there is one; default: local and the time"
 )
-def workflow(name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str) -> None:
-    """Run a whole workflow in this process, one component after the other, without an orchestrator."""
+@click.option("--model", help="reevaluate: a version (7), an alias (@candidate) or the URI of a model artifact")
+def workflow(
+    name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str, model: str | None
+) -> None:
+    """Run a workflow (pretrain, reevaluate) in this process, one component after the other, without an orchestrator."""
     from components.local import run_workflow
     from components.runtime import root_uri
 
     run_name = run_name or f"local {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
-    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name)
+    own = {} if model is None else {"model": model}
+    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name, **own)
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 
 
-for command in (convert_command, import_command, mixture_command):
+for command in (
+    compare_command,
+    convert_command,
+    evaluate_command,
+    import_command,
+    merge_command,
+    mixture_command,
+    promote_command,
+    publish_command,
+    results_command,
+):
     cli.add_command(command)
 
 

@@ -67,6 +67,8 @@ class Component:
     """Small plain lists that it leaves in its manifest for the workflow to fan out over."""
     idempotent_effect: bool
     """True where its result lies outside the object store (a registry), so it is never found done."""
+    momentary: bool
+    """True where it reads a state that changes (a registry, a history): its result is one workflow run's own."""
     parameters: tuple[Parameter, ...]
     summary: str
     description: str
@@ -91,6 +93,7 @@ def component(
     distributed: bool = False,
     outputs: tuple[str, ...] = (),
     idempotent_effect: bool = False,
+    momentary: bool = False,
 ) -> Callable[[Callable[..., None]], Component]:
     """Make a component of its entry function. `version` is raised by hand whenever its results change."""
 
@@ -109,6 +112,7 @@ def component(
             distributed=distributed,
             outputs=outputs,
             idempotent_effect=idempotent_effect,
+            momentary=momentary,
             parameters=_parameters(function),
             summary=summary,
             description=rest.strip(),

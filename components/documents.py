@@ -77,12 +77,16 @@ def readme(item: Component) -> str:
 | `--root` | text | `MMBERT_ROOT` or `./artifacts` | where artifacts are kept |
 
 It makes one **{item.produces}** artifact, at `<root>/{item.produces}/<fingerprint>`. Version {item.version};
-image target `{item.image}`; resource class `{item.resources}`.
+image target `{item.image}`; resource class `{item.resources}`.{_momentary(item)}
 
 Recipe keys that it may read, and that its fingerprint covers:
 
 {reads}
 {operational}"""
+
+
+def _momentary(item: Component) -> str:
+    return " Each workflow run makes its own, since what it reads changes." if item.momentary else ""
 
 
 def _about(parameter: Parameter) -> str:

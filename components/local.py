@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 from components.steps import Step, run_step
@@ -34,15 +35,19 @@ class LocalRunner:
         return found
 
 
-def run_workflow(name: str, preset: str, overrides: list[str], root: str, workflow_run: str) -> LocalRunner:
-    """Run a whole workflow here. Raises what its first failing component raises."""
+def run_workflow(
+    name: str, preset: str, overrides: list[str], root: str, workflow_run: str, **arguments: str
+) -> LocalRunner:
+    """Run a whole workflow here; `arguments` are its own. Raises what its first failing component raises."""
     if name not in WORKFLOWS:
         raise UserError(f"no workflow '{name}'; there are {', '.join(WORKFLOWS)}")
+    for argument in arguments.keys() - inspect.signature(WORKFLOWS[name]).parameters.keys():
+        raise UserError(f"the workflow '{name}' takes no {argument}")
     experiment = f"mmbert/{load_recipe(preset, overrides).name}"
     runner = LocalRunner(root, workflow_run)
     status: tracking.Status = "FAILED"
     try:
-        WORKFLOWS[name](runner, preset, overrides)
+        WORKFLOWS[name](runner, preset, overrides, **arguments)
         status = "FINISHED"
     finally:
         with contextlib.suppress(InfrastructureError):

@@ -61,8 +61,10 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
         made = recipe_of(checked)
         parameters["recipe"] = artifacts.digest_json(made.model_dump(mode="json"))
         if unpinned(made):
-            # Which commits these are is asked once a workflow run; alone, the component is a run of its own.
-            parameters["run"] = os.environ.get("MMBERT_WORKFLOW_RUN", uuid.uuid4().hex)
+            # Which commits these are is asked once a workflow run.
+            parameters["run"] = _workflow_run()
+    if item.momentary:
+        parameters["run"] = _workflow_run()
     if "sources" in parameters["recipe"]:
         parameters["files"] = _files_state(parameters["recipe"]["sources"])
     if "curation" in parameters["recipe"]:
@@ -70,6 +72,11 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
     digests = {name: [entry["digest"] for entry in entries] for name, entries in inputs.items()}
     name = artifacts.fingerprint(item.name, item.version, parameters, digests)
     return Plan(item, checked, parameters, inputs, name, storage.join(root, item.produces, name))
+
+
+def _workflow_run() -> str:
+    """The workflow run's name; alone, a component is a run of its own."""
+    return os.environ.get("MMBERT_WORKFLOW_RUN", uuid.uuid4().hex)
 
 
 @functools.lru_cache(maxsize=8)

@@ -60,10 +60,10 @@ class Work:
         """Keep a small value in MLflow as a file of the run."""
         self.run.log_text(json.dumps(value, indent=1, ensure_ascii=False), file)
 
-    def fetch_folders(self, uris: list[str], kind: str, prefix: str = "") -> list[Path]:
+    def fetch_folders(self, uris: list[str], kind: str | None, prefix: str = "") -> list[Path]:
         """Bring the files of several artifacts below `prefix` into scratch folders of their own, names kept."""
         return [
-            self.open(uri, kind).fetch_folder(self.scratch / kind / str(index), self.cache / "files", prefix)
+            self.open(uri, kind).fetch_folder(self.scratch / (kind or "any") / str(index), self.cache / "files", prefix)
             for index, uri in enumerate(uris)
         ]
 

@@ -11,6 +11,7 @@ from typing import Any
 from components import launchers, planning
 from components.contract import get_component
 from components.runtime import link_reused
+from mmbert import artifacts
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Step:
     label: str
     reused: bool
     outputs: Mapping[str, Any]
+    repeated: bool = False
+    """It was done, and had been done before: an effect outside the store, which is made sure of again."""
 
 
 def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: str, workflow_run: str) -> Step:
@@ -30,8 +33,9 @@ def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: s
         plan = planning.plan(get_component(component), arguments, root)
         done = plan.done()
         if done is None:
+            repeated = artifacts.find(plan.uri) is not None
             artifact = launchers.launch(plan, root, task)
-            return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs)
+            return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs, repeated)
         link_reused(plan, task, done)
         print(f"found done: {done.uri}", flush=True)
         return Step(done.uri, label(done.outputs, task), True, done.outputs)

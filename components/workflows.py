@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 
@@ -19,7 +20,7 @@ class Runner(Protocol):
 
 
 def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
-    """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, register."""
+    """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, release."""
     recipe = runner.run("recipe", preset=preset, overrides=overrides)
     groups, variants = runner.output(recipe, "groups"), runner.output(recipe, "variants")
 
@@ -50,7 +51,8 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
     held_out = {"recipe": recipe, "tokenizer": tokenizer, "documents": documents}
     untrained_scores = runner.run("evaluate", task="evaluate_untrained", **held_out)
     variant_scores = runner.map("evaluate", task="evaluate_variants", over={"model": decayed}, **held_out)
-    model_scores = runner.run("evaluate", task="evaluate_model", model=model, **held_out)
+    # By its own tokenizer, as the workflow reevaluate does it, which then finds this done.
+    model_scores = runner.run("evaluate", task="evaluate_model", recipe=recipe, model=model, documents=documents)
     scores = [model_scores, variant_scores, untrained_scores]
     report = runner.run(
         "report",
@@ -61,8 +63,23 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
         scores=scores,
     )
     registered = runner.run("register", recipe=recipe, model=model, scores=model_scores, report=report)
-    return [registered, data_report]
+    promoted = runner.run("promote", recipe=recipe, release=registered, scores=model_scores)
+    return [promoted, data_report]
 
 
-WORKFLOWS = {"pretrain": pretrain}
+def reevaluate(runner: Runner, preset: Any, overrides: Any, model: Any = "") -> list[Any]:
+    """Evaluate champion and candidate on what changed, judge the candidate, show scores over time.
+
+    What did not change (model, data, code, settings) is found done. All models are scored on the same held-out text.
+    """
+    recipe = runner.run("recipe", preset=preset, overrides=overrides)
+    selection = runner.run("select", recipe=recipe, model=model)
+    models, documents = runner.output(selection, "models"), runner.output(selection, "documents")
+    scores = runner.map("evaluate", over={"model": models}, recipe=recipe, documents=documents)
+    promotion = runner.run("promote", recipe=recipe, release=selection, scores=scores, champion_scores=scores)
+    trend = runner.run("trend", recipe=recipe, selection=selection, scores=scores, promotion=promotion)
+    return [trend]
+
+
+WORKFLOWS: dict[str, Callable[..., list[Any]]] = {"pretrain": pretrain, "reevaluate": reevaluate}
 """By name. Each returns the handles of its last tasks."""

@@ -209,6 +209,27 @@ def open_artifact(uri: str, kind: str | None = None) -> Artifact:
     return artifact
 
 
+def ancestry(last: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts and all that they were made from, each once, inputs before what was made of them.
+
+    Raises UserError where one that they were made from is gone.
+    """
+    ordered: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.uri in ordered:
+            return
+        for entries in artifact.manifest.inputs.values():
+            for entry in entries:
+                if entry["uri"] not in ordered:
+                    visit(open_artifact(entry["uri"]))
+        ordered[artifact.uri] = artifact
+
+    for artifact in last:
+        visit(artifact)
+    return list(ordered.values())
+
+
 def _parse(uri: str, data: bytes) -> Manifest:
     try:
         raw = json.loads(data)

@@ -1,10 +1,12 @@
 """A small Hugging Face hub on loopback: the API that huggingface_hub and datasets use, over files in memory.
 
-Answers, headers and error codes are those that huggingface_hub's own code expects of the real one.
+Answers, headers and error codes are those that huggingface_hub's own code expects of the real one. Uploads too: a
+repository is made, each file's way of upload asked for, large files sent as LFS objects, and a commit names them all.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -15,12 +17,19 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 TOKEN = "hf_test"
+USER = "tester"
+LARGE = (".safetensors", ".pt", ".parquet")
+"""Files that the hub keeps as LFS objects, by name; it tells the client."""
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _RESOLVE = re.compile(rf"/(?P<kind>datasets/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _API = re.compile(
-    rf"/api/(?P<kind>datasets|models)/{_REPO}(?:/(?P<call>revision|tree|paths-info|refs|auth-check)(?:/(?P<rest>.*))?)?"
+    rf"/api/(?P<kind>datasets|models)/{_REPO}(?:/(?P<call>revision|tree|paths-info|refs|auth-check|preupload|commit)(?:/(?P<rest>.*))?)?"
 )
+_LFS = re.compile(rf"/{_REPO}\.git/info/lfs/objects/batch")
+_OBJECT = re.compile(r"/lfs-objects/(?P<oid>[0-9a-f]{64})(?P<verify>/verify)?")
 
 
 @dataclass
@@ -53,6 +62,10 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.objects: dict[str, bytes] = {}
+        """LFS objects by sha256; those that no commit names are seen by nobody."""
+        self.broken: str | None = None
+        """Requests (`PUT /path`) that this matches are refused, as a connection is that breaks off for good."""
         hub = self
 
         class Handler(_Handler):
@@ -84,18 +97,40 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        body = self._body().decode()
+        if self.headers.get("Content-Type", "").startswith("application/x-ndjson"):
+            self._answer({"lines": [json.loads(line) for line in body.splitlines()]})
+            return
         sent = urllib.parse.parse_qs(body) if not body.startswith("{") else json.loads(body)
         self._answer(sent)
 
+    def do_PUT(self) -> None:
+        self._answer({"data": self._body()})
+
     def do_GET(self) -> None:
         self._answer({})
+
+    def _body(self) -> bytes:
+        """The request's body, by its length or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _answer(self, sent: Mapping[str, Any]) -> None:
         hub = self.server_hub
         url = urllib.parse.urlsplit(self.path)
         path = urllib.parse.unquote(url.path)
         hub.requests.append(f"{self.command} {path}")
+        if hub.broken and re.search(hub.broken, f"{self.command} {path}"):
+            self._error(400, "Broken")
+            return
+        if self._uploads(path, sent):
+            return
         if path in hub.files:
             self._file(hub.files[path], "file", {})
             return
@@ -111,6 +146,71 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             query = urllib.parse.parse_qs(url.query)
             self._api(repo, found["repo"], found["call"], found["rest"] or "", query, sent)
+
+    def _uploads(self, path: str, sent: Mapping[str, Any]) -> bool:
+        """Answer a request that writes, if it is one."""
+        hub, found = self.server_hub, _API.fullmatch(path)
+        calls: dict[str, Any] = {"preupload": self._preupload, "commit": self._commit}
+        call = calls.get(found["call"] or "") if found else None
+        if target := _OBJECT.fullmatch(path):  # its address is the permission
+            if self.command == "PUT":
+                assert hashlib.sha256(sent["data"]).hexdigest() == target["oid"]
+                hub.objects[target["oid"]] = sent["data"]
+            self._json({}) if target["oid"] in hub.objects else self._error(404, "EntryNotFound")
+            return True
+        batch = _LFS.fullmatch(path)
+        if not (call or batch or path in {"/api/repos/create", "/api/validate-yaml"}):
+            return False
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._error(401 if "Authorization" not in self.headers else 403, "Unauthorized")
+        elif path == "/api/validate-yaml":
+            front = re.match(r"---\n(.*?)\n---\n", sent["content"], re.DOTALL)
+            assert front is not None
+            assert isinstance(yaml.safe_load(front[1]), dict)
+            self._json({"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            name = f"{sent['organization'] or USER}/{sent['name']}"
+            there = name in hub.repos
+            if not there:
+                hub.add(name, {".gitattributes": ""})
+            self._json({"url": f"{hub.endpoint}/{name}", "error": "there already"}, 409 if there else 200)
+        elif batch:
+            self._json({"transfer": "basic", "objects": [self._object(o) for o in sent["objects"]]})
+        elif found is not None and found["repo"] in hub.repos:
+            call(hub.repos[found["repo"]], found["repo"], sent)
+        else:
+            self._error(404, "RepoNotFound")
+        return True
+
+    def _preupload(self, repo: Repo, _: str, sent: Mapping[str, Any]) -> None:
+        every = {entry["path"]: entry for entry in _entries(repo.commits[repo.find("main") or ""], "", True)}
+        files = []
+        for file in sent["files"]:
+            there = every.get(file["path"], {})
+            mode = "lfs" if file["path"].endswith(LARGE) else "regular"
+            oid = there.get("lfs", there).get("oid")
+            files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self._json({"files": files})
+
+    def _object(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        hub = self.server_hub
+        known = {"oid": wanted["oid"], "size": wanted["size"]}
+        if wanted["oid"] in hub.objects:
+            return known
+        href = f"{hub.endpoint}/lfs-objects/{wanted['oid']}"
+        return {**known, "actions": {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}}
+
+    def _commit(self, repo: Repo, name: str, sent: Mapping[str, Any]) -> None:
+        files = {}
+        for line in sent["lines"]:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server_hub.objects[value["oid"]]
+        commit = repo.commit(files)
+        url = f"{self.server_hub.endpoint}/{name}/commit/{commit}"
+        self._json({"success": True, "commitOid": commit, "commitUrl": url})
 
     def _api(self, repo: Repo, name: str, call: str | None, rest: str, query: Any, sent: Any) -> None:
         if call == "auth-check":
@@ -158,8 +258,8 @@ class _Handler(BaseHTTPRequestHandler):
             more["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         self._send(status, data[start:end], {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", **more})
 
-    def _json(self, value: Any) -> None:
-        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _error(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
         self._send(status, json.dumps({"error": code}).encode(), {"X-Error-Code": code, **(headers or {})})
@@ -184,6 +284,9 @@ def _entries(files: Mapping[str, bytes], folder: str, deep: bool) -> list[dict[s
             name = prefix + "/".join(parts[:depth])
             found.setdefault(name, {"type": "directory", "path": name, "oid": "0" * 40, "size": 0})
         if deep or len(parts) == 1:
-            oid = hashlib.sha1(data, usedforsecurity=False).hexdigest()
+            oid = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
             found[path] = {"type": "file", "path": path, "oid": oid, "size": len(data)}
+            if path.endswith(LARGE):
+                pointer = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+                found[path]["lfs"] = pointer
     return list(found.values())

@@ -75,8 +75,8 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return clean_environment() | {"MMBERT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **more}
 
 
-def make_small_run(folder: Path, *overrides: str) -> SmallRun:
-    """Curate, tokenize and mix, in this process."""
+def own_text(folder: Path) -> str:
+    """Write the sentences below `folder`; the override that makes them a recipe's source."""
     text = resources.files("eld").joinpath("tests/data/big-test.txt").read_text("utf-8")
     for line in text.splitlines():
         code, _, sentence = line.partition("\t")
@@ -85,7 +85,12 @@ def make_small_run(folder: Path, *overrides: str) -> SmallRun:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as out:
                 out.write(sentence + "\n")
-    source = f"sources={{own: {{kind: files, path: {json.dumps(str(folder / 'text'))}, held_out_share: 0.1}}}}"
+    return f"sources={{own: {{kind: files, path: {json.dumps(str(folder / 'text'))}, held_out_share: 0.1}}}}"
+
+
+def make_small_run(folder: Path, *overrides: str) -> SmallRun:
+    """Curate, tokenize and mix, in this process."""
+    source = own_text(folder)
     root = str(folder / "root")
     os.environ["MMBERT_CACHE"] = str(folder / "cache")
 

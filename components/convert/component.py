@@ -8,10 +8,11 @@ from components.runtime import Work
 
 @component(
     produces="model",
-    version=1,
+    version=2,
     image="train",
     resources="eval",
     reads=("seed", "description", "model", "phases", "language_sets", "release"),
+    operational=("release.gate",),
 )
 def convert(
     work: Work,
@@ -33,5 +34,5 @@ def convert(
     artifact = work.open(checkpoint, "checkpoint")
     report = convert_checkpoint(work.recipe, artifact, folder, held_out, work.cache / "files", out)
     work.output.add_folder("", out)
-    work.output.outputs["label"] = "released model"
+    work.output.outputs |= {"label": "released model", "parity": report}
     work.run.log_metrics(report, step=0)

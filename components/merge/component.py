@@ -6,7 +6,7 @@ from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 
 
-@component(produces="checkpoint", version=1, image="train", resources="eval", reads=("merge", "model"))
+@component(produces="checkpoint", version=2, image="train", resources="eval", reads=("merge", "model"))
 def merge(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
@@ -15,12 +15,14 @@ def merge(
 ) -> None:
     """Merge the decay variants into one set of weights, by the recipe's method (TIES, linear or a running average).
 
-    The output holds `weights.safetensors`, and for TIES `merge.json` with sign conflicts and kept shares by tensor.
+    The output holds `weights.safetensors`, and `merge.json` with sign conflict, agreement, kept shares and norms of the
+    changes by kind of weight, layer and tensor.
     """
     from mmbert.release.merging import merge_checkpoints
 
     chosen = [work.open(uri, "checkpoint") for uri in checkpoints]
-    merge_checkpoints(
+    report = merge_checkpoints(
         work.recipe.merge, chosen, work.open(base, "checkpoint"), work.cache / "files", work.scratch, work.output
     )
     work.output.outputs["label"] = "merged"
+    work.log_json(report, "merge.json")

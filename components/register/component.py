@@ -7,33 +7,38 @@ from components.runtime import Work
 from mmbert import storage
 
 
-@component(produces="release", version=1, image="eval", resources="small", reads=("release",), idempotent_effect=True)
+@component(produces="release", version=2, image="eval", resources="small", reads=("release",), idempotent_effect=True)
 def register(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],
     model: Annotated[str, "URI of the released model", Input("model")],
-    scores: Annotated[str, "URI of its scores", Input("scores")],
+    scores: Annotated[list[str], "URIs of its scores", Input("scores")],
     report: Annotated[str, "URI of the run's report", Input("report")],
 ) -> None:
     """Register the released model in MLflow and point the alias `candidate` at it.
 
     The same model registered twice keeps its version. Without MLFLOW_TRACKING_URI the release is only recorded.
     """
-    artifact, scored = work.open(model), work.open(scores)
+    from mmbert.evaluation.results.promotion import SCORES
+    from mmbert.evaluation.results.store import artifact_scorecard
+
+    artifact = work.open(model)
+    cards = {uri: artifact_scorecard(work.open(uri)) for uri in scores}
     overall = {
-        f"{s['task']}.{s['metric']}": f"{s['value']:.4f}"
-        for s in scored.read_json("scores.json")["scores"]
-        if s["language"] is None
+        f"{s.task}.{s.metric}": f"{s.value:.4f}" for card in cards.values() for s in card.scores if s.language is None
     }
+    where = {f"{SCORES}{suite}": uri for uri, card in cards.items() for suite in card.suites()}
+    places = {"mmbert.report": report, "mmbert.uri": artifact.uri, "mmbert.recipe": recipe}
     version = None
-    if storage.is_s3(artifact.uri):  # MLflow takes no models from a local disk
+    registry = work.tracker.registry
+    if registry is not None and storage.is_s3(artifact.uri):  # MLflow takes no models from a local disk
         producer = artifact.manifest.producer
-        version = work.tracker.register_model(
+        version = registry.register(
             name=work.recipe.release.model_name,
             source_uri=artifact.remote_folder(""),
             content_digest=artifact.digest,
             run_id=str(producer["mlflow_run_id"] or "") or None,
-            tags={"mmbert.report": report, "mmbert.uri": artifact.uri, **overall},
+            tags={**places, "mmbert.release": work.output.uri, **where, **overall},
             description=f"Workflow run: {producer['workflow_run'] or 'none'}; report: {report}",
             alias=work.recipe.release.alias,
         )
@@ -41,6 +46,5 @@ def register(
         "release.json",
         {"name": work.recipe.release.model_name, "version": version, "alias": work.recipe.release.alias,
          "model": artifact.uri, "content_digest": artifact.digest},
-        digested=False,
     )  # fmt: skip
     work.output.outputs["label"] = f"{work.recipe.release.model_name} version {version or '-'}"

@@ -49,7 +49,7 @@ def _phases_learn(data: ReportData) -> Claim:
 
 def _wide_decay_helps(data: ReportData) -> Claim:
     statement = "On languages new to it, the decay over all languages beats the English-focused one"
-    wide, english = data.widest_variant, _english_variant(data)
+    wide, english = data.widest_variant, english_variant(data)
     if wide is None or english is None or not data.new_languages:
         return Claim(statement, None, ("needs two decay variants and languages that only one of them has",))
     languages = sorted(data.new_languages & set(wide.bits_per_byte) & set(english.bits_per_byte))
@@ -71,7 +71,7 @@ def _wide_decay_helps(data: ReportData) -> Claim:
     return Claim(statement, ours < theirs, tuple(figures))
 
 
-def _english_variant(data: ReportData) -> PhaseReport | None:
+def english_variant(data: ReportData) -> PhaseReport | None:
     """Of the variants besides the widest, the one with the largest share of English."""
     others = [p for p in data.variants if p is not data.widest_variant]
     return max(others, key=lambda p: p.language_shares().get(ENGLISH, 0.0), default=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbert.evaluation.report_data import HistoryRow, PhaseReport, ReportData
+from mmbert.evaluation.report_data import HistoryRow, ModelReport, PhaseReport, ReportData
+from mmbert.evaluation.suites.names import BITS_PER_BYTE
 from mmbert.pages.plots import Figure, axis_of, layout_of
 
 _VARIANT_COLOURS = ("@violet", "@rose", "@teal", "@muted")
@@ -156,6 +158,79 @@ def _history_traces(
         "hovertemplate": f"<b>{label}</b><br>%{{x:.4s}} tokens, rate %{{y:.2e}}<extra></extra>",
     }
     return [loss, rate]
+
+
+def trend_figure(data: ReportData) -> Figure | None:
+    """Held-out bits per byte from phase to phase: means over the languages that a phase brought in, with 95% intervals.
+
+    The line goes through the common phases, the variant with the most languages and the released model; the other
+    variants are points of their own. The interval is of the mean over languages (1.96 standard errors).
+    """
+    stages = _stages(data)
+    if len(stages) < 2:
+        return None
+    brought: dict[str, int] = {}
+    panels = [*data.trunk, *([data.widest_variant] if data.widest_variant else [])]
+    for index, phase in enumerate(panels):
+        for code in phase.language_shares():
+            brought.setdefault(code, index)
+    traces: list[dict[str, Any]] = []
+    for index, (phase, colour) in enumerate(zip(panels, SEEN_COLOURS, strict=False)):
+        codes = [code for code, first in brought.items() if first == index]
+        for on_line in (True, False):
+            points = [
+                (label, found) for label, bits, line in stages if line == on_line if (found := _mean(bits, codes))
+            ]
+            if points:
+                traces.append(_stage_trace(f"{phase.label}: {len(codes)} languages", colour, points, on_line))
+    layout = layout_of("", "bits per byte")
+    layout["xaxis"] |= {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": [label for label, _, _ in stages],
+    }
+    return {"data": traces, "layout": layout} if traces else None
+
+
+def _stages(data: ReportData) -> list[tuple[str, Mapping[str, float], bool]]:
+    """Label, bits per byte by language, and whether the line goes through it."""
+    found: list[tuple[str, Mapping[str, float], bool]] = []
+    if data.untrained:
+        found.append((data.untrained.label, _bits_of(data.untrained), True))
+    found += [(phase.label, phase.bits_per_byte, True) for phase in data.trunk]
+    found += [(v.label, v.bits_per_byte, v is data.widest_variant) for v in data.variants]
+    if data.release:
+        found.append((data.release.label, _bits_of(data.release), True))
+    return [stage for stage in found if stage[1]]
+
+
+def _bits_of(model: ModelReport) -> dict[str, float]:
+    return {code: score.value for code, score in model.by_language(BITS_PER_BYTE).items()}
+
+
+def _mean(bits: Mapping[str, float], codes: Sequence[str]) -> tuple[float, float] | None:
+    """Mean over the languages and half of its 95% interval; None below two languages."""
+    values = [bits[code] for code in codes if code in bits]
+    if len(values) < 2:
+        return None
+    return statistics.fmean(values), 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _stage_trace(
+    name: str, colour: str, points: Sequence[tuple[str, tuple[float, float]]], on_line: bool
+) -> dict[str, Any]:
+    return {
+        "x": [label for label, _ in points],
+        "y": [mean for _, (mean, _) in points],
+        "error_y": {"type": "data", "array": [half for _, (_, half) in points], "color": colour, "thickness": 1.5},
+        "mode": "lines+markers" if on_line else "markers",
+        "name": name,
+        "legendgroup": name,
+        "showlegend": on_line,
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 8, "symbol": "circle" if on_line else "circle-open"},
+        "hovertemplate": "<b>%{x}</b><br>%{y:.3f} bits per byte<extra>" + name + "</extra>",
+    }
 
 
 def bits_figures(data: ReportData) -> dict[str, Figure]:

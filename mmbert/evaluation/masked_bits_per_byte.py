@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from mmbert.data.documents import Document
 from mmbert.evaluation.packing import BATCH_TOKENS, batches, inference, packed
-from mmbert.evaluation.scores import ratio_interval
+from mmbert.evaluation.scores import Units, ratio_interval
 from mmbert.evaluation.words import chosen_words
 from mmbert.model.head import MaskedLanguageModel
 
@@ -117,6 +117,12 @@ def bits_interval(languages: Iterable[LanguageBits], samples: int, seed: int) ->
     bits = np.array([d.bits for d in documents])
     sizes = np.array([d.bytes for d in documents], dtype=np.float64)
     return ratio_interval(bits, sizes, samples, seed)
+
+
+def bits_units(languages: Iterable[LanguageBits]) -> Units:
+    """Each document's bits and bytes, whose sums' ratio is `total_bits_per_byte`."""
+    documents = [d for language in languages for d in language.documents]
+    return Units(tuple(d.bits for d in documents), tuple(float(d.bytes) for d in documents))
 
 
 def _budgeted(documents: Sequence[Document], max_bytes: int) -> list[Document]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mmbert.evaluation import figures, lineage, score_figures, tables
-from mmbert.evaluation.claims import claims
+from mmbert.evaluation import change_figures, figures, lineage, score_figures, tables
+from mmbert.evaluation.claims import claims, english_variant
 from mmbert.evaluation.published import published_tables
 from mmbert.evaluation.report_data import ReportData
+from mmbert.evaluation.results.compare import Comparison, compare
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, LANGUAGE_ID, RETRIEVAL
 from mmbert.pages.page import Card, render, short_number
 from mmbert.pages.plots import Figure
@@ -16,6 +17,12 @@ def build_report(data: ReportData) -> str:
     from markdown_it import MarkdownIt
 
     plots = _figures(data)
+    changes = []
+    for index, (title, comparison) in enumerate(_comparisons(data)):
+        drawn = change_figures.change_figures(f"change-{index}", comparison.differences, data.name_of)
+        plots |= {name: figure for name, (_, figure) in drawn.items()}
+        rows = change_figures.language_rows(comparison.differences, data.name_of)
+        changes.append((title, [(name, task) for name, (task, _) in drawn.items()], f"change-table-{index}", rows))
     panels = [*data.trunk, *([data.widest_variant] if data.widest_variant else [])]
     bits_columns, bits = tables.bits_rows(data)
     mixture_columns, mixture = tables.mixture_rows(data)
@@ -37,8 +44,10 @@ def build_report(data: ReportData) -> str:
             for label, colour in figures.variant_colours(data).items()
             if data.widest_variant is not None and label != data.widest_variant.label
         },
-        score_tasks=[(f"score-{i}", task) for i, task in enumerate(tables.TASKS) if f"score-{i}" in plots],
+        score_suites=_suites(data),
         score_rows=tables.score_rows(data),
+        changes=changes,
+        change_columns=change_figures.COLUMNS,
         bits_columns=bits_columns,
         bits_rows=bits,
         mixture_columns=mixture_columns,
@@ -55,11 +64,36 @@ def _figures(data: ReportData) -> dict[str, Figure]:
     if any(phase.history for phase in data.phases):
         found["training"] = figures.training_figure(data)
     found |= figures.bits_figures(data)
-    for index, task in enumerate(tables.TASKS):
-        found[f"score-{index}"] = score_figures.score_figure(data.models, task.task, task.metric)
+    found["trend"] = figures.trend_figure(data)
+    for index, task in enumerate(tables.tasks_of(data)):
+        found[f"score-{index}"] = score_figures.score_figure(data.models, task.task, task.metric, task.suite)
     found["retrieval"] = score_figures.retrieval_figure(data)
     found["time"] = score_figures.time_figure(data.times)
     return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _suites(data: ReportData) -> dict[str, tuple[list[str], list[tuple[str, tables.Task]]]]:
+    """By suite: its tasks that never ran on real data, and its plots."""
+    found: dict[str, tuple[list[str], list[tuple[str, tables.Task]]]] = {}
+    for index, task in enumerate(tables.tasks_of(data)):
+        if task.suite not in found:
+            found[task.suite] = (tables.unverified(task.suite), [])
+        found[task.suite][1].append((f"score-{index}", task))
+    return found
+
+
+def _comparisons(data: ReportData) -> list[tuple[str, Comparison]]:
+    """The models whose languages stand beside each other: two decay variants, and the release with where it began."""
+    models = {model.name: model for model in data.models}
+    wide, english = data.widest_variant, english_variant(data)
+    pairs = [(models.get(english.variant or ""), models.get(wide.variant or ""))] if wide and english else []
+    pairs.append((data.untrained, data.release))
+    cards = [
+        (f"{after.label}, against {before.label}", compare(before.scorecard(), after.scorecard()))
+        for before, after in pairs
+        if before and after
+    ]
+    return [(title, found) for title, found in cards if found.by_language]
 
 
 def _cards(data: ReportData) -> list[Card]:

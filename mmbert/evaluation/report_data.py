@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mmbert.data.mixture import MixtureRow
+from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.scores import Score
 
 RELEASE, VARIANT, UNTRAINED = "release", "variant", "untrained"
@@ -64,12 +65,18 @@ class ModelReport:
     kind: str
     scores: tuple[Score, ...]
 
-    def score(self, task: str, metric: str | None = None, language: str | None = None) -> Score | None:
+    def score(
+        self, task: str, metric: str | None = None, language: str | None = None, suite: str | None = None
+    ) -> Score | None:
         """The model's score of a task; of several metrics the first. None where it was not measured."""
         for found in self.scores:
-            if found.task == task and found.language == language and metric in (None, found.metric):
+            named = found.task == task and metric in (None, found.metric) and suite in (None, found.suite)
+            if named and found.language == language:
                 return found
         return None
+
+    def scorecard(self) -> Scorecard:
+        return Scorecard(self.label, "", self.kind, "", self.scores)
 
     def by_language(self, task: str) -> dict[str, Score]:
         return {s.language: s for s in self.scores if s.task == task and s.language is not None}

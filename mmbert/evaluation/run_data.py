@@ -23,6 +23,7 @@ from mmbert.evaluation.report_data import (
     PhaseReport,
     ReportData,
 )
+from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.evaluation.scores import Score
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
@@ -44,7 +45,7 @@ class RunArtifacts:
 def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
     """All that the report shows. Raises UserError where an artifact or one that it was made from is gone."""
     phases = _phases(run.mixtures, run.checkpoints)
-    lineage = _ancestry([*run.scores, run.model])
+    lineage = artifacts.ancestry([*run.scores, run.model])
     return ReportData(
         recipe_name=recipe.name,
         description=recipe.description,
@@ -112,10 +113,8 @@ def _new_languages(phases: Iterable[PhaseReport]) -> frozenset[str]:
 
 
 def _model(artifact: Artifact) -> ModelReport:
-    content = artifact.read_json("scores.json")
-    label, kind = content["model"], content["kind"]
-    scores = tuple(Score.from_json(score) for score in content["scores"])
-    return ModelReport(name=label, label=label, kind=kind, scores=scores)
+    card = artifact_scorecard(artifact)
+    return ModelReport(name=card.model, label=card.model, kind=card.kind, scores=card.scores)
 
 
 def model_kind(artifact: Artifact | None) -> str:
@@ -123,24 +122,6 @@ def model_kind(artifact: Artifact | None) -> str:
     if artifact is None:
         return UNTRAINED
     return RELEASE if artifact.manifest.kind == "model" else VARIANT
-
-
-def _ancestry(last: Iterable[Artifact]) -> list[Artifact]:
-    """The artifacts and all that they were made from, each once, inputs before what was made of them."""
-    ordered: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.uri in ordered:
-            return
-        for entries in artifact.manifest.inputs.values():
-            for entry in entries:
-                if entry["uri"] not in ordered:
-                    visit(artifacts.open_artifact(entry["uri"]))
-        ordered[artifact.uri] = artifact
-
-    for artifact in last:
-        visit(artifact)
-    return list(ordered.values())
 
 
 def _time(artifact: Artifact) -> ComponentTime:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmbert.evaluation.report_data import RELEASE, UNTRAINED, ComponentTime, ModelReport, ReportData
-from mmbert.evaluation.scores import Score
-from mmbert.evaluation.suites.names import BITS_PER_BYTE, RETRIEVAL
+from mmbert.evaluation.scores import Score, is_share
+from mmbert.evaluation.suites.names import RETRIEVAL
 from mmbert.pages.plots import MARGIN, Figure, layout_of
 
 
-def score_figure(models: Sequence[ModelReport], task: str, metric: str) -> Figure | None:
+def score_figure(models: Sequence[ModelReport], task: str, metric: str, suite: str | None = None) -> Figure | None:
     """A task's score for each model with its 95% interval, and chance as a dashed line. None where nobody has it."""
-    rows = [(model, score) for model in models if (score := model.score(task, metric)) is not None]
+    rows = [(model, score) for model in models if (score := model.score(task, metric, suite=suite)) is not None]
     if not rows:
         return None
-    percent = not task.startswith(BITS_PER_BYTE)
+    percent = is_share(metric)
     number = ".1%" if percent else ".3f"
     traces = []
     for model, score in rows:

@@ -11,6 +11,31 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
+_LOWER_IS_BETTER = ("bits_per_byte", "_mb", "_seconds", "_difference")
+_UNBOUNDED = (*_LOWER_IS_BETTER, "_per_second")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of it is better: bits, memory, time, distances. Metrics are told apart by how their names end."""
+    return metric.endswith(_LOWER_IS_BETTER)
+
+
+def is_share(metric: str) -> bool:
+    """Whether its values are shares (0..1) or correlations (-1..1); others have a unit of their own."""
+    return not metric.endswith(_UNBOUNDED)
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a score's value was made from: the n resampled units (examples, documents) in the data set's own order.
+
+    The value is sum(parts) / sum(wholes), where empty `wholes` are all 1: a mean. Two models' scores of the same units
+    are compared in pairs. Over several seeds, parts are the seeds' means.
+    """
+
+    parts: tuple[float, ...]
+    wholes: tuple[float, ...] = ()
+
 
 @dataclass(frozen=True)
 class Score:
@@ -19,7 +44,8 @@ class Score:
     `language` is None for a score over all languages. `chance` is the value of guessing, where that is defined.
     `settings` holds the plain values that the score depends on, so that two scores can be told comparable. Where a task
     was run with several `seeds`, `value` is their mean and `deviation` their standard deviation. `data_revision` is the
-    commit or content digest of the data set, empty where it is this project's own.
+    commit or content digest of the data set, empty where it is this project's own. `units` are there where the value is
+    a mean or a ratio of sums; shares are 0..1, correlations -1..1, never percent.
     """
 
     suite: str
@@ -35,13 +61,26 @@ class Score:
     seeds: tuple[int, ...] = ()
     data_revision: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    units: Units | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """`suite/task/metric`, and the language where it is of one."""
+        return "/".join([self.suite, self.task, self.metric, *([self.language] if self.language else [])])
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "seeds": list(self.seeds), "settings": dict(self.settings)}
+        data = {**asdict(self), "seeds": list(self.seeds), "settings": dict(self.settings)}
+        units = data.pop("units")
+        if units is None:
+            return data
+        return {**data, "units": {key: list(values) for key, values in units.items() if values}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
-        return cls(**{**data, "seeds": tuple(data.get("seeds", ()))})
+        """Raises TypeError where a field is missing or not known."""
+        units = data.get("units")
+        kept = None if units is None else Units(tuple(units["parts"]), tuple(units.get("wholes", ())))
+        return cls(**{**data, "seeds": tuple(data.get("seeds", ())), "units": kept})
 
 
 def resampling_counts(n: int, samples: int, seed: int) -> FloatArray:

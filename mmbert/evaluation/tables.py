@@ -7,8 +7,12 @@ from typing import Any
 
 from mmbert.evaluation.published import PublishedTable
 from mmbert.evaluation.report_data import ReportData
+from mmbert.evaluation.scores import is_share, lower_is_better
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.evaluation.suites.registry import get_suite, suite_names, unverified_tasks
 from mmbert.pages.page import Cell
+
+DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,16 @@ class Task:
     metric: str
     title: str
     note: str
-    percent: bool = True
+    suite: str = DEMO
 
 
-TASKS = (
-    Task(BITS_PER_BYTE, "bits_per_byte", "Masked bits per byte", "all languages; lower is better", percent=False),
+_KNOWN = (
+    Task(BITS_PER_BYTE, "bits_per_byte", "Masked bits per byte", "all languages; lower is better"),
     Task(
         BITS_PER_BYTE_NEW,
         "bits_per_byte",
         "Masked bits per byte, new languages",
         "languages that only the decay brings in; lower is better",
-        percent=False,
     ),
     Task(RETRIEVAL, "accuracy", "Retrieval between languages", "find the same article among ten; accuracy"),
     Task(LANGUAGE_ID, "accuracy", "Language identification", "linear probe on sentences; accuracy"),
@@ -38,16 +41,33 @@ TASKS = (
 )
 
 
+def tasks_of(data: ReportData) -> list[Task]:
+    """The tasks and metrics that any model has a score of over all languages, suite by suite; `demo` goes first."""
+    measured = {(s.suite, s.task, s.metric) for model in data.models for s in model.scores if s.language is None}
+    known = [task for task in _KNOWN if (DEMO, task.task, task.metric) in measured]
+    others = sorted(measured - {(DEMO, task.task, task.metric) for task in _KNOWN})
+    return known + [_described(*names) for names in others]
+
+
+def unverified(suite: str) -> list[str]:
+    """The suite's tasks that never ran on their real data; the demo's text is its own."""
+    return list(unverified_tasks(get_suite(suite))) if suite in suite_names() and suite != DEMO else []
+
+
+def _described(suite: str, task: str, metric: str) -> Task:
+    title = f"{task.replace('_', ' ')}, {metric.replace('_', ' ')}"
+    note = [f"suite {suite}", *(["lower is better"] if lower_is_better(metric) else [])]
+    return Task(task, metric, title, "; ".join(note), suite)
+
+
 def score_rows(data: ReportData) -> list[tuple[Task, list[Cell]]]:
     """A row a task: each model's value with its interval; the best is marked."""
     rows = []
-    for task in TASKS:
-        found = [model.score(task.task, task.metric) for model in data.models]
+    for task in tasks_of(data):
+        found = [model.score(task.task, task.metric, suite=task.suite) for model in data.models]
         values = [s.value for s in found if s is not None]
-        if not values:
-            continue
-        best = max(values) if task.percent else min(values)
-        number = ".1%" if task.percent else ".3f"
+        best = min(values) if lower_is_better(task.metric) else max(values)
+        number = ".1%" if is_share(task.metric) else ".3f"
         cells = [
             Cell("–")
             if s is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
@@ -610,10 +611,54 @@ class Evaluation(Section):
     intent_sentences: int = Field(160, gt=10, description="sentences a language, split by template")
 
 
+class Gate(Section):
+    """What a candidate must reach before it becomes champion (docs/gate.md).
+
+    Tasks are named SUITE/TASK, or SUITE/TASK/METRIC where the first metric is not meant; SUITE alone is the mean of its
+    tasks. Drops are in the metric's unit for shares and correlations (0.01 is one point), elsewhere a share of the
+    champion's value.
+    """
+
+    minimum: dict[str, float] = Field(default_factory=dict, description="the least that passes, where more is better")
+    maximum: dict[str, float] = Field(default_factory=dict, description="the most that passes, where less is better")
+    largest_drop: Share = Field(0.01, description="of a task's score against the champion's")
+    largest_drops: dict[str, Share] = Field(
+        default_factory=dict, description="by SUITE or SUITE/TASK, instead of largest_drop"
+    )
+    largest_language_drop: Share = Field(0.05, description="of one language's score in a task")
+    largest_language_drops: dict[str, Share] = Field(
+        default_factory=dict, description="by SUITE or SUITE/TASK, instead of largest_language_drop"
+    )
+    significance: float = Field(
+        0.05, gt=0, lt=1, description="a drop counts where its p-value is below; over languages corrected by Holm"
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        longest = {"minimum": 3, "maximum": 3, "largest_drops": 2, "largest_language_drops": 2}
+        for key, parts in longest.items():
+            for name, limit in getattr(self, key).items():
+                if not re.fullmatch(rf"[^/\s]+(/[^/\s]+){{0,{parts - 1}}}", name):
+                    form = "SUITE, SUITE/TASK or SUITE/TASK/METRIC" if parts == 3 else "SUITE or SUITE/TASK"
+                    raise ValueError(f"{key}: '{name}' is not of the form {form}")
+                if not math.isfinite(limit):
+                    raise ValueError(f"{key}.{name} is {limit}; it must be a finite number")
+        for name in self.minimum.keys() & self.maximum.keys():
+            raise ValueError(f"minimum and maximum both name '{name}'; a metric is better one way only")
+        return self
+
+    def suites(self) -> dict[str, str]:
+        """The suites that it names, by the first key that does."""
+        keys = ("minimum", "maximum", "largest_drops", "largest_language_drops")
+        named = [(name.split("/")[0], f"release.gate.{key}.{name}") for key in keys for name in getattr(self, key)]
+        return dict(reversed(named))
+
+
 class Release(Section):
     model_name: Name
     alias: Literal["candidate"] = "candidate"
     parity_tolerance: float = Field(1e-4, gt=0)
+    gate: Gate = Gate()
 
 
 class Recipe(Section):
@@ -644,6 +689,7 @@ class Recipe(Section):
         self._check_sources()
         self._check_lanes()
         self._check_merge()
+        self._check_gate()
         return self
 
     def _check_languages(self) -> None:
@@ -683,6 +729,12 @@ class Recipe(Section):
             for name in getattr(self.merge, key):
                 if name not in variants:
                     raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(variants)}")
+
+    def _check_gate(self) -> None:
+        measured = [self.evaluation.suite]
+        for suite, key in self.release.gate.suites().items():
+            if suite not in measured:
+                raise ValueError(f"{key}: this recipe does not evaluate suite '{suite}'; it does {', '.join(measured)}")
 
     def mixture(self, phase: str, variant: str = "") -> Mixture:
         """What a phase (or one variant of the decay phase) draws. Raises UserError for a variant that is not there."""

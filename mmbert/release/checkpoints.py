@@ -221,6 +221,14 @@ def check_composer(path: Path) -> None:
     _composer_state(path)
 
 
+def composer_state(path: Path) -> dict[str, Any]:
+    """What a Composer `.pt` holds under `state`, as it stands there, tensors mapped into memory.
+
+    Raises UserError as `load_weights` does.
+    """
+    return _composer_state(path)
+
+
 @contextlib.contextmanager
 def restricted_loading() -> Iterator[None]:
     """Within, torch.load takes what this module takes and nothing else, also where its caller asks for a whole pickle,

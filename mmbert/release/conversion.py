@@ -156,7 +156,6 @@ def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: 
         mask_token="<mask>",  # noqa: S106 - a token of the vocabulary
         phases=phases,
         data=[f"Source {name}: {len(languages)} languages" for name, languages in documents.items()],
-        scores={},
         limits=[
             "Trained on the text named above and nothing else; judge it by the evaluation report of its run.",
             f"The longest context trained for is {recipe.phases.decay.max_seq_len:,} tokens.",
@@ -179,5 +178,6 @@ def _summary(recipe: Recipe, phase: str, available: list[str]) -> PhaseSummary:
         mask_probability=settings.mask_probability,
         languages=len(languages),
         temperature=settings.temperature,
+        learning_rate=settings.learning_rate,
         global_rope_theta=settings.rope_theta.global_attention,
     )

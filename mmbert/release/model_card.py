@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+from mmbert.evaluation.scores import Score
+
+_SOME_LANGUAGES = 60
 
 
 @dataclass(frozen=True)
 class PhaseSummary:
-    """One row of the card's table of phases. `tokens` is the count trained for."""
+    """One row of the card's table of phases. `tokens` is the count trained for; `sources` names tokens by source."""
 
     name: str
     tokens: int
@@ -19,7 +22,9 @@ class PhaseSummary:
     mask_probability: float
     languages: int
     temperature: float
+    learning_rate: float
     global_rope_theta: float
+    sources: Mapping[str, int] = field(default_factory=dict)
 
 
 def model_card(
@@ -32,35 +37,69 @@ def model_card(
     mask_token: str,
     phases: Sequence[PhaseSummary],
     data: Sequence[str],
-    scores: Mapping[str, Mapping[str, float]],
     limits: Sequence[str],
     lineage: Mapping[str, str],
+    recipe: Sequence[str] = (),
+    scores: Sequence[Score] = (),
+    address: str = "",
 ) -> str:
     """The card's text.
 
-    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part. `scores` is model -> score
-    -> value, a row a model. `data` and `limits` are sentences; `lineage` names each input and gives its content digest.
+    `languages` are codes like `deu_Latn`; the hub's front matter gets their ISO 639-3 part, and them as BCP 47 tags.
+    `data`, `recipe` (how it was trained) and `limits` are sentences; `lineage` names each input and gives its content
+    digest. Scores over all languages stand in the front matter as a `model-index` too. `address` is what the model is
+    loaded by, where that is not its name.
     """
-    front = {
-        "license": licence,
-        "language": sorted({code.partition("_")[0] for code in languages}),
-        "library_name": "transformers",
-        "pipeline_tag": "fill-mask",
-        "tags": ["modernbert", "multilingual", "masked-lm"],
-    }
     sections = [
-        f"# {name}\n\n{description}\n\nA multilingual encoder of {parameters:,} parameters, "
-        f"trained on {len(languages)} languages.",
-        f"## How to use it\n\n{usage(name, mask_token)}",
-        f"## Training\n\n{_phases(phases)}",
-        f"## Data\n\n{_list(data)}",
+        f"# {name}\n\n{description}".rstrip()
+        + f"\n\nA multilingual encoder of {parameters:,} parameters, trained on {len(languages):,} languages.",
+        f"## How to use it\n\n{usage(address or name, mask_token)}",
     ]
     if scores:
         sections.append(f"## Scores\n\n{_scores(scores)}")
+    sections.append("## Training\n\n" + "\n\n".join([_phases(phases), *([_list(recipe)] if recipe else [])]))
+    by_source = _sources(phases)
+    sections.append("## Data\n\n" + "\n\n".join([_list(data), *([by_source] if by_source else [])]))
     sections.append(f"## Limits\n\n{_list(limits)}")
+    sections.append(f"## Languages\n\n{_languages(languages)}")
     sections.append(f"## Lineage\n\n{_table(['Input', 'Content digest'], [[k, f'`{v}`'] for k, v in lineage.items()])}")
-    header = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    return f"---\n{header}---\n\n" + "\n\n".join(sections) + "\n"
+    return f"---\n{_front_matter(name, licence, languages, scores)}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front_matter(name: str, licence: str, languages: Sequence[str], scores: Sequence[Score]) -> str:
+    from huggingface_hub import ModelCardData
+
+    card = ModelCardData(
+        language=sorted({code.partition("_")[0] for code in languages}),
+        language_bcp47=sorted({code.replace("_", "-") for code in languages if "_" in code}),
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=["modernbert", "multilingual", "masked-lm"],
+        model_name=name if _overall(scores) else None,
+        eval_results=[_result(score) for score in _overall(scores)] or None,
+    )
+    return card.to_yaml(line_break="\n").strip()
+
+
+def _overall(scores: Sequence[Score]) -> list[Score]:
+    return [score for score in scores if score.language is None]
+
+
+def _result(score: Score) -> Any:
+    from huggingface_hub import EvalResult
+
+    return EvalResult(
+        task_type="other",  # the hub's list of tasks names none of these
+        task_name=score.task,
+        dataset_type=score.suite,
+        dataset_name=f"{score.suite}: {score.task}",
+        dataset_config=score.task,  # results of one data set and configuration are taken for one task's
+        dataset_revision=score.data_revision or None,
+        metric_type=score.metric,
+        metric_value=round(score.value, 6),
+        metric_name=score.metric,
+    )
 
 
 def usage(name: str, mask_token: str) -> str:
@@ -77,7 +116,7 @@ tokenizer frames text with its first and last token, as in training; text needs 
 
 
 def _phases(phases: Sequence[PhaseSummary]) -> str:
-    head = ["Phase", "Tokens", "Context", "Masked", "Languages", "Temperature", "RoPE theta (global)"]
+    head = ["Phase", "Tokens", "Context", "Masked", "Languages", "Temperature", "Learning rate", "RoPE theta (global)"]
     rows = [
         [
             p.name,
@@ -86,6 +125,7 @@ def _phases(phases: Sequence[PhaseSummary]) -> str:
             f"{p.mask_probability:.0%}",
             f"{p.languages:,}",
             f"{p.temperature:g}",
+            f"{p.learning_rate:g}",
             f"{p.global_rope_theta:,.0f}",
         ]
         for p in phases
@@ -93,10 +133,50 @@ def _phases(phases: Sequence[PhaseSummary]) -> str:
     return _table(head, rows)
 
 
-def _scores(scores: Mapping[str, Mapping[str, float]]) -> str:
-    names = list(dict.fromkeys(score for row in scores.values() for score in row))
-    rows = [[model, *(f"{row[n]:.4g}" if n in row else "" for n in names)] for model, row in scores.items()]
-    return _table(["Model", *names], rows)
+def _sources(phases: Sequence[PhaseSummary]) -> str:
+    """Tokens by source, a column a phase; empty where no phase says."""
+    told = [phase for phase in phases if phase.sources]
+    names = sorted({source for phase in told for source in phase.sources})
+    rows = [[source, *(_share(phase, source) for phase in told)] for source in names]
+    return _table(["Tokens drawn from", *(phase.name for phase in told)], rows) if told else ""
+
+
+def _share(phase: PhaseSummary, source: str) -> str:
+    tokens, total = phase.sources.get(source, 0), sum(phase.sources.values())
+    return f"{tokens:,} ({tokens / total:.1%})" if tokens else ""
+
+
+def _scores(scores: Sequence[Score]) -> str:
+    """Scores over all languages with their intervals, then how each spreads over languages."""
+    head = ["Suite", "Task", "Metric", "Value", "95% interval", "Seeds"]
+    rows = [
+        [s.suite, s.task, s.metric, f"{s.value:.4g}", f"{s.low:.4g} to {s.high:.4g}", len(s.seeds) or ""]
+        for s in _overall(scores)
+    ]
+    told = "Shares are of 1, correlations from -1 to 1; intervals are bootstrapped."
+    parts = [told, _table(head, rows)]
+    groups: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        if score.language is not None:
+            groups.setdefault((score.suite, score.task, score.metric), []).append(score)
+    if groups:
+        spread = [[*key, len(found), *_spread(found)] for key, found in groups.items()]
+        parts.append(_table(["Suite", "Task", "Metric", "Languages", "Smallest", "Median", "Largest"], spread))
+    return "\n\n".join(parts)
+
+
+def _spread(scores: Sequence[Score]) -> list[str]:
+    ordered = sorted(scores, key=lambda score: score.value)
+    smallest, largest = (f"{s.value:.4g} ({s.language})" for s in (ordered[0], ordered[-1]))
+    return [smallest, f"{statistics.median(score.value for score in scores):.4g}", largest]
+
+
+def _languages(languages: Sequence[str]) -> str:
+    listed = ", ".join(f"`{code}`" for code in sorted(languages))
+    told = f"{len(languages):,} languages, as ISO 639-3 code and ISO 15924 script"
+    if len(languages) <= _SOME_LANGUAGES:
+        return f"{told}: {listed}."
+    return f"<details><summary>{told}</summary>\n\n{listed}\n\n</details>"
 
 
 def _list(sentences: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ this package 0.1 s and 30 MB, and the client keeps the global state of mlflow's 
 """
 
 from mmbert.tracking.component_run import ComponentRun, Status
+from mmbert.tracking.registry import ModelVersion, Registry, connect_registry
 from mmbert.tracking.tracker import Tracker, connect
 
-__all__ = ["ComponentRun", "Status", "Tracker", "connect"]
+__all__ = ["ComponentRun", "ModelVersion", "Registry", "Status", "Tracker", "connect", "connect_registry"]

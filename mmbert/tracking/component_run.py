@@ -81,10 +81,10 @@ class ComponentRun:
 
         Raises UserError where the server does not take artifacts over HTTP.
         """
-        self._log_bytes(path.read_bytes() if self._spool else b"", f"{folder}/{path.name}")
+        self.log_bytes(path.read_bytes() if self._spool else b"", f"{folder}/{path.name}")
 
     def log_text(self, text: str, file: str) -> None:
-        self._log_bytes(text.encode(), file)
+        self.log_bytes(text.encode(), file)
 
     def log_input(self, name: str, digest: str, source_uri: str, context: str) -> None:
         """A data set that the run reads: `digest` is its artifact's content digest, `context` its use (`training`)."""
@@ -126,7 +126,8 @@ class ComponentRun:
         if self._spool is not None:
             self._spool.append({"run": self.run_id, **operation} for operation in operations)
 
-    def _log_bytes(self, data: bytes, name: str) -> None:
+    def log_bytes(self, data: bytes, name: str) -> None:
+        """A small file of the run, `name` with its folders. Raises as `log_artifact`."""
         if self._spool is None:
             return
         if not self._artifact_uri.startswith("mlflow-artifacts:"):

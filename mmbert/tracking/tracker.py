@@ -1,4 +1,4 @@
-"""Finding the runs to write: experiment, workflow run, component; and the registry."""
+"""Finding the runs to write: experiment, workflow run, component; the registry is in registry.py."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mmbert.tracking import delivery
 from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.component_run import ComponentRun, Status
 from mmbert.tracking.election import Run, find_or_create
+from mmbert.tracking.registry import Registry
 from mmbert.tracking.spool import parse
 
 _PARENT = "mlflow.parentRunId"
-_DIGEST = "mmbert.content_digest"
 _REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
 
 
@@ -51,6 +51,11 @@ class Tracker:
     @property
     def active(self) -> bool:
         return self._api is not None
+
+    @property
+    def registry(self) -> Registry | None:
+        """The model registry; None without a server."""
+        return Registry(self._api) if self._api else None
 
     def component_run(
         self, *, task: str, component: str, fingerprint: str, tags: Mapping[str, str], folder: Path | None = None
@@ -115,40 +120,6 @@ class Tracker:
         operations = parse(source if isinstance(source, bytes) else source.read_bytes())
         return patiently(lambda: delivery.replay(api, operations))
 
-    def register_model(
-        self,
-        *,
-        name: str,
-        source_uri: str,
-        content_digest: str,
-        run_id: str | None,
-        tags: Mapping[str, str],
-        description: str,
-        alias: str | None,
-    ) -> str | None:
-        """Register the model at `source_uri` and return its version; the same content keeps its version.
-
-        `alias` (`candidate`, `champion`) moves to that version. Two calls at the same moment can make two versions.
-        Raises UserError where MLflow does not take the source: it refuses paths on a local disk.
-        """
-        if self._api is None:
-            return None
-        api = self._api
-        _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("registered-models/create", {"name": name}))
-        new = {
-            "name": name,
-            "source": source_uri,
-            "tags": [{"key": key, "value": value} for key, value in {**tags, _DIGEST: content_digest}.items()],
-            "description": description,
-            **({"run_id": run_id} if run_id else {}),
-        }
-        # Looked for again before each attempt: an attempt whose answer was lost has made it.
-        version = patiently(lambda: _version_of(api, name, content_digest) or _new_version(api, new))
-        if alias:
-            body = {"name": name, "alias": alias, "version": version}
-            patiently(lambda: api.call("registered-models/alias", body))
-        return version
-
     def _experiment_id(self, api: Api) -> str:
         """The experiment, made if it is missing. Its name is unique on the server, so racers meet in one."""
         query = {"experiment_name": self.experiment}
@@ -210,18 +181,3 @@ def _ignoring(code: str, action: Callable[[], Any]) -> Any:
         if error.code != code:
             raise
         return None
-
-
-def _version_of(api: Api, name: str, content_digest: str) -> str | None:
-    wanted = f"name = '{name}' and tags.`{_DIGEST}` = '{content_digest}'"
-    found = api.get("model-versions/search", {"filter": wanted, "max_results": "100"}).get("model_versions", [])
-    return min((str(v["version"]) for v in found), key=int, default=None)
-
-
-def _new_version(api: Api, body: Mapping[str, Any]) -> str:
-    try:
-        return str(api.call("model-versions/create", body)["model_version"]["version"])
-    except Refused as error:
-        raise UserError(
-            f"MLflow does not register {body['source']} as a version of '{body['name']}': {error}"
-        ) from error

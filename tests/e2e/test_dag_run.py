@@ -8,12 +8,15 @@ import time
 import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 import pytest
 
+from mmbert import storage
+from mmbert.artifacts import open_artifact
+from mmbert.evaluation.results.store import artifact_scorecard, record
 from tests.local_stack import LocalStack
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +81,11 @@ def run_demo(stack: LocalStack, **overrides: str) -> Demo:
 
 
 def mlflow_runs(stack: LocalStack) -> list[dict[str, Any]]:
-    """The workflows' own runs, the latest first."""
+    """The demo's own runs, the latest first."""
+    return [run for run in workflow_runs(stack) if run["info"]["run_name"].startswith("manual__")]
+
+
+def workflow_runs(stack: LocalStack) -> list[dict[str, Any]]:
     experiment = stack.mlflow("experiments/get-by-name?experiment_name=mmbert/mmbert-e2e")["experiment"]
     wanted = {"experiment_ids": [experiment["experiment_id"]], "filter": "tags.`mmbert.role` = 'workflow'"}
     found: list[dict[str, Any]] = stack.mlflow("runs/search", wanted)["runs"]
@@ -138,6 +145,58 @@ def test_wrong_input_ends_with_its_message_and_code(stack: LocalStack, first: De
     assert "max_seq_len" in wrong.printed
     attempts = {task["try_number"] for task in wrong.tasks if task["task_id"] == "recipe"}
     assert attempts == {1}
+
+
+REEVALUATE = "/api/v2/dags/mmbert_reevaluate/dagRuns"
+
+
+def ended(stack: LocalStack, run_type: str) -> dict[str, Any]:
+    """The latest re-evaluation of that type, once it has ended."""
+    deadline = time.monotonic() + 240
+    while True:
+        found = stack.airflow(f"{REEVALUATE}?run_type={run_type}&order_by=-run_after", token=stack.token())["dag_runs"]
+        if found and found[0]["state"] in {"success", "failed"}:
+            return dict(found[0])
+        assert time.monotonic() < deadline, found
+        time.sleep(1)
+
+
+def returned(stack: LocalStack, run: dict[str, Any], task: str, map_index: int = -1) -> Any:
+    path = f"{REEVALUATE}/{urllib.parse.quote(run['dag_run_id'])}/taskInstances/{task}"
+    return stack.airflow(f"{path}/xcomEntries/return_value?map_index={map_index}", token=stack.token())["value"]
+
+
+def test_a_new_version_is_evaluated_again_by_itself(stack: LocalStack, first: Demo) -> None:
+    run = ended(stack, "asset_triggered")
+    assert run["state"] == "success"
+    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", -1]
+    assert stack.mlflow("registered-models/alias?name=mmbert-e2e&alias=champion")["model_version"]["version"] == "1"
+    assert returned(stack, run, "alert") == []
+
+
+def test_a_drop_is_told_and_the_trend_page_stands_in_mlflow(
+    stack: LocalStack, first: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    storage.s3_client.cache_clear()
+    root = "s3://mmbert/artifacts"
+    card = artifact_scorecard(open_artifact(first.uris()["evaluate_model", -1]))
+    better = tuple(replace(s, value=s.value / 2, low=s.low / 2, high=s.high / 2) for s in card.scores)
+    record(root, replace(card, scores=better, when="2026-01-05T03:00:00+00:00"))
+    storage.s3_client.cache_clear()
+    conf = {"preset": "tiny", "overrides": [f"{k}={v}" for k, v in SMALL.items()], "run_name": "by hand"}
+    stack.airflow(REEVALUATE, {"logical_date": None, "conf": conf}, token=stack.token())
+    run = ended(stack, "manual")
+    assert run["state"] == "success"
+    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", -1]
+    told = returned(stack, run, "alert")
+    assert any("version 1 (champion), against its evaluation before: demo" in line for line in told)
+    (tracked,) = [r for r in workflow_runs(stack) if r["info"]["run_name"] == f"by hand {run['dag_run_id']}"]
+    tags = {tag["key"]: tag["value"] for tag in tracked["data"]["tags"]}
+    assert told[0] in tags["mmbert.alert"]
+    files = stack.mlflow(f"artifacts/list?run_id={tracked['info']['run_id']}&path=trend")["files"]
+    assert [file["path"] for file in files] == ["trend/trend.html"]
 
 
 @pytest.mark.slow

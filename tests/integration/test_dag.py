@@ -142,7 +142,7 @@ def test_the_graph_is_the_workflows(dag: Any) -> None:
 
 def test_the_end_is_a_teardown_so_that_it_cannot_hide_a_failure(dag: Any) -> None:
     assert [name for name, task in dag["tasks"].items() if task["teardown"]] == ["end"]
-    assert dag["tasks"]["end"]["upstream"] == ["data_report", "register"]
+    assert dag["tasks"]["end"]["upstream"] == ["data_report", "promote"]
 
 
 def test_no_training_waits_for_the_data_report(dag: Any) -> None:

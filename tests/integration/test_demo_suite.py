@@ -118,6 +118,15 @@ def test_scores_depend_on_nothing_but_model_text_and_settings(
     assert {(s.task, s.metric, s.language): s.value for s in again} == kept
 
 
+def test_units_give_the_value_that_they_are_the_units_of(scores: list[Score]) -> None:
+    with_units = [s for s in scores if s.units is not None]
+    assert {s.task for s in with_units} >= {"masked_bits_per_byte", "language_identification"}
+    for score in with_units:
+        assert score.units is not None
+        parts, wholes = score.units.parts, score.units.wholes or (1.0,) * len(score.units.parts)
+        assert (len(parts), sum(parts) / sum(wholes)) == (score.n, pytest.approx(score.value))
+
+
 def test_training_lowers_the_bits_per_byte(scores: list[Score], tokenizer: Tokenizer, folder: Path) -> None:
     model = new_model(EncoderConfig(**SHAPE), seed=3)
     texts = [d.text for f in document_files([folder], TRAIN) for d in list(read_documents(f.path))[:30]]

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser
 from mmbert.evaluation.published import published_tables
 from mmbert.evaluation.report import build_report
 from mmbert.evaluation.report_data import ReportData
+from mmbert.evaluation.scores import Score
+from mmbert.evaluation.suites.names import RETRIEVAL
 from tests.browser import Opened, opened
 from tests.integration.report_sample import sample_report
 
@@ -44,6 +46,7 @@ def test_every_plot_has_drawn_without_errors_or_requests(report: Opened) -> None
     assert {name for name, *_ in drawn} == {
         *("shares-1", "shares-2", "shares-3", "training", "bits-1", "bits-2", "bits-3", "retrieval", "time"),
         *(f"score-{i}" for i in range(6)),
+        *("trend", "change-0-0", "change-0-1", "change-1-0", "change-1-1"),
     }
     for name, state, paths, height in drawn:
         assert state == "true", name
@@ -99,6 +102,36 @@ def test_the_table_of_languages_sorts_and_filters(report: Opened) -> None:
     page.get_by_label("Find a language").fill("")
 
 
+def test_languages_stand_in_the_order_of_their_change_with_intervals(report: Opened, data: ReportData) -> None:
+    table = report.page.locator("#change-table-0 tbody tr")
+    gains = table.evaluate_all("rows => rows.map(row => Number(row.cells[5].dataset.sort))")
+    assert gains == sorted(gains, reverse=True)
+    assert len(gains) == sum(len(data.models[1].by_language(task)) for task in ("masked_bits_per_byte", RETRIEVAL))
+    plot = report.page.locator("#plot-change-0-0")
+    assert plot.locator(".points path").count() == plot.locator(".errorbars path").count() == 40
+    assert "420 languages between" in (plot.text_content() or "")
+
+
+def test_any_suites_tasks_have_their_plots_and_say_what_is_unverified(
+    browser: Browser, data: ReportData, tmp_path: Path
+) -> None:
+    glue = Score("glue", "cola", "matthews_correlation", 0.41, 0.38, 0.44, 1043)
+    models = (dataclasses.replace(data.models[0], scores=(*data.models[0].scores, glue)), *data.models[1:])
+    found = opened(browser, build_report(dataclasses.replace(data, models=models)), tmp_path)
+    assert found.errors == []
+    text = found.page.locator("#scores").inner_text()
+    assert text.index("Suite demo") < text.index("Suite glue")
+    assert "cola, matthews correlation" in text
+    assert "Unverified: cola" in text
+    found.page.close()
+
+
+def test_bits_per_byte_are_drawn_from_phase_to_phase(report: Opened) -> None:
+    ticks = report.page.locator("#plot-trend .xaxislayer-above text").all_text_contents()
+    assert ticks[:3] == ["Untrained", "Pre-training", "Context extension"]
+    assert ticks[-1] == "Merged model"
+
+
 def test_lineage_goes_down_to_digests_and_shows_what_a_thing_was_made_from(report: Opened, data: ReportData) -> None:
     page = report.page
     assert page.locator("#graph .node").count() == len(data.lineage)
@@ -133,7 +166,7 @@ def test_it_works_in_a_sandboxed_frame(browser: Browser, html: str) -> None:
     frame.locator("html[data-ready]").wait_for(timeout=60_000)
     frame.get_by_role("link", name="Lineage").click()
     frame.locator("nav a[aria-current]", has_text="Lineage").wait_for()
-    assert frame.locator("[data-plot]").count() == 15
+    assert frame.locator("[data-plot]").count() == 20
     assert found.errors == []
     page.close()
 

@@ -319,7 +319,9 @@ def test_the_same_model_registers_once_and_its_alias_moves(
     run.finish("FINISHED")
 
     def register(digest: str, source: str = "s3://models/m") -> str | None:
-        return connect("mmbert/test").register_model(
+        registry = connect("mmbert/test").registry
+        assert registry is not None
+        return registry.register(
             name="mmbert-tiny",
             source_uri=source,
             content_digest=digest,

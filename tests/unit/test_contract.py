@@ -35,7 +35,10 @@ def test_there_are_all_the_components() -> None:
         "evaluate",
         "data_report",
         "report",
+        "promote",
         "register",
+        "select",
+        "trend",
     }
     assert set(component_names()) == wanted
 
@@ -79,7 +82,8 @@ def test_the_graph_uses_parameters_that_exist() -> None:
         def output(self, handle: str, name: str) -> list[str]:
             return ["first", "second"]
 
-    WORKFLOWS["pretrain"](Recorder(), "tiny", [])
+    for workflow in WORKFLOWS.values():
+        workflow(Recorder(), "tiny", [])
     by_hand = {"import_checkpoint"}
     assert {name for name, _ in calls} == set(component_names()) - by_hand
     for name, arguments in calls:

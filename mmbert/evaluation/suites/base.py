@@ -46,8 +46,8 @@ class ModelFolder:
 class Setup:
     """What a task may use besides the model. `settings` are the task's own with the caller's changes.
 
-    `kept` is a folder of this very piece of work (model, task, settings, data): what a task leaves there is found by
-    its next attempt and nothing else. `scratch` is empty and gone afterwards.
+    `kept` is a folder of this very piece of work (model, task, settings, data; not seeds, so keep by seed): what a task
+    leaves there is found by its next attempt and nothing else. `scratch` is empty and gone afterwards.
     """
 
     data: DataAccess
@@ -57,6 +57,11 @@ class Setup:
     kept: Path
     scratch: Path
     device: str = "cpu"
+
+    @property
+    def shared(self) -> Path:
+        """A folder of the model's, for what several of its tasks start from; names in it tell all it depends on."""
+        return self.kept.parent / "shared"
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """`published` names the table of `published.json` that it is compared with; `columns` maps its tasks to columns."""
+    """`published` names the table of `published.json` that it is compared with; `columns` maps its tasks to columns.
+
+    A column holds a task's first metric.
+    """
 
     name: str
     title: str

@@ -2,42 +2,85 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.suites.base import DataSet
 
+PARQUET_EXPORT = "refs/convert/parquet"
+"""The revision with the hub's own parquet files, for data sets that are a script, which nothing runs any more."""
+
 
 @dataclass(frozen=True)
 class DataAccess:
-    """`root` is a mirror's folder (see `DataSet`); without, data sets come from the hub."""
+    """`root` is a mirror's folder (see `DataSet`); without, data sets come from the hub.
+
+    `folders` are the places of single data sets that lie elsewhere, by repo.
+    """
 
     root: Path | None = None
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
-    def load(self, data: DataSet, config: str, split: str) -> Any:
-        """The rows of one split, as a `datasets.Dataset`.
+    def folder(self, data: DataSet) -> Path | None:
+        """Where the data set's files lie on this machine; None where it comes from the hub.
 
-        Raises UserError where the mirror has no such data set, or it has no such subset or split; InfrastructureError
-        where the hub cannot be reached.
+        Raises UserError where the mirror does not have it.
+        """
+        if data.repo in self.folders:
+            return self.folders[data.repo]
+        return None if self.root is None else _mirrored(self.root, data)
+
+    def load(self, data: DataSet, config: str, split: str, columns: Sequence[str] = ()) -> Any:
+        """The rows of one split, as a `datasets.Dataset` that has these columns.
+
+        Raises UserError where the mirror has no such data set, or it has no such subset, split or column;
+        InfrastructureError where the hub cannot be reached.
         """
         import datasets
 
-        place = data.repo if self.root is None else str(_folder(self.root, data))
-        revision = {"revision": self.revision(data)} if self.root is None else {}
+        folder = self.folder(data)
+        place = data.repo if folder is None else str(folder)
+        revision = {"revision": self.revision(data)} if folder is None else {}
+        # The export is folders of files, <subset>/<split>/0000.parquet, with no description of its subsets.
+        subset = {"data_dir": config} if data.revision == PARQUET_EXPORT else {"name": config}
         try:
-            return datasets.load_dataset(place, config, split=split, **revision)
-        except ValueError as error:  # an unknown subset or split
-            raise UserError(f"{place}: {error}") from error
+            with _without_progress_bars():
+                rows = datasets.load_dataset(place, split=split, **subset, **revision)
+        except (ValueError, RuntimeError) as error:  # an unknown subset or split, files of another schema, a script
+            raise UserError(f"{place}: {error}; {how_to_mirror(data)}") from error
         except (ConnectionError, OSError) as error:
-            raise InfrastructureError(f"{data.repo}: {error}; {how_to_mirror(data)}") from error
+            kind = InfrastructureError if folder is None else UserError
+            raise kind(f"{place}, subset {config}, split {split}: {error}; {how_to_mirror(data)}") from error
+        if missing := [column for column in columns if column not in rows.column_names]:
+            raise UserError(
+                f"{place}, subset {config}, split {split}: no column {', '.join(missing)}; it has "
+                f"{', '.join(rows.column_names)}, and its schema should be that of {data.card or data.repo}"
+            )
+        return rows
 
     def revision(self, data: DataSet) -> str:
-        """The hub's commit, or the content digest of the mirror's files. Raises as `load` does."""
-        return _commit(data) if self.root is None else _digest(_folder(self.root, data))
+        """The hub's commit, or the content digest of the files on this machine. Raises as `load` does."""
+        folder = self.folder(data)
+        return _commit(data) if folder is None else _digest(folder)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    from datasets.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def how_to_mirror(data: DataSet) -> str:
@@ -47,7 +90,7 @@ def how_to_mirror(data: DataSet) -> str:
     )
 
 
-def _folder(root: Path, data: DataSet) -> Path:
+def _mirrored(root: Path, data: DataSet) -> Path:
     folder = root / data.repo
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder in the mirror; {how_to_mirror(data)}")

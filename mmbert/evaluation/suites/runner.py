@@ -1,0 +1,196 @@
+"""Runs a suite's tasks on a model, each once: what was done before, with all that it depends on equal, is found.
+
+Below the cache folder:
+
+    <model digest>/<suite>.<task>-<key>/            what a task keeps (`Setup.kept`): predictions, finished seeds
+    <model digest>/shared/                          what several tasks of the model share (`Setup.shared`)
+    <model digest>/scores/<suite>.<task>-<key>.json finished scores
+
+The first key covers task, version, settings and data revision; the second one seeds and bootstrap samples too. So
+another seed adds to the seeds there are, and a killed evaluation goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbert.artifacts import digest_json
+from mmbert.errors import UserError
+from mmbert.evaluation.results.scorecard import Scorecard
+from mmbert.evaluation.results.store import SCORES, now, to_parquet
+from mmbert.evaluation.scores import Score
+from mmbert.evaluation.suites.base import ModelFolder, Setup, Suite, Task
+from mmbert.evaluation.suites.data import DataAccess
+from mmbert.evaluation.suites.keeping import write_whole
+from mmbert.evaluation.suites.registry import chosen_tasks
+
+PARQUET = "scores.parquet"
+FIRST_SEED = 17
+DEFAULT_SEEDS = 3
+DEFAULT_BOOTSTRAP_SAMPLES = 1_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a suite is run. `changes` replace settings: by a setting's name, in every task that has it, or `task.name`.
+
+    `device` is torch's name of it; empty for a GPU where there is one.
+    """
+
+    tasks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = tuple(range(FIRST_SEED, FIRST_SEED + DEFAULT_SEEDS))
+    bootstrap_samples: int = DEFAULT_BOOTSTRAP_SAMPLES
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A task with its settings, and the names of its work and of its scores."""
+
+    task: Task
+    settings: dict[str, Any]
+    revision: str
+    work: str
+    scores: str
+
+
+def evaluate(
+    model: ModelFolder,
+    suite: Suite,
+    out: Path,
+    *,
+    kind: str,
+    data: DataAccess,
+    cache: Path,
+    options: Options,
+    commit: str = "",
+    say: Callable[[str], None] = print,
+) -> list[Score]:
+    """Run the chosen tasks and write `scores.json` and `scores.parquet` into `out`, when all have succeeded.
+
+    `kind` is that of a scorecard, `commit` the code's.
+
+    Raises UserError for a task or setting that the suite has not, and for data that are missing or of another schema,
+    before any task is run where that can be known; InfrastructureError where data cannot be fetched.
+    """
+    scores = run_tasks(model, suite, data=data, cache=cache, options=options, say=say)
+    card = Scorecard(model.label, model.digest, kind, suite.name, tuple(scores), when=now(), commit=commit)
+    write_whole(out / PARQUET, to_parquet(card))
+    write_whole(out / SCORES, (json.dumps(card.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+    return scores
+
+
+def run_tasks(
+    model: ModelFolder,
+    suite: Suite,
+    *,
+    data: DataAccess,
+    cache: Path,
+    options: Options,
+    say: Callable[[str], None] = print,
+) -> list[Score]:
+    """The scores of the chosen tasks, in the suite's order. Raises as `evaluate` does."""
+    place = cache / model.digest[:32]
+    planned = [_plan(model, suite, task, data, options) for task in settings_changed(suite, options)]
+    scores: list[Score] = []
+    for work in planned:
+        finished = place / "scores" / f"{work.scores}.json"
+        if finished.is_file():
+            found = [Score.from_json(score) for score in json.loads(finished.read_text("utf-8"))]
+            say(f"{suite.name} {work.task.name}: found done")
+        else:
+            found = _run(model, work, place, data, options)
+            write_whole(finished, json.dumps([score.to_json() for score in found]).encode())
+            say(f"{suite.name} {work.task.name}: {_overall(found)}")
+        scores += found
+    return scores
+
+
+def settings_changed(suite: Suite, options: Options) -> list[Task]:
+    """The chosen tasks with the changed settings. Raises UserError for a change that none of them takes."""
+    tasks = list(chosen_tasks(suite, options.tasks))
+    for key, value in options.changes.items():
+        name, _, setting = key.rpartition(".")
+        meant = [i for i, task in enumerate(tasks) if name in ("", task.name) and setting in task.settings]
+        if not meant:
+            known = sorted({s for task in tasks if name in ("", task.name) for s in task.settings})
+            raise UserError(
+                f"--set {key}: no task of suite {suite.name} that is run has this setting; "
+                f"there are {', '.join(known) or 'none'}, for one task alone as TASK.SETTING"
+            )
+        for i in meant:
+            checked = _like(key, value, tasks[i].settings[setting])
+            tasks[i] = replace(tasks[i], settings={**tasks[i].settings, setting: checked})
+    return tasks
+
+
+def data_revision(task: Task, data: DataAccess) -> str:
+    """One text for the states of all the data sets of a task; empty where it reads none. Raises as `data` does."""
+    revisions = {d.repo: data.revision(d) for d in task.data}
+    if len(revisions) < 2:
+        return next(iter(revisions.values()), "")
+    return ",".join(f"{repo}@{revision[:12]}" for repo, revision in sorted(revisions.items()))
+
+
+def _plan(model: ModelFolder, suite: Suite, task: Task, data: DataAccess, options: Options) -> _Work:
+    revision = data_revision(task, data)
+    name = f"{suite.name}.{task.name}"
+    settings = dict(task.settings)
+    covered = [name, task.version, model.digest, settings, revision]
+    work = digest_json(covered)[:16]
+    scores = digest_json([covered, list(options.seeds), options.bootstrap_samples])[:16]
+    return _Work(task, settings, revision, f"{name}-{work}", f"{name}-{scores}")
+
+
+def _run(model: ModelFolder, work: _Work, place: Path, data: DataAccess, options: Options) -> list[Score]:
+    kept = place / work.work
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mmbert-") as scratch:
+        setup = Setup(
+            data=data,
+            settings=work.settings,
+            seeds=options.seeds,
+            bootstrap_samples=options.bootstrap_samples,
+            kept=kept,
+            scratch=Path(scratch),
+            device=options.device or default_device(),
+        )
+        found = work.task.run(model, setup)
+    return [score if score.data_revision else replace(score, data_revision=work.revision) for score in found]
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _overall(scores: Sequence[Score]) -> str:
+    shown = [s for s in scores if s.language is None] or scores
+    if not shown:
+        return "no score, since the data have nothing for it"
+    return ", ".join(f"{s.metric} {s.value:.4f} ({s.low:.4f}-{s.high:.4f})" for s in shown)
+
+
+def _like(key: str, value: Any, default: Any) -> Any:
+    """The value as the type of the setting's default. Raises UserError where it is none."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, float) and isinstance(value, str):
+        # YAML takes 2e-5 for a text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple | int | float | str):
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        return [_like(key, item, default[0]) for item in items] if default else items
+    if default is not None and type(value) is not type(default):
+        raise UserError(f"--set {key}={value!r}: it must be of the kind of {default!r}, the setting's default")
+    return value
