@@ -254,7 +254,9 @@ def _name_mask(tokenizer: dict[str, Any], number: int) -> None:
         return
     before = {"type": "Replace", "pattern": {"String": MASK_ALIAS}, "content": mask["content"]}
     after = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
-    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [before, *(n for n in after if n)]}
+    # A tokenizer that was released before has it already.
+    others = [one for one in after if one and one != before]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [before, *others]}
     mask["normalized"] = True
 
 
