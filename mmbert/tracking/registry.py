@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.api import Api, Refused, Unavailable, patiently
 
 DIGEST = "mmbert.content_digest"
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -117,7 +117,17 @@ class Registry:
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias at a version, in one step."""
         body = {"name": name, "alias": alias, "version": version}
-        patiently(lambda: self._api.call("registered-models/alias", body))
+
+        def point() -> None:
+            try:
+                self._api.call("registered-models/alias", body)
+            except Refused as error:
+                # Two that make the same alias at once: the server's database refuses the second, which may try again.
+                if "unique constraint" in str(error).lower():
+                    raise Unavailable(str(error)) from error
+                raise
+
+        patiently(point)
 
     def _of_digest(self, name: str, content_digest: str) -> Any:
         wanted = f"name = '{name}' and tags.`{DIGEST}` = '{content_digest}'"

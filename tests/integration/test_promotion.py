@@ -305,12 +305,13 @@ def test_without_mlflow_the_bounds_are_judged_and_nothing_is_promoted(
     root = str(tmp_path / "root")
     model = ArtifactWriter(f"{root}/model/m", "model", "m", {}, {})
     model.add_bytes("model.safetensors", b"weights")
-    places = {"model": model.commit({"mlflow_run_id": "", "workflow_run": ""}).uri}
+    committed = model.commit({"mlflow_run_id": "", "workflow_run": ""})
+    places = {"model": committed.uri}
     places["report"] = ArtifactWriter(f"{root}/report/r", "report", "r", {}, {}).commit({}).uri
     bits = score("masked_bits_per_byte", 4.0, suite="demo", metric="bits_per_byte")
     outcomes = []
     for accuracy in (0.4, 0.1):
-        found = card(score("article_retrieval", accuracy, suite="demo"), bits, model=f"m{accuracy}")
+        found = card(score("article_retrieval", accuracy, suite="demo"), bits, model=committed.digest)
         scores = scores_artifact(root, found)
         release = component("register", root, recipe="tiny", scores=[scores], **places)
         made = component("promote", root, recipe="tiny", release=release.uri, scores=[scores])

@@ -144,7 +144,8 @@ def from_parquet(data: bytes, where: str) -> Scorecard:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(io.BytesIO(data))
+        # A short process that ends while pyarrow's threads start is aborted.
+        table = pq.read_table(io.BytesIO(data), use_threads=False, pre_buffer=False)
     except pa.ArrowException as error:
         raise UserError(f"{where}: no Parquet file: {error}") from error
     metadata = table.schema.metadata or {}
