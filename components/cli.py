@@ -17,6 +17,7 @@ import click
 from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
+from components.commands.import_checkpoint import import_command
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
@@ -158,6 +159,7 @@ for command in (
     compare_command,
     convert_command,
     evaluate_command,
+    import_command,
     merge_command,
     mixture_command,
     promote_command,

@@ -249,6 +249,36 @@ def _parse(uri: str, data: bytes) -> Manifest:
     return manifest
 
 
+def write_folder_manifest(
+    folder: Path, kind: str, parameters: Mapping[str, Any], outputs: Mapping[str, Any], undigested: Iterable[str] = ()
+) -> None:
+    """Make a local folder's files an artifact as they lie; it may be moved or uploaded as a whole.
+
+    `undigested` names files that its content digest leaves out.
+    """
+    left_out = set(undigested)
+    files = tuple(
+        File(path.name, path.name, digest_file(path), path.stat().st_size, path.name not in left_out)
+        for path in sorted(folder.iterdir())
+    )
+    digest = content_digest(kind, files)
+    manifest = Manifest(
+        kind=kind,
+        fingerprint=digest_json([kind, parameters, digest])[:32],
+        content_digest=digest,
+        files=files,
+        parameters=parameters,
+        inputs={},
+        outputs=outputs,
+        producer={"finished": time.time(), "host": platform.node()},
+    )
+    (folder / MANIFEST).write_bytes(_manifest_bytes(manifest))
+
+
+def _manifest_bytes(manifest: Manifest) -> bytes:
+    return json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+
 class ArtifactWriter:
     """One attempt at an artifact. Nothing of it can be read as the artifact before `commit`."""
 
@@ -331,8 +361,7 @@ class ArtifactWriter:
                 "host": platform.node(),
             },
         )
-        text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
-        storage.write_bytes(storage.join(self.uri, MANIFEST), text.encode())
+        storage.write_bytes(storage.join(self.uri, MANIFEST), _manifest_bytes(manifest))
         for action in self.after_commit:
             action()
         return Artifact(self.uri, manifest)

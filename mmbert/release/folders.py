@@ -1,4 +1,4 @@
-"""A folder, on this machine or in S3, that appears whole or not at all."""
+"""Folders that appear whole or not at all, on this machine or in S3."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbert import storage
+from mmbert.artifacts import MANIFEST
 from mmbert.errors import UserError
 from mmbert.release.names import CONFIG
 
 
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[tuple[Path, Path]]:
-    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile."""
+    """A folder whose content becomes `out` when the block ends well, and one for whatever else is needed meanwhile.
+
+    Raises UserError where `out` holds anything.
+    """
     if _holds_anything(out):
         raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
     with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
         if storage.is_s3(out):
-            folder = Path(scratch, "model")
+            folder = Path(scratch, "made")
             yield folder, Path(scratch)
-            for path in _configuration_last(folder):
+            for path in _what_makes_it_whole_last(folder):
                 storage.upload(storage.join(out, path.name), path)
             return
         target = Path(out).resolve()
@@ -35,7 +39,7 @@ def new_folder(out: str) -> Iterator[tuple[Path, Path]]:
         try:
             yield made, Path(scratch)
             if stands:
-                for path in _configuration_last(made):
+                for path in _what_makes_it_whole_last(made):
                     path.replace(target / path.name)
             else:
                 made.replace(target)
@@ -50,6 +54,6 @@ def _holds_anything(out: str) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
-def _configuration_last(folder: Path) -> list[Path]:
-    """Its files; nothing loads a folder without its configuration."""
-    return sorted(folder.iterdir(), key=lambda path: path.name == CONFIG)
+def _what_makes_it_whole_last(folder: Path) -> list[Path]:
+    """Its files; nothing loads a model's folder without its configuration, or an artifact without its manifest."""
+    return sorted(folder.iterdir(), key=lambda path: path.name in {CONFIG, MANIFEST})

@@ -101,6 +101,7 @@ _FIXED = {
     "decoder_bias": True,
     "attention_dropout": 0.0,
     "tie_word_embeddings": True,
+    "rope_scaling": None,
 }
 _SAME_NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "norm_eps")
 _SPECIAL = ("pad_token_id", "eos_token_id", "bos_token_id", "mask_token_id")
@@ -117,20 +118,36 @@ def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     missing = [key for key in (*_SAME_NAMES, "local_attention") if key not in config]
     if missing:
         raise UserError(f"{where}: its config.json lacks {missing[0]}; is it a ModernBERT's?")
+    try:
+        return _described(config, where)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its config.json has a wrong value: {error}") from error
+
+
+def _described(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     rope = config.get("rope_parameters") or {}
+    for kind, parameters in rope.items():
+        if parameters.get("rope_type", "default") != "default":
+            raise UserError(
+                f"{where}: its config.json has rope_parameters.{kind}.rope_type {parameters['rope_type']!r}; "
+                "only 'default' is supported"
+            )
     theta = (rope.get(_FULL) or {}).get("rope_theta", config.get("global_rope_theta"))
     local = (rope.get(_SLIDING) or {}).get("rope_theta", config.get("local_rope_theta"))
     if theta is None:
         raise UserError(f"{where}: its config.json has neither rope_parameters nor global_rope_theta")
-    every = config.get("global_attn_every_n_layers", 3)
-    kinds = [_FULL if n % every == 0 else _SLIDING for n in range(config["num_hidden_layers"])]
+    layers, window = int(config["num_hidden_layers"]), int(config["local_attention"])
+    if window < 2 or window % 2:
+        raise UserError(f"{where}: its config.json has local_attention {window}; only an even one is supported")
+    every = int(config.get("global_attn_every_n_layers") or 3)
+    kinds = [_FULL if n % every == 0 else _SLIDING for n in range(layers)]
     if config.get("layer_types", kinds) != kinds:
         raise UserError(f"{where}: its config.json has layer_types that are not one global layer in every {every}")
     stated = {key: config[key] for key in (*_SAME_NAMES, *(k for k in _SPECIAL if config.get(k) is not None))}
     return {
         **stated,
         "global_attn_every_n_layers": every,
-        "sliding_window": config["local_attention"],
+        "sliding_window": window,
         "embedding_dropout": config.get("embedding_dropout", 0.0),
         "mlp_dropout": config.get("mlp_dropout", 0.0),
         "global_rope_theta": float(theta),
@@ -237,7 +254,9 @@ def _name_mask(tokenizer: dict[str, Any], number: int) -> None:
         return
     before = {"type": "Replace", "pattern": {"String": MASK_ALIAS}, "content": mask["content"]}
     after = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
-    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [before, *(n for n in after if n)]}
+    # A tokenizer that was released before has it already.
+    others = [one for one in after if one and one != before]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [before, *others]}
     mask["normalized"] = True
 
 

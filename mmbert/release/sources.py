@@ -2,13 +2,16 @@
 
 - a Composer checkpoint (`.pt`) of the original training code, which carries its configuration and tokenizer;
 - a Composer checkpoint of this project;
-- a folder with `config.json` and `model.safetensors`, as a released ModernBERT has them (or the latter's path);
+- a folder with `config.json` and `model.safetensors`, as a released ModernBERT has them (or the latter's path, or the
+  model's name on the Hugging Face hub, with `@` and a revision after it);
 - a checkpoint artifact of this project, a permanent one too, or its `weights.safetensors` with `training_state.json`
   and `optimizer.safetensors` beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,14 @@ from torch import Tensor
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, open_artifact
 from mmbert.data.tokenizer import TOKENIZER_FILE
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.release import checkpoints, original
 from mmbert.release.checkpoints import Clock, OptimizerState
 from mmbert.release.hugging_face import described_config, from_hugging_face_names, read_json
 from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside
 from mmbert.storage import MissingFileError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,29 @@ def fetch(uri: str, folder: Path, *, optimizer: bool) -> Path:
                 artifact.download(name, folder / name)
         return folder
     if not storage.is_s3(uri):
-        return Path(uri)
+        return _download(uri, folder) if _HUB_NAME.fullmatch(uri) and not Path(uri).exists() else Path(uri)
     _bring([storage.join(uri, name) for name in wanted], folder)
+    return folder
+
+
+def _download(uri: str, folder: Path) -> Path:
+    """A model of the hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = uri.partition("@")
+    try:
+        for file in (CONFIG, MODEL_WEIGHTS):
+            hf_hub_download(name, file, revision=revision or None, local_dir=folder)
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(name, TOKENIZER_FILE, revision=revision or None, local_dir=folder)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        where = f"{uri}: no such file or folder here, and"
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403, 404}:
+            raise MissingFileError(
+                f"{where} the hub has no {CONFIG} and {MODEL_WEIGHTS} of that name that you may read"
+            ) from error
+        raise InfrastructureError(f"{where} the hub cannot be reached for a model of that name: {error}") from error
     return folder
 
 
@@ -112,16 +138,19 @@ def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
     if (path.parent / CONFIG).is_file():
         config = read_json(path.parent / CONFIG)
         weights = from_hugging_face_names(checkpoints.load_weights(path))
-        own = path.parent / TOKENIZER_FILE
         return TrainedModel(
             weights,
             described_config(config, where),
             config.get("max_position_embeddings"),
-            tokenizer=read_json(own) if own.is_file() else {},
+            tokenizer=_own_tokenizer(path.parent),
         )
     weights, stored = checkpoints.load_weights(path), path.parent / OPTIMIZER
     moments = checkpoints.read_optimizer(stored, weights) if optimizer and stored.is_file() else None
-    return _ours(weights, path.parent / STATE, moments)
+    return _ours(weights, path.parent / STATE, moments, tokenizer=_own_tokenizer(path.parent))
+
+
+def _own_tokenizer(folder: Path) -> dict[str, Any]:
+    return read_json(folder / TOKENIZER_FILE) if (folder / TOKENIZER_FILE).is_file() else {}
 
 
 def _composer(path: Path, where: str, optimizer: bool) -> TrainedModel:
@@ -147,6 +176,7 @@ def _ours(
     state_file: Path | None,
     optimizer: OptimizerState | None = None,
     clock: Clock | None = None,
+    tokenizer: dict[str, Any] | None = None,
 ) -> TrainedModel:
     state = read_json(state_file) if state_file is not None and state_file.is_file() else {}
     config = dict(state.get("model", {}))
@@ -157,7 +187,7 @@ def _ours(
         }
     if clock is None and state:
         clock = _clock(state, str(state_file))
-    return TrainedModel(weights, config, state.get("max_seq_len"), optimizer, clock)
+    return TrainedModel(weights, config, state.get("max_seq_len"), optimizer, clock, tokenizer or {})
 
 
 def _clock(state: dict[str, Any], where: str) -> Clock:

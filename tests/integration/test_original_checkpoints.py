@@ -313,6 +313,14 @@ def test_process_0_alone_says_where_training_begins(
     assert said == [True, False]
 
 
+def test_the_import_command_makes_what_the_component_makes(run: SmallRun, tmp_path: Path) -> None:
+    """So training from either is the same."""
+    recipe = artifacts.open_artifact(run.recipe).remote("recipe.yaml")
+    for then in ("next", "continue"):
+        assert call("import", str(CHECKPOINT), str(tmp_path / then), "--recipe", recipe, "--then", then) == 0
+        assert artifacts.open_artifact(str(tmp_path / then)).digest == imported(run, then).digest
+
+
 def test_a_checkpoint_of_the_middle_starts_no_other_phase(run: SmallRun) -> None:
     mixture = make(run, "mixture", recipe=run.recipe, shards=[run.shards], phase="extend")
     arguments = {**run.train, "phase": "extend", "mixture": mixture.uri}
@@ -517,31 +525,48 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (edited(lambda s: s.update(callbacks=os.system)), "posix.system"),
     "no model": (edited(lambda s: s.pop("model")), "state.model"),
     "no weights": (edited(lambda s: s.update(model={"model.head.norm.weight": 1})), "is no tensor"),
-    "another optimiser": (edited(lambda s: s.update(optimizers={"AdamW": {}})), "its optimiser is AdamW"),
     "no time": (edited(lambda s: s.pop("timestamp")), "state.timestamp"),
     "a weight gone": (edited(lambda s: s["model"].pop("model.head.norm.weight")), "head.norm.weight"),
     "not a number": (
         edited(lambda s: s["model"]["model.head.norm.weight"].fill_(torch.nan)),
         "'head.norm.weight' holds NaN",
     ),
+    "infinite": (
+        edited(lambda s: s["model"]["model.bert.encoder.layers.3.mlp.Wi.weight"][5].fill_(torch.inf)),
+        "'bert.encoder.layers.3.mlp.Wi.weight' holds NaN or infinite",
+    ),
     "another vocabulary": (edited(lambda s: _set(s, "vocab_size", 800)), "vocab_size is 768 in the weights and 800"),
+    "another width": (edited(lambda s: _set(s, "intermediate_size", 80)), "intermediate_size is 96 in the weights"),
     "another model": (edited(lambda s: _set(s, "mlp_layer", "mlp")), "mlp_layer 'mlp'"),
 }
+COMMANDS = {"convert": ("--tokenizer", str(TOKENIZER)), "import": ("--max-seq-len", "128")}
 
 
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_checkpoint_is_refused_and_nothing_written(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, words = BAD[case]
     path = tmp_path / "in" / "ep0-ba8-rank0.pt"
     path.parent.mkdir()
     write(path)
-    assert call("convert", str(path), str(tmp_path / "out" / "model"), "--tokenizer", str(TOKENIZER)) == 2
+    assert call(command, str(path), str(tmp_path / "out" / "model"), *COMMANDS[command]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}")
     assert words in error
     assert not list((tmp_path / "out").glob("**/*"))
+
+
+def test_another_optimiser_is_refused_by_import_and_no_matter_for_convert(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ep0-ba8-rank0.pt"
+    edited(lambda s: s.update(optimizers={"AdamW": {}}))(path)
+    assert call("import", str(path), str(tmp_path / "out"), "--max-seq-len", "128") == 2
+    assert "its optimiser is AdamW" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert call("convert", str(path), str(tmp_path / "out"), "--max-seq-len", "128") == 0
 
 
 def test_a_wrong_tokenizer_or_a_full_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
