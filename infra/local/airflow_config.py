@@ -60,7 +60,6 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
             "scheduler_health_check_threshold": 15,
             "task_instance_heartbeat_timeout": 60,
             "parsing_cleanup_interval": 30,
-            "use_job_schedule": False,
         },
         "dag_processor": {
             "refresh_interval": 5,

@@ -41,6 +41,7 @@ SMALL = {
     "evaluation.intent_languages": "2",
     "evaluation.intent_sentences": "20",
     "release.model_name": "mmbert-e2e",
+    "release.gate": "{}",
 }
 
 
