@@ -22,7 +22,8 @@ from components.steps import Step, run_step
 from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
-MODEL_VERSIONS = Asset(name="mmbert_model_versions", uri="mmbert://model-versions")
+# A URI with a scheme would load every provider's asset handlers, boto3 among them, when the DAG file is read.
+MODEL_VERSIONS = Asset("mmbert_model_versions")
 """Gets an event for each new version of a registered model; its extra holds `recipe`, a file's place, and `version`."""
 _REGISTERED = AssetAlias("mmbert_registered")
 _REGISTER = "register"

@@ -28,14 +28,14 @@ from airflow.timetables.base import DataInterval, TimeRestriction
 read = DagSerialization.from_dict(DagSerialization.to_dict(dag))
 now = datetime.datetime.now(datetime.UTC)
 rule = TimeRestriction(earliest=None, latest=None, catchup=read.catchup)
-runs = []
-if read.timetable.can_be_scheduled:
-    import pendulum
-    last = DataInterval.exact(pendulum.instance(now - datetime.timedelta(weeks=50)))
-    while not runs or runs[-1] < now:
-        run = read.timetable.next_dagrun_info(last_automated_data_interval=last, restriction=rule)
-        last = run.data_interval
-        runs.append(run.run_after)
+import pendulum
+last, runs = DataInterval.exact(pendulum.instance(now - datetime.timedelta(weeks=50))), []
+while not runs or runs[-1] < now:
+    run = read.timetable.next_dagrun_info(last_automated_data_interval=last, restriction=rule)
+    if run is None:
+        break
+    last = run.data_interval
+    runs.append(run.run_after)
 assets = [asset.name for _, asset in read.timetable.asset_condition.iter_assets()]
 print(json.dumps({
     "errors": bag.import_errors, "imported": imported, "catchup": dag.catchup, "assets": assets,
@@ -49,25 +49,30 @@ print(json.dumps({
 """
 
 ALERT = """
-import json, sys
-from airflow.sdk import BaseNotifier
+import json, os, sys
 from components.airflow import AlertOperator, TriggerParameter
 from mmbert import artifacts
 from mmbert.errors import MmbertError
 
-trend = None
-if sys.argv[2] != "none":
-    writer = artifacts.ArtifactWriter(sys.argv[1] + "/trend/x", "trend", "x", {}, {})
-    writer.outputs |= {"label": "mmbert-test", "alerts": json.loads(sys.argv[2])}
-    trend = writer.commit({}).uri
 class Run:
     run_id, dag_id = "run-1", "mmbert_reevaluate"
-operator = AlertOperator(task_id="alert", trend=trend, recipe={"preset": TriggerParameter("preset"), "overrides": []})
-try:
-    told = operator.execute({"params": {"preset": "tiny", "run_name": None}, "dag_run": Run(), "dag": None})
-    print(json.dumps(["told", told]))
-except MmbertError as error:
-    print(json.dumps(["not told", str(error)]))
+
+def outcome(place, alerts, notifiers):
+    os.environ["MMBERT_NOTIFIERS"] = json.dumps(notifiers)
+    trend = None
+    if alerts is not None:
+        writer = artifacts.ArtifactWriter(place, "trend", "x", {}, {})
+        writer.outputs |= {"label": "mmbert-test", "alerts": alerts}
+        trend = writer.commit({}).uri
+    recipe = {"preset": TriggerParameter("preset"), "overrides": []}
+    operator = AlertOperator(task_id="alert", trend=trend, recipe=recipe)
+    try:
+        context = {"params": {"preset": "tiny", "run_name": None}, "dag_run": Run(), "dag": None}
+        return ["told", operator.execute(context)]
+    except MmbertError as error:
+        return ["not told", str(error)]
+
+print(json.dumps([outcome(f"{sys.argv[1]}/{i}", *case) for i, case in enumerate(json.loads(sys.argv[2]))]))
 """
 
 NOTIFIER = """
@@ -132,38 +137,47 @@ def test_schedule_and_recipe_are_settings(tmp_path: Path) -> None:
     assert "MMBERT_REEVALUATE_SCHEDULE=sometimes: no cron expression" in str(wrong["errors"])
 
 
-def alert(folder: Path, alerts: list[str] | None, *notifiers: dict[str, str]) -> Any:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Any], str]]:
+    """By case: what the task did, and what the notifier that writes to a file was given."""
+    folder = tmp_path_factory.mktemp("alerts")
     (folder / "own_notifiers.py").write_text(NOTIFIER)
-    text = "none" if alerts is None else json.dumps(alerts)
-    paths = f"{folder}:{ROOT}"
-    return orchestrator(ALERT, str(folder), text, home=folder, PYTHONPATH=paths, MMBERT_NOTIFIERS=json.dumps(notifiers))
+
+    def to_file(case: str) -> dict[str, str]:
+        return {"notifier": "own_notifiers.ToFile", "path": str(folder / case)}
+
+    cases: dict[str, tuple[list[str] | None, list[dict[str, str]]]] = {
+        "nothing": ([], [to_file("nothing")]),
+        "two": (["one fell", "another fell"], [to_file("two")]),
+        "no trend": (None, [to_file("no trend")]),
+        "broken": (["one fell"], [{"notifier": "own_notifiers.Broken"}, to_file("broken")]),
+        "wrong": (["one fell"], [{"notifier": "own_notifiers.Nothing"}]),
+    }
+    text = json.dumps(list(cases.values()))
+    outcomes = orchestrator(ALERT, str(folder / "trends"), text, home=folder, PYTHONPATH=f"{folder}:{ROOT}")
+    files = {case: (folder / case).read_text() if (folder / case).exists() else "" for case in cases}
+    return {case: (outcome, files[case]) for case, outcome in zip(cases, outcomes, strict=True)}
 
 
-def test_new_alerts_go_through_the_configured_notifiers(tmp_path: Path) -> None:
-    out = tmp_path / "told.txt"
-    to_file = {"notifier": "own_notifiers.ToFile", "path": str(out)}
-    assert alert(tmp_path, [], to_file) == ["told", []]
-    assert not out.exists()
-    assert alert(tmp_path, ["one fell", "another fell"], to_file)[0] == "told"
-    assert out.read_text() == "mmbert-test: 2 alerts: one fell\nanother fell"
+def test_new_alerts_go_through_the_configured_notifiers(told: dict[str, Any]) -> None:
+    assert told["nothing"] == (["told", []], "")
+    assert told["two"] == (
+        ["told", ["one fell", "another fell"]],
+        "mmbert-test: 2 alerts: one fell\nanother fell",
+    )
 
 
-def test_a_run_that_did_not_finish_is_told(tmp_path: Path) -> None:
-    out = tmp_path / "told.txt"
-    alert(tmp_path, None, {"notifier": "own_notifiers.ToFile", "path": str(out)})
-    assert "did not finish" in out.read_text()
+def test_a_run_that_did_not_finish_is_told(told: dict[str, Any]) -> None:
+    assert "did not finish" in told["no trend"][1]
 
 
-def test_a_notifier_that_fails_is_named_and_the_others_still_tell(tmp_path: Path) -> None:
-    out = tmp_path / "told.txt"
-    broken, to_file = {"notifier": "own_notifiers.Broken"}, {"notifier": "own_notifiers.ToFile", "path": str(out)}
-    how, message = alert(tmp_path, ["one fell"], broken, to_file)
+def test_a_notifier_that_fails_is_named_and_the_others_still_tell(told: dict[str, Any]) -> None:
+    (how, message), text = told["broken"]
     assert how == "not told"
     assert "Broken (ConnectionError: no mail server)" in message
-    assert out.exists()
+    assert "one fell" in text
 
 
-def test_a_wrong_notifier_is_said_so(tmp_path: Path) -> None:
-    how, message = alert(tmp_path, ["one fell"], {"notifier": "own_notifiers.Nothing"})
-    assert how == "not told"
-    assert "MMBERT_NOTIFIERS: there is no notifier own_notifiers.Nothing" in message
+def test_a_wrong_notifier_is_said_so(told: dict[str, Any]) -> None:
+    assert told["wrong"][0][0] == "not told"
+    assert "MMBERT_NOTIFIERS: there is no notifier own_notifiers.Nothing" in told["wrong"][0][1]
