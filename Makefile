@@ -12,7 +12,7 @@ help: ## what can be made
 setup: ## the environments (.venv, .venv-orchestrator, .venv-mlflow) and the demo's text, from the lock files
 	@bash scripts/setup.sh
 
-setup-test: setup ## Debian packages that only tests need (a browser); where that is not possible it says so
+setup-test: setup ## what only tests need: older transformers, a browser (where that is not possible it says so)
 	@bash scripts/setup-test.sh
 
 demo: setup ## everything: the stack, the whole DAG, results and links (PRESET=, OVERRIDES=, RUN_NAME=)
