@@ -183,7 +183,9 @@ def test_a_drop_is_told_and_the_trend_page_stands_in_mlflow(
     storage.s3_client.cache_clear()
     root = "s3://mmbert/artifacts"
     card = artifact_scorecard(open_artifact(first.uris()["evaluate_model", -1]))
-    better = tuple(replace(s, value=s.value / 2, low=s.low / 2, high=s.high / 2) for s in card.scores)
+    better = tuple(
+        replace(s, value=s.value / 2, low=s.low / 2, high=s.high / 2, data_revision="old") for s in card.scores
+    )
     record(root, replace(card, scores=better, when="2026-01-05T03:00:00+00:00"))
     storage.s3_client.cache_clear()
     conf = {"preset": "tiny", "overrides": [f"{k}={v}" for k, v in SMALL.items()], "run_name": "by hand"}
