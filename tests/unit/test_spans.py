@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from mmbert.errors import UserError
 from mmbert.evaluation.suites.spans import QUESTION_TOKENS, Question, Span, Window, best_spans, windows
 from tests.suite_data import tiny_tokenizer
 
@@ -100,3 +101,12 @@ def test_long_questions_are_cut_and_wrong_offsets_are_not_learnt(tokenizer: PreT
     wrong = question("blue river stone", "river", 4)
     assert not wrong.aligned
     assert windows(tokenizer, [wrong], 60, 4)[0].end == 0
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(20, 40), (8, 1)])
+def test_windows_without_room_are_the_users_error(
+    tokenizer: PreTrainedTokenizerFast, max_length: int, stride: int
+) -> None:
+    asked = question("blue river stone " * 20, "river", 5, asked="blue stone " * 3)
+    with pytest.raises(UserError, match=rf"max_length {max_length}, stride {stride}: .*set max_length to more than"):
+        windows(tokenizer, [asked], max_length, stride)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmbert.errors import UserError
+
 FloatArray = npt.NDArray[np.float32]
 QUESTION_TOKENS = 64
 """Longer questions are cut, as in BERT's SQuAD code."""
@@ -65,11 +67,22 @@ class Span:
 
 
 def windows(tokenizer: Any, questions: Sequence[Question], max_length: int, stride: int) -> list[Window]:
-    """The windows of all questions, in order. Neighbours have `stride` tokens of the context in common."""
+    """The windows of all questions, in order. Neighbours have `stride` tokens of the context in common.
+
+    Raises UserError where a question leaves the context no more than `stride` tokens of `max_length`.
+    """
     found: list[Window] = []
+    special = tokenizer.num_special_tokens_to_add(pair=True)
     for number, question in enumerate(questions):
+        text, tokens = _cut(tokenizer, question.question)
+        # The tokenizer would end in a panic.
+        if max_length - special - tokens <= stride:
+            raise UserError(
+                f"max_length {max_length}, stride {stride}: a question of {tokens} tokens leaves its context "
+                f"{max(0, max_length - special - tokens)}; set max_length to more than {special + tokens + stride}"
+            )
         encoded = tokenizer(
-            _cut(tokenizer, question.question),
+            text,
             question.context,
             max_length=max_length,
             truncation="only_second",
@@ -85,9 +98,12 @@ def windows(tokenizer: Any, questions: Sequence[Question], max_length: int, stri
     return found
 
 
-def _cut(tokenizer: Any, text: str) -> str:
+def _cut(tokenizer: Any, text: str) -> tuple[str, int]:
+    """A question and its number of tokens, both cut at QUESTION_TOKENS."""
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    return text[: offsets[QUESTION_TOKENS - 1][1]] if len(offsets) > QUESTION_TOKENS else text
+    if len(offsets) <= QUESTION_TOKENS:
+        return text, len(offsets)
+    return text[: offsets[QUESTION_TOKENS - 1][1]], QUESTION_TOKENS
 
 
 def _tokens_of(question: Question, offsets: npt.NDArray[np.int64]) -> tuple[int, int]:

@@ -132,7 +132,8 @@ def pieces(tokenizer: Any, sentences: Sequence[Sequence[str]], max_length: int) 
 def entity_counts(truth: Sequence[str], predicted: Sequence[str]) -> tuple[int, int]:
     """What seqeval's F1 of a sentence is made of: twice the right entities, and the true and the predicted ones.
 
-    XTREME measures parts of speech by it too: neighbours with the same tag count as one.
+    XTREME measures parts of speech by it too: neighbours with the same tag count as one. Given many sentences at once,
+    seqeval lets one that begins with the tag X run into the sentence before; sentence by sentence it does not.
     """
     from seqeval.metrics.sequence_labeling import get_entities
 
