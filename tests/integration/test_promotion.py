@@ -311,7 +311,7 @@ def test_without_mlflow_the_bounds_are_judged_and_nothing_is_promoted(
     bits = score("masked_bits_per_byte", 4.0, suite="demo", metric="bits_per_byte")
     outcomes = []
     for accuracy in (0.4, 0.1):
-        found = card(score("article_retrieval", accuracy, suite="demo"), bits, model=committed.digest)
+        found = card(score("article_retrieval", accuracy, suite="demo"), bits, model_digest=committed.digest)
         scores = scores_artifact(root, found)
         release = component("register", root, recipe="tiny", scores=[scores], **places)
         made = component("promote", root, recipe="tiny", release=release.uri, scores=[scores])
