@@ -84,7 +84,7 @@ def write_choices(root: Path, languages: tuple[str, ...]) -> None:
         {
             "context": " ".join(rng.sample(WORDS, 4)),
             "question": "What was the cause?",
-            **{f"answer{letter}": rng.choice(WORDS) for letter in "ABC"},
+            **{f"answer{c}": f"{rng.choice(WORDS)} {MARKS[int(i != n % 3)]}" for i, c in enumerate("ABC")},
             "label": str(1 + n % 3),
         }
         for n in range(24)

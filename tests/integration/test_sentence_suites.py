@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from datasets import Dataset
+from transformers import AutoModelForMultipleChoice, AutoTokenizer
 
 from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score
@@ -216,11 +218,25 @@ def test_the_rate_is_chosen_on_english_validation(run: Run, mirror: Path, tmp_pa
     assert len(list(tmp_path.glob(f"*/xtreme.paws-x-*/rate-*-seed-{SEEDS[1]}.npz"))) == 1
 
 
-def test_xcopa_starts_from_a_model_trained_on_siqa(run: Run, cache: Path, tmp_path: Path) -> None:
-    run(XTREME, "xcopa")
-    assert len(list(cache.glob("*/shared/siqa-*/model.safetensors"))) == 1
-    run(XTREME, "xcopa", cache=tmp_path, siqa_epochs=0, epochs=1)
-    assert not list(tmp_path.glob("*/shared/siqa-*"))
+def test_xcopa_starts_from_a_model_trained_on_siqa(run: Run, mirror: Path, tmp_path: Path) -> None:
+    run(XTREME, "xcopa", cache=tmp_path / "with", siqa_epochs=8, siqa_learning_rate=RATE, epochs=1)
+    (start,) = tmp_path.glob("with/*/shared/siqa-*")
+    network, tokenizer = (
+        AutoModelForMultipleChoice.from_pretrained(str(start)),
+        AutoTokenizer.from_pretrained(str(start)),
+    )
+    right = 0
+    rows = Dataset.from_parquet(str(mirror / "allenai/social_i_qa/default/train/0000.parquet"))
+    for row in rows:
+        asked = [f"{row['context']} {row['question']}"] * 3
+        inputs = tokenizer(asked, [row[f"answer{letter}"] for letter in "ABC"], padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            (logits,) = network(**{name: values[None] for name, values in inputs.items()}).logits
+        right += int(logits.argmax()) + 1 == int(row["label"])
+    # It answers the questions that it was trained on: labels 1 to 3 are answers A to C.
+    assert right / len(rows) > 0.7
+    run(XTREME, "xcopa", cache=tmp_path / "without", siqa_epochs=0, epochs=1)
+    assert not list(tmp_path.glob("without/*/shared/siqa-*"))
 
 
 def test_a_label_that_siqa_does_not_have_is_named(run: Run, mirror: Path, tmp_path: Path) -> None:
