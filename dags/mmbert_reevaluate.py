@@ -26,14 +26,14 @@ with DAG(
             title="Preset or recipe",
             examples=["tiny", "small", "base"],
             description="A preset's name, or a recipe file that every worker can read (a path or `s3://...`): it names "
-            "the registered model, the suites and the gate. A run for a new version takes that version's recipe.",
+            "the registered model and the gate. A run for a new version takes that version's recipe.",
         ),
         "overrides": Param(
             [],
             type="array",
             items={"type": "string", "pattern": "^[^=]+=.*$"},
             title="Overrides",
-            description="Recipe keys to change, one a line, such as suites and bounds: "
+            description="Recipe keys to change, one a line, such as the gate's bounds: "
             "`evaluation.bootstrap_samples=2000`. `mmbert recipe show tiny` lists all keys.",
         ),
         "model": Param(
