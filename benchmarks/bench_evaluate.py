@@ -32,6 +32,7 @@ from mmbert.evaluation.suites.models import open_model
 from mmbert.evaluation.suites.runner import Options, evaluate
 from mmbert.model.config import config_from_recipe
 from mmbert.model.initialization import new_model
+from mmbert.places import cache_folder
 from mmbert.recipe import load_recipe
 from mmbert.release.hugging_face import export
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
+    cache = cache_folder()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begin = time.perf_counter()

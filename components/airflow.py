@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator
+from airflow.sdk import Asset, AssetAlias, BaseOperator, Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from components import alerts, planning, profiles
@@ -47,6 +47,36 @@ class TriggerParameter:
 
     name: str
     event: str = ""
+
+
+def trigger_form(preset: str, about_preset: str, example: str, **more: Param) -> dict[str, Param]:
+    """The parameters that every workflow's DAG has, `preset` by default, and its own between them."""
+    return {
+        "preset": Param(
+            preset,
+            type="string",
+            minLength=1,
+            title="Preset or recipe",
+            examples=["tiny", "small", "base"],
+            description="A preset's name, or a recipe file that every worker can read (a path or `s3://...`). "
+            + about_preset,
+        ),
+        "overrides": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": "^[^=]+=.*$"},
+            title="Overrides",
+            description=f"Recipe keys to change, one a line: `{example}`. `mmbert recipe show tiny` lists all keys.",
+        ),
+        **more,
+        "run_name": Param(
+            None,
+            type=["null", "string"],
+            maxLength=100,
+            title="Run name",
+            description="Stands before the run's id in MLflow. Optional; results do not depend on it.",
+        ),
+    }
 
 
 class ComponentOperator(BaseOperator):

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from components import planning, processes
 from components.contract import Component
 from mmbert import artifacts, ranks, storage, tracking
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.places import cache_folder, scratch_folder
 from mmbert.recipe import Recipe, recipe_to_yaml
 
 DEFAULT_ROOT = "artifacts"
@@ -131,14 +131,14 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
     )
     if not among.leads:
         follower = tracking.Tracker(None, "", None)
-        with _scratch() as scratch, among.guarded():
+        with scratch_folder() as scratch, among.guarded():
             work = _work(work_plan, writer, tracking.ComponentRun(), follower, scratch, root, among)
             item.function(work, **work_plan.arguments)
             among.agree(_committed)
         return _helped(work_plan, reused=False)
     tracker = tracking.connect(experiment(work_plan))
     _replay_spools(tracker, root)
-    with _child_run(tracker, work_plan, task, root) as run, _scratch() as scratch, among.guarded():
+    with _child_run(tracker, work_plan, task, root) as run, scratch_folder() as scratch, among.guarded():
         for name, entries in work_plan.inputs.items():
             for entry in entries:
                 run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
@@ -177,7 +177,7 @@ def _work(
     root: str,
     among: ranks.Alone,
 ) -> Work:
-    cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
+    cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(cache).free < _MINIMUM_FREE_BYTES:
         raise InfrastructureError(f"{cache}: less than 200 MB are free on this disk; free some space and run it again")
@@ -254,12 +254,6 @@ def commit() -> str:
     folder = Path(__file__).resolve().parent.parent
     found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip()
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as folder:
-        yield Path(folder)
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from components.airflow import MODEL_VERSIONS, AirflowRunner, TriggerParameter
+from components.airflow import MODEL_VERSIONS, AirflowRunner, TriggerParameter, trigger_form
 from components.schedules import default_recipe, reevaluation_schedule
 from components.workflows import reevaluate
 
@@ -18,39 +18,18 @@ with DAG(
     # Steps may run twice at once; several models' runs need not wait for each other.
     max_active_runs=8,
     tags=["mmbert"],
-    params={
-        "preset": Param(
-            default_recipe(),
-            type="string",
-            minLength=1,
-            title="Preset or recipe",
-            examples=["tiny", "small", "base"],
-            description="A preset's name, or a recipe file that every worker can read (a path or `s3://...`): it names "
-            "the registered model and the gate. A run for a new version takes that version's recipe.",
-        ),
-        "overrides": Param(
-            [],
-            type="array",
-            items={"type": "string", "pattern": "^[^=]+=.*$"},
-            title="Overrides",
-            description="Recipe keys to change, one a line, such as the gate's bounds: "
-            "`evaluation.bootstrap_samples=2000`. `mmbert recipe show tiny` lists all keys.",
-        ),
-        "model": Param(
+    params=trigger_form(
+        default_recipe(),
+        "It names the registered model and the gate. A run for a new version takes that version's recipe.",
+        "release.gate.minimum.demo/article_retrieval=0.2",
+        model=Param(
             "",
             type="string",
             title="Model",
             description="A version (`7`), an alias (`@candidate`) or the URI of a model artifact. Without, champion "
             "and candidate. The champion is always evaluated beside it; only a candidate can be promoted.",
         ),
-        "run_name": Param(
-            None,
-            type=["null", "string"],
-            maxLength=100,
-            title="Run name",
-            description="Stands before the run's id in MLflow. Optional; results do not depend on it.",
-        ),
-    },
+    ),
 ) as dag:
     runner = AirflowRunner()
     recipe = {"preset": TriggerParameter("preset", event="recipe"), "overrides": TriggerParameter("overrides")}

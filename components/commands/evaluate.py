@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
+from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS
 from mmbert.evaluation.suites.registry import suite_names
-
-DEFAULT_SEEDS = 3
-DEFAULT_BOOTSTRAP_SAMPLES = 1_000
+from mmbert.places import cache_folder, scratch_folder
 
 
 @click.command(name="evaluate")
@@ -65,10 +62,10 @@ def evaluate_command(
         device=device,
     )
     chosen_tasks(found, options.tasks)
-    cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
-        opened = open_model(model, Path(scratch), cache, tokenizer=tokenizer)
-        folders = _held_out(documents, Path(scratch), cache) if suite == "demo" else {}
+    cache = cache_folder()
+    with scratch_folder() as scratch:
+        opened = open_model(model, scratch, cache, tokenizer=tokenizer)
+        folders = _held_out(documents, scratch, cache) if suite == "demo" else {}
         evaluate(
             opened.model,
             found,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from mmbert import storage
 from mmbert.artifacts import MANIFEST
 from mmbert.errors import UserError
+from mmbert.places import scratch_folder
 from mmbert.release.names import CONFIG
 
 
@@ -24,10 +23,10 @@ def new_folder(out: str) -> Iterator[tuple[Path, Path]]:
     """
     if _holds_anything(out):
         raise UserError(f"{out}: there are files or folders here already; choose a new folder, or empty this one")
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
+    with scratch_folder() as scratch:
         if storage.is_s3(out):
-            folder = Path(scratch, "made")
-            yield folder, Path(scratch)
+            folder = scratch / "made"
+            yield folder, scratch
             for path in _what_makes_it_whole_last(folder):
                 storage.upload(storage.join(out, path.name), path)
             return
@@ -37,7 +36,7 @@ def new_folder(out: str) -> Iterator[tuple[Path, Path]]:
         # A folder that stands is filled, not replaced: it can be a mount, or where the user's shell is.
         made = (target if stands else target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
-            yield made, Path(scratch)
+            yield made, scratch
             if stands:
                 for path in _what_makes_it_whole_last(made):
                     path.replace(target / path.name)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact
 from mmbert.errors import UserError
 from mmbert.model.head import TIED_DECODER, TOKEN_EMBEDDING
+from mmbert.places import scratch_folder
 from mmbert.recipe.schema import Merge
 from mmbert.release import checkpoints, merge, sources
 from mmbert.release.checkpoints import load_weights, save_weights
@@ -98,9 +97,9 @@ def merge_files(settings: MergeSettings, variants: Sequence[str], base: str, out
     `out` that is there already.
     """
     _check_inputs(settings, variants, base, out)
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as scratch:
-        opened = {uri: _open(uri, Path(scratch, str(number))) for number, uri in enumerate(variants)}
-        start = _open(base, Path(scratch, "base")) if base else None
+    with scratch_folder() as scratch:
+        opened = {uri: _open(uri, scratch / str(number)) for number, uri in enumerate(variants)}
+        start = _open(base, scratch / "base") if base else None
         _check_configs({**({base: start} if start else {}), **opened})
         models = {uri: model.found.weights for uri, model in opened.items()}
         start_weights = start.found.weights if start else None

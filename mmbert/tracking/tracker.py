@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import UserError
+from mmbert.places import cache_folder
 from mmbert.tracking import delivery
 from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.component_run import ComponentRun, Status
@@ -157,8 +158,7 @@ class Tracker:
             # It was found done here before, and its artifact has been removed since.
             for key in (_NOTE, _REUSED_URI, _REUSED_FROM):
                 _ignoring("RESOURCE_DOES_NOT_EXIST", functools.partial(_delete_tag, api, run.run_id, key))
-        cache = Path(os.environ.get("MMBERT_CACHE", Path.home() / ".cache" / "mmbert"))
-        opened = ComponentRun(api, run, folder or cache / "mlflow")
+        opened = ComponentRun(api, run, folder or cache_folder() / "mlflow")
         if changed := {key: value for key, value in tags.items() if run.tags.get(key) != value}:
             opened.set_tags(changed)
         return opened

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmbert.evaluation.scores import Score
-
 if TYPE_CHECKING:
+    from mmbert.evaluation.scores import Score
     from mmbert.evaluation.suites.data import DataAccess
 
 Plain = str | int | float | bool | None | Sequence["Plain"] | Mapping[str, "Plain"]
 """Values that JSON holds."""
+DEFAULT_SEEDS = 3
+DEFAULT_BOOTSTRAP_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)

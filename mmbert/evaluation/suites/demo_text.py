@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import mmbert
 from mmbert.artifacts import digest_json
 from mmbert.data.documents import HELD_OUT
+from mmbert.data.readers import Selection
+from mmbert.data.sources import make_reader
 from mmbert.evaluation.suites.keeping import kept_folder
 from mmbert.recipe import load_recipe
 
@@ -19,8 +22,19 @@ def packaged_text(cache: Path) -> Path:
     recipe = load_recipe("tiny")
     # Nothing of the training text is looked at, so duplicates and evaluation texts in it do not matter.
     curation = recipe.curation.model_copy(update={"near_duplicates": None, "decontamination": None, "groups": 1})
-    named = digest_json([{name: s.model_dump(mode="json") for name, s in recipe.sources.items()},
-                         curation.model_dump(mode="json"), list(recipe.reserved_languages)])[:16]  # fmt: skip
+    all_languages = Selection(groups=1, group=0, reserved=frozenset(recipe.reserved_languages))
+    named = digest_json(
+        [
+            mmbert.__version__,
+            {name: source.model_dump(mode="json") for name, source in recipe.sources.items()},
+            {
+                name: [u.version for u in make_reader(name, s).units(all_languages)]
+                for name, s in recipe.sources.items()
+            },
+            curation.model_dump(mode="json"),
+            list(recipe.reserved_languages),
+        ]
+    )[:16]
 
     def make(folder: Path) -> None:
         from mmbert.data.curation import Executor, WorkStore, curate

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import functools
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,23 +61,6 @@ def mteb_suite(name: str, title: str, columns: Mapping[str, str]) -> Suite:
         published=name,
         columns={task: column for task, column in found.items() if column},
     )
-
-
-def column_means(suite: Suite, scores: Iterable[Score]) -> dict[str, float]:
-    """The published table's columns: the mean over a column's tasks, and `Avg`, the mean over columns.
-
-    Shares, where the published values are percent. A column of which a task is missing is left out, and `Avg` with it.
-    """
-    values = {score.task: score.value for score in scores if score.suite == suite.name and score.language is None}
-    members: dict[str, list[str]] = {}
-    for task, column in suite.columns.items():
-        members.setdefault(column, []).append(task)
-    means = {
-        column: statistics.fmean(values[task] for task in tasks)
-        for column, tasks in members.items()
-        if all(task in values for task in tasks)
-    }
-    return {**means, "Avg": statistics.fmean(means.values())} if len(means) == len(members) else means
 
 
 def _task(suite: str, row: Mapping[str, str]) -> Task:

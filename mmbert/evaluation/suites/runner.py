@@ -13,7 +13,6 @@ another seed adds to the seeds there are, and a killed evaluation goes on with w
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,15 +23,14 @@ from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import SCORES, now, to_parquet
 from mmbert.evaluation.scores import Score
-from mmbert.evaluation.suites.base import ModelFolder, Setup, Suite, Task
+from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS, ModelFolder, Setup, Suite, Task
 from mmbert.evaluation.suites.data import DataAccess
 from mmbert.evaluation.suites.keeping import write_whole
 from mmbert.evaluation.suites.registry import chosen_tasks
+from mmbert.places import scratch_folder
 
 PARQUET = "scores.parquet"
 FIRST_SEED = 17
-DEFAULT_SEEDS = 3
-DEFAULT_BOOTSTRAP_SAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -151,14 +149,14 @@ def _plan(model: ModelFolder, suite: Suite, task: Task, data: DataAccess, option
 def _run(model: ModelFolder, work: _Work, place: Path, data: DataAccess, options: Options) -> list[Score]:
     kept = place / work.work
     kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="mmbert-") as scratch:
+    with scratch_folder() as scratch:
         setup = Setup(
             data=data,
             settings=work.settings,
             seeds=options.seeds,
             bootstrap_samples=options.bootstrap_samples,
             kept=kept,
-            scratch=Path(scratch),
+            scratch=scratch,
             device=options.device or default_device(),
         )
         found = work.task.run(model, setup)
