@@ -222,7 +222,7 @@ def _seeded(seed: int, device: str) -> Iterator[None]:
     """torch's random numbers from `seed` on; afterwards they go on as if nothing had been drawn."""
     import torch
 
-    with torch.random.fork_rng(devices=[0] if device.startswith("cuda") else []):
+    with torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed)
         yield
 
