@@ -23,11 +23,11 @@ def work():
     with ranks.together() as among:
         chosen = among.agree(lambda: ["chosen by", among.rank])
         once = among.once_a_node(lambda: among.rank)
-        print(among.rank, chosen, once, flush=True)
         how, who = sys.argv[1].split("-")
-        # Nobody ends before all have come.
+        # Nobody ends before all have come; what ends one while it waits here is not heard, as the store has one user.
         among._store.set(f"came:{among.rank}", "")
         among._store.wait([f"came:{rank}" for rank in range(among.size)])
+        print(among.rank, chosen, once, flush=True)
         if len(sys.argv) > 2:
             import torch.distributed
             torch.distributed.init_process_group("gloo")
