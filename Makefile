@@ -34,7 +34,7 @@ env: ## shell exports to run single components against the local stack: eval "$(
 	@.venv-orchestrator/bin/python -m infra.local env
 
 test: setup-test ## all tests but the slow ones; sets up first
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test ## tests that are too slow for every change
 	@.venv/bin/python -m pytest -m slow
