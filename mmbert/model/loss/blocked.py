@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mmbert.model.loss.rows import IGNORED
 
-# A block of 256 x 2,048 takes 2 MiB. docs/performance-cpu.md has the sizes tried.
-_ROWS = 256
+# A block of 256 x 2,048 takes 2 MiB. docs/performance-cpu.md has the sizes tried. Wide models spend more on products
+# than on what is done to a block in the cache, so half as many passes over the weight count for more.
+_ROWS, _ROWS_WIDE, _WIDE = 256, 512, 256
 _WORDS = 2048
 # exp2 takes half the time of exp.
 _LOG2_E = 1 / math.log(2)
@@ -43,7 +44,8 @@ def _all_rows(
     losses = hidden.new_empty(rows)
     if not rows:
         return losses, (torch.zeros_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias))
-    chunk, block = _even_size(rows, _ROWS), _even_size(words, _WORDS)
+    most_rows = _ROWS_WIDE if hidden.shape[1] >= _WIDE else _ROWS
+    chunk, block = _even_size(rows, most_rows), _even_size(words, _WORDS)
     scaled_bias = bias * _LOG2_E
     weights, biases = torch.split(weight, block), torch.split(scaled_bias, block)
     space = _pages(len(weights) if gradients else 1, chunk * block)
