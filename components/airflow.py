@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,32 +80,40 @@ def trigger_form(preset: str, about_preset: str, example: str, **more: Param) ->
 
 
 class ComponentOperator(BaseOperator):
-    """Runs one component. `over` names the argument that `item` fills in a mapped task; both are empty elsewhere."""
+    """Runs one component. `over` names the arguments that `item` and `second_item` fill in a mapped task."""
 
-    template_fields = ("arguments", "item")
+    template_fields = ("arguments", "item", "second_item")
     ui_color = "#e8f0fe"
 
     def __init__(
-        self, *, component: str, arguments: dict[str, Any], over: str = "", item: Any = "", **kwargs: Any
+        self,
+        *,
+        component: str,
+        arguments: dict[str, Any],
+        over: Sequence[str] = (),
+        item: Any = "",
+        second_item: Any = "",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.component = component
         self.arguments = arguments
         self.over = over
         self.item = item
+        self.second_item = second_item
         self._label = ""
 
     @property
     def label(self) -> str:
         """What a person calls this instance of a mapped task: the item's label before the work, its own afterwards."""
         if not self._label:
-            self._label = _item_label(str(self.item))
+            self._label = ", ".join(_item_label(str(item)) for item in (self.item, self.second_item) if item)
         return self._label
 
     def execute(self, context: Any) -> str:
         arguments = {name: _plain(value, context) for name, value in self.arguments.items()}
-        if self.over:
-            arguments[self.over] = _plain(self.item, context)
+        for name, item in zip(self.over, (self.item, self.second_item), strict=False):
+            arguments[name] = _plain(item, context)
         try:
             step = run_step(
                 self.component,
@@ -198,17 +206,17 @@ class AirflowRunner:
         ).output
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
-        ((name, items),) = over.items()
+        items = dict(zip(("item", "second_item"), over.values(), strict=False))
         return (
             ComponentOperator.partial(
                 task_id=task or component,
                 component=component,
                 arguments=arguments,
-                over=name,
+                over=list(over),
                 map_index_template="{{ task.label }}",
                 **_settings(component, arguments),
             )
-            .expand(item=items)
+            .expand(**items)
             .output
         )
 

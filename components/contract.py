@@ -61,6 +61,8 @@ class Component:
     """Keys of these, or below them, that its fingerprint leaves out: how the work is done, not what comes of it."""
     fingerprinted: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None
     """Given the recipe's values by key and the arguments, the values that count, where some matter only with others."""
+    used: Callable[[dict[str, Any]], dict[str, Any]] | None
+    """The arguments that it uses of those that it is given, where some matter only with others."""
     distributed: bool
     """True where several processes can do one piece of work together."""
     outputs: tuple[str, ...]
@@ -90,6 +92,7 @@ def component(
     reads: tuple[str, ...] = (),
     operational: tuple[str, ...] = (),
     fingerprinted: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,
+    used: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     distributed: bool = False,
     outputs: tuple[str, ...] = (),
     idempotent_effect: bool = False,
@@ -109,6 +112,7 @@ def component(
             reads=reads,
             operational=operational,
             fingerprinted=fingerprinted,
+            used=used,
             distributed=distributed,
             outputs=outputs,
             idempotent_effect=idempotent_effect,

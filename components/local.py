@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from typing import Any
 
 from components.steps import Step, run_step
@@ -27,8 +28,8 @@ class LocalRunner:
         return step.uri
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[str]:
-        ((name, items),) = over.items()
-        return [self.run(component, task=task, **{name: item}, **arguments) for item in items]
+        pairs = itertools.product(*over.values())
+        return [self.run(component, task=task, **dict(zip(over, items, strict=True)), **arguments) for items in pairs]
 
     def output(self, handle: str, name: str) -> list[str]:
         found: list[str] = self._outputs[handle].outputs[name]

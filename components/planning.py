@@ -15,7 +15,7 @@ from components.contract import Component, check_arguments
 from mmbert import artifacts, hub, storage
 from mmbert.errors import UserError
 from mmbert.recipe import Recipe, load_recipe, recipe_from_text
-from mmbert.recipe.pins import pin_revisions, unpinned
+from mmbert.recipe.pins import pin_sources, pin_suites, unpinned
 from mmbert.release import names
 
 RECIPE_FILE = "recipe.yaml"
@@ -39,14 +39,14 @@ class Plan:
 
 def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
     """Raises UserError for arguments that do not fit or inputs that are not there."""
-    checked = check_arguments(item, dict(arguments))
+    checked = _checked(item, arguments)
     parameters: dict[str, Any] = {}
     inputs: dict[str, list[dict[str, str]]] = {}
     for parameter in item.parameters:
         value = checked[parameter.name]
         if parameter.name == "recipe" and parameter.kinds:
             keys = _keys(item, read_recipe(value), checked)
-            recipe = _as_read(read_recipe(value), keys).model_dump(mode="json")
+            recipe = _as_read(read_recipe(value), keys, checked).model_dump(mode="json")
             parameters["recipe"] = _fingerprinted({key: _at(recipe, key) for key in keys}, item, checked)
         elif parameter.kinds:
             uris = value if parameter.is_list else [value] if value else []
@@ -102,15 +102,22 @@ def declared_recipe(item: Component, recipe: Recipe, arguments: Mapping[str, Any
     So that a result can never depend on something that its fingerprint does not cover.
     """
     keys = _keys(item, recipe, arguments)
-    return cast(Recipe, _View(_as_read(recipe, keys), "", keys, item.name))
+    return cast(Recipe, _View(_as_read(recipe, keys, arguments), "", keys, item.name))
 
 
-def _as_read(recipe: Recipe, keys: list[str]) -> Recipe:
-    """The recipe with commits for the branches of its sources, where these are read.
+def _checked(item: Component, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    checked = check_arguments(item, dict(arguments))
+    return item.used(checked) if item.used else checked
+
+
+def _as_read(recipe: Recipe, keys: list[str], arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe with the present states of its sources, or of a suite's data, where these are read.
 
     Nothing is asked for the recipe of a workflow: the component that made it has pinned it.
     """
-    return pin_revisions(recipe) if "sources" in keys else recipe
+    if "sources" in keys:
+        recipe = pin_sources(recipe)
+    return pin_suites(recipe, [arguments["suite"]]) if "suite" in arguments else recipe
 
 
 class _View:

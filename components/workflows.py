@@ -13,7 +13,10 @@ class Runner(Protocol):
         """Run one component; arguments are plain values, handles, or (nested) lists of handles."""
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
-        """Run a component once for each item of the handle in `over` (one parameter); a handle for the list."""
+        """Run a component once for each item of the handle in `over`; a handle for the list.
+
+        With two parameters in `over` once for each pair of their items.
+        """
 
     def output(self, handle: Any, name: str) -> Any:
         """A list that a component left as an output, to map over."""
@@ -23,6 +26,7 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
     """From raw text to a released model: curate, tokenize, three phases, merge, convert, evaluate, report, release."""
     recipe = runner.run("recipe", preset=preset, overrides=overrides)
     groups, variants = runner.output(recipe, "groups"), runner.output(recipe, "variants")
+    suites = runner.output(recipe, "suites")
 
     documents = runner.map("curate", over={"group": groups}, recipe=recipe)
     tokenizer = runner.run("tokenizer", recipe=recipe, documents=documents)
@@ -52,7 +56,9 @@ def pretrain(runner: Runner, preset: Any, overrides: Any) -> list[Any]:
     untrained_scores = runner.run("evaluate", task="evaluate_untrained", **held_out)
     variant_scores = runner.map("evaluate", task="evaluate_variants", over={"model": decayed}, **held_out)
     # By its own tokenizer, as the workflow reevaluate does it, which then finds this done.
-    model_scores = runner.run("evaluate", task="evaluate_model", recipe=recipe, model=model, documents=documents)
+    model_scores = runner.map(
+        "evaluate", task="evaluate_model", over={"suite": suites}, recipe=recipe, model=model, documents=documents
+    )
     scores = [model_scores, variant_scores, untrained_scores]
     report = runner.run(
         "report",
@@ -75,7 +81,8 @@ def reevaluate(runner: Runner, preset: Any, overrides: Any, model: Any = "") -> 
     recipe = runner.run("recipe", preset=preset, overrides=overrides)
     selection = runner.run("select", recipe=recipe, model=model)
     models, documents = runner.output(selection, "models"), runner.output(selection, "documents")
-    scores = runner.map("evaluate", over={"model": models}, recipe=recipe, documents=documents)
+    suites = runner.output(recipe, "suites")
+    scores = runner.map("evaluate", over={"model": models, "suite": suites}, recipe=recipe, documents=documents)
     promotion = runner.run("promote", recipe=recipe, release=selection, scores=scores, champion_scores=scores)
     trend = runner.run("trend", recipe=recipe, selection=selection, scores=scores, promotion=promotion)
     return [trend]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS
+from mmbert.evaluation.suites.names import DEMO
 from mmbert.evaluation.suites.registry import suite_names
 from mmbert.places import cache_folder, scratch_folder
 
@@ -16,9 +17,7 @@ from mmbert.places import cache_folder, scratch_folder
 @click.option("--suite", required=True, metavar="NAME", help=f"one of {', '.join(suite_names())}")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="folder for scores.json")
 @click.option("--tasks", multiple=True, metavar="TASK", help="only these; may be given several times, or with commas")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="folder of mirrored data sets, <root>/<owner>/<name>"
-)
+@click.option("--data-root", default="", help="folder or s3:// prefix of mirrored data sets, <root>/<owner>/<name>")
 @click.option("--seeds", default=DEFAULT_SEEDS, show_default=True, type=click.IntRange(min=1), help="runs a task")
 @click.option("--bootstrap-samples", default=DEFAULT_BOOTSTRAP_SAMPLES, show_default=True, type=click.IntRange(min=1))
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="a task's setting, or TASK.KEY=VALUE")
@@ -32,7 +31,7 @@ def evaluate_command(
     suite: str,
     out: Path,
     tasks: tuple[str, ...],
-    data_root: Path | None,
+    data_root: str,
     seeds: int,
     bootstrap_samples: int,
     changes: tuple[str, ...],
@@ -48,30 +47,34 @@ def evaluate_command(
     """
     from components.runtime import commit
     from mmbert.evaluation.suites.data import DataAccess
+    from mmbert.evaluation.suites.mirror import open_data
     from mmbert.evaluation.suites.models import open_model
     from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
-    from mmbert.evaluation.suites.runner import FIRST_SEED, Options, evaluate
+    from mmbert.evaluation.suites.runner import Options, evaluate, first_seeds
     from mmbert.recipe.loading import parse_overrides
 
     found = get_suite(suite)
     options = Options(
         tasks=tuple(name for item in tasks for name in item.split(",")),
-        seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds)),
+        seeds=first_seeds(seeds),
         bootstrap_samples=bootstrap_samples,
         changes=parse_overrides(changes),
         device=device,
     )
-    chosen_tasks(found, options.tasks)
+    chosen = chosen_tasks(found, options.tasks)
     cache = cache_folder()
     with scratch_folder() as scratch:
         opened = open_model(model, scratch, cache, tokenizer=tokenizer)
-        folders = _held_out(documents, scratch, cache) if suite == "demo" else {}
+        if suite == DEMO:
+            data = DataAccess(folders=_held_out(documents, scratch, cache))
+        else:
+            data = open_data(chosen, data_root, cache, {})
         evaluate(
             opened.model,
             found,
             out,
             kind=opened.kind,
-            data=DataAccess(data_root, folders),
+            data=data,
             cache=cache / "evaluation",
             options=options,
             commit=commit(),

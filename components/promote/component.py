@@ -21,18 +21,21 @@ def promote(
     """Make the registered model the champion if it passes the recipe's gate; the alias `champion` moves last.
 
     A refusal is no failure: the outcome is in `promotion.json`, in the version's tags `mmbert.gate` and
-    `mmbert.gate_reason`, and in the log. Without MLflow the gate's bounds are judged and nothing is promoted.
+    `mmbert.gate_reason`, and in the log. The tags `mmbert.scores.<suite>` of the versions that the scores are of lead
+    to these scores afterwards. Without MLflow the gate's bounds are judged and nothing is promoted.
     """
     from mmbert.evaluation.results import promotion, scorecard
     from mmbert.evaluation.results.store import artifact_scorecard
 
     released = work.open(release).read_json("release.json")
     name, version = released["name"], released["version"]
-    cards = [artifact_scorecard(work.open(uri)) for uri in scores]
-    own = [card for card in cards if card.model_digest == released["content_digest"]]
+    cards = {uri: artifact_scorecard(work.open(uri)) for uri in (*scores, *champion_scores)}
+    own = [cards[uri] for uri in scores if cards[uri].model_digest == released["content_digest"]]
     candidate = scorecard.merged(own, f"{name}: --scores")
-    champions = [artifact_scorecard(work.open(uri)) for uri in champion_scores]
+    champions = [cards[uri] for uri in champion_scores]
     registry = work.tracker.registry
+    if registry is not None:
+        promotion.tag_scores(registry, name, cards)
     found = promotion.promote(registry, name, version, work.recipe.release.gate, candidate, champions, override)
     print(found.text(name), flush=True)
     work.output.add_json("promotion.json", {"name": name, **found.to_json()}, digested=False)

@@ -9,7 +9,7 @@ from mmbert.recipe import load_recipe, recipe_to_yaml
 from mmbert.recipe.pins import pin_revisions
 
 
-@component(produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants"))
+@component(produces="recipe", version=2, image="data", resources="small", outputs=("groups", "variants", "suites"))
 def recipe(
     work: Work,
     preset: Annotated[str, "a preset's name, or a recipe file (local or s3://)"],
@@ -20,11 +20,12 @@ def recipe(
     The output `recipe.yaml` holds every key, defaults included, and for each data set on the hub the commit that its
     branch or tag stands for now: a workflow run reads one state of it.
 
-    The lists `groups` (of languages, for curation) and
-    `variants` (of the decay phase) are what the workflow fans out over.
+    The lists `groups` (of languages, for curation), `variants` (of the decay phase) and `suites` (that released models
+    are measured on) are what the workflow fans out over.
     """
     checked = pin_revisions(load_recipe(preset, overrides))
     work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(checked).encode())
     work.output.outputs["groups"] = [str(group) for group in range(checked.curation.groups)]
     work.output.outputs["variants"] = list(checked.phases.decay.variants)
+    work.output.outputs["suites"] = checked.evaluation.measured()
     work.run.log_text(recipe_to_yaml(checked), RECIPE_FILE)

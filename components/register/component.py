@@ -21,12 +21,12 @@ def register(
     """
     from mmbert.evaluation.results.promotion import SCORES
     from mmbert.evaluation.results.store import artifact_scorecard
+    from mmbert.evaluation.suites.names import DEMO
 
     artifact = work.open(model)
     cards = {uri: artifact_scorecard(work.open(uri)) for uri in scores}
-    overall = {
-        f"{s.task}.{s.metric}": f"{s.value:.4f}" for card in cards.values() for s in card.scores if s.language is None
-    }
+    demo = [s for card in cards.values() for s in card.scores if s.suite == DEMO and s.language is None]
+    overall = {f"{s.task}.{s.metric}": f"{s.value:.4f}" for s in demo}
     where = {f"{SCORES}{suite}": uri for uri, card in cards.items() for suite in card.suites()}
     places = {"mmbert.report": report, "mmbert.uri": artifact.uri, "mmbert.recipe": recipe}
     version = None

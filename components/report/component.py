@@ -24,6 +24,7 @@ def report(
     """
     from mmbert.evaluation.plots import draw_plots
     from mmbert.evaluation.report import build_report
+    from mmbert.evaluation.results.store import metric_key
     from mmbert.evaluation.run_data import RunArtifacts, collect, released_scores, summary
 
     run = RunArtifacts(
@@ -46,5 +47,5 @@ def report(
         parent = work.tracker.open_workflow()
         parent.log_artifact(local, "report")
         parent.log_text(work.planned_recipe, "recipe.yaml")
-        parent.log_metrics({f"{s.task}.{s.metric}": s.value for s in released_scores(data)})
+        parent.log_metrics({metric_key(s): s.value for s in released_scores(data)})
         parent.close()

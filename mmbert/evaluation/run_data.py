@@ -23,8 +23,10 @@ from mmbert.evaluation.report_data import (
     PhaseReport,
     ReportData,
 )
+from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.evaluation.scores import Score
+from mmbert.evaluation.suites.names import DEMO
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
 
@@ -51,7 +53,7 @@ def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
         description=recipe.description,
         run=_run_facts(recipe, run.model),
         phases=phases,
-        models=tuple(_model(scores) for scores in run.scores),
+        models=_models([artifact_scorecard(scores) for scores in run.scores]),
         times=tuple(_time(artifact) for artifact in lineage),
         lineage=tuple(_node(artifact) for artifact in lineage),
         data_card=_data_card(recipe),
@@ -67,18 +69,25 @@ def released_scores(data: ReportData) -> list[Score]:
 
 def summary(data: ReportData) -> dict[str, Any]:
     """Claims and scores as small tables, for a terminal: `{"tables": [{title, columns, rows}], "claims": [...]}`."""
-    tasks = list(dict.fromkeys((s.task, s.metric) for m in data.models for s in m.scores if s.language is None))
-    rows = []
-    for model in data.models:
-        found = [model.score(task, metric) for task, metric in tasks]
-        rows.append([model.label, *(f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}]" if s else "-" for s in found)])
-    scores = {
-        "title": "Scores (95% bootstrap intervals)",
-        "columns": ["model", *(f"{task} {metric}" for task, metric in tasks)],
-        "rows": rows,
-    }
+    tables = [_demo_table(data.models)]
+    for suite in dict.fromkeys(s.suite for s in released_scores(data) if s.suite != DEMO):
+        rows = [[s.task, s.metric, _shown(s)] for s in released_scores(data) if s.suite == suite]
+        tables.append({"title": f"Suite {suite}", "columns": ["task", "metric", "score"], "rows": rows})
     told = [{"text": c.statement, "holds": c.holds, "figures": "; ".join(c.figures)} for c in claims(data)]
-    return {"tables": [scores], "claims": told}
+    return {"tables": tables, "claims": told}
+
+
+def _demo_table(models: Sequence[ModelReport]) -> dict[str, Any]:
+    """A row a model, a column a task of the suite that all models are measured on."""
+    overall = [s for m in models for s in m.scores if s.language is None and s.suite == DEMO]
+    tasks = list(dict.fromkeys((s.task, s.metric) for s in overall))
+    found = [[model.label, *(_shown(model.score(*task, suite=DEMO)) for task in tasks)] for model in models]
+    columns = ["model", *(f"{task} {metric}" for task, metric in tasks)]
+    return {"title": "Scores (95% bootstrap intervals)", "columns": columns, "rows": found}
+
+
+def _shown(score: Score | None) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]" if score else "-"
 
 
 def _phases(mixtures: Sequence[Artifact], checkpoints: Sequence[Artifact]) -> tuple[PhaseReport, ...]:
@@ -112,9 +121,12 @@ def _new_languages(phases: Iterable[PhaseReport]) -> frozenset[str]:
     return frozenset(decay - before)
 
 
-def _model(artifact: Artifact) -> ModelReport:
-    card = artifact_scorecard(artifact)
-    return ModelReport(name=card.model, label=card.model, kind=card.kind, scores=card.scores)
+def _models(cards: Iterable[Scorecard]) -> tuple[ModelReport, ...]:
+    """A model for all scorecards of it, each of another suite."""
+    scores: dict[tuple[str, str], tuple[Score, ...]] = {}
+    for card in cards:
+        scores[card.model, card.kind] = scores.get((card.model, card.kind), ()) + card.scores
+    return tuple(ModelReport(label, label, kind, found) for (label, kind), found in scores.items())
 
 
 def model_kind(artifact: Artifact | None) -> str:

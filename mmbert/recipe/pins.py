@@ -1,13 +1,56 @@
-"""Which commit of each hub data set a recipe reads."""
+"""Which state of each data set a recipe reads."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mmbert import hub
-from mmbert.recipe.schema import HubSource, Recipe, TokenizedSource
+from mmbert.evaluation.suites import mirror
+from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
+from mmbert.recipe.schema import HubSource, Recipe, SuiteRun, TokenizedSource
 
 
 def unpinned(recipe: Recipe) -> list[str]:
-    """The sources that name a branch or a tag of a data set on the hub, which can move."""
+    """The sources and suites whose data can change: a branch or tag on the hub, a mirror whose state is not named."""
+    return [*_unpinned_sources(recipe), *_unpinned_suites(recipe)]
+
+
+def pin_revisions(recipe: Recipe) -> Recipe:
+    """The recipe with the present states of all its data sets: see `pin_sources` and `pin_suites`."""
+    return pin_suites(pin_sources(recipe))
+
+
+def pin_sources(recipe: Recipe) -> Recipe:
+    """The recipe with the commits that its hub sources' branches and tags stand for now.
+
+    Asks the hub once a data set and process; a recipe without such sources is returned as it is. Raises UserError or
+    InfrastructureError.
+    """
+    sources = dict(recipe.sources)
+    for name in _unpinned_sources(recipe):
+        source = sources[name]
+        if isinstance(source, HubSource | TokenizedSource):
+            commit = hub.resolve_commit(name, source.dataset, source.revision)
+            sources[name] = source.model_copy(update={"revision": commit})
+    return recipe.model_copy(update={"sources": sources})
+
+
+def pin_suites(recipe: Recipe, only: Collection[str] | None = None) -> Recipe:
+    """The recipe with the present state of each data set that its suites (or these) read: a commit, or a digest of a
+    mirror's files. Raises as `pin_sources` does."""
+    suites, root = dict(recipe.evaluation.suites), recipe.evaluation.data_root
+    for name in _unpinned_suites(recipe):
+        if only is not None and name not in only:
+            continue
+        run = suites[name]
+        revisions = mirror.pinned_revisions(
+            chosen_tasks(get_suite(name), run.tasks), root, run.revisions, f"evaluation.suites.{name}"
+        )
+        suites[name] = run.model_copy(update={"revisions": revisions})
+    return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"suites": suites})})
+
+
+def _unpinned_sources(recipe: Recipe) -> list[str]:
     return [
         name
         for name, source in recipe.sources.items()
@@ -17,16 +60,11 @@ def unpinned(recipe: Recipe) -> list[str]:
     ]
 
 
-def pin_revisions(recipe: Recipe) -> Recipe:
-    """The recipe with the commits that its hub sources' branches and tags stand for now.
+def _unpinned_suites(recipe: Recipe) -> list[str]:
+    mirrored = bool(recipe.evaluation.data_root)
+    return [name for name, run in recipe.evaluation.suites.items() if not _pinned(name, run, mirrored)]
 
-    Asks the hub once a data set and process; a recipe without such sources is returned as it is. Raises UserError or
-    InfrastructureError.
-    """
-    sources = dict(recipe.sources)
-    for name in unpinned(recipe):
-        source = sources[name]
-        if isinstance(source, HubSource | TokenizedSource):
-            commit = hub.resolve_commit(name, source.dataset, source.revision)
-            sources[name] = source.model_copy(update={"revision": commit})
-    return recipe.model_copy(update={"sources": sources})
+
+def _pinned(name: str, run: SuiteRun, mirrored: bool) -> bool:
+    data = mirror.data_sets(chosen_tasks(get_suite(name), run.tasks))
+    return all(repo in run.revisions and (mirrored or hub.is_commit(run.revisions[repo])) for repo in data)

@@ -10,6 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mmbert.errors import UserError
+from mmbert.evaluation.suites.base import DEFAULT_SEEDS
+from mmbert.evaluation.suites.names import DEMO
+from mmbert.evaluation.suites.registry import get_suite
+from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.recipe.catalog import from_catalog
 from mmbert.recipe.languages import LANGUAGE_SETS, known_languages, language_problem
 from mmbert.recipe.templates import template_fields
@@ -599,8 +603,34 @@ class Merge(Section):
     snapshots: int = Field(1, gt=0, description="ema: evenly spaced weights of the decay phase that are averaged")
 
 
+class SuiteRun(Section):
+    """How released models are measured on a suite, as `mmbert evaluate --suite` does it."""
+
+    tasks: tuple[str, ...] = Field((), description="only these; without, all of the suite")
+    seeds: int = Field(DEFAULT_SEEDS, gt=0, description="runs a task, where it fine-tunes")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="tasks' settings, KEY: VALUE for all that have it, TASK: {KEY: VALUE} for one"
+    )
+    revisions: dict[str, str] = Field(
+        default_factory=dict,
+        description="branch, tag or commit by data set; a run pins each to the state that it finds first",
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """The settings by KEY or TASK.KEY."""
+        flat: dict[str, Any] = {}
+        for name, value in self.settings.items():
+            flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        return flat
+
+
 class Evaluation(Section):
-    suite: Literal["demo"] = "demo"
+    """What models are measured on. The suite `demo` always runs, on every model; others on released ones."""
+
+    suites: dict[Name, SuiteRun] = Field(default_factory=dict, description="suites besides `demo`")
+    data_root: str = Field(
+        "", description="folder or s3:// prefix of mirrored data sets, <root>/<owner>/<name>; without, the hub"
+    )
     bits_per_byte_bytes_per_language: int = Field(2_000, gt=0)
     bootstrap_samples: int = Field(1_000, gt=0)
     retrieval_languages: int = Field(60, gt=1)
@@ -609,6 +639,21 @@ class Evaluation(Section):
     )
     intent_languages: int = Field(12, gt=0)
     intent_sentences: int = Field(160, gt=10, description="sentences a language, split by template")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, run in self.suites.items():
+            if name == DEMO:
+                raise ValueError(f"suites.{name}: it always runs; its settings stand beside `suites`")
+            try:
+                changed_tasks(get_suite(name), run.tasks, run.changes(), f"suites.{name}.settings.")
+            except UserError as error:
+                raise ValueError(f"suites.{name}: {error}") from error
+        return self
+
+    def measured(self) -> list[str]:
+        """The suites that a released model is measured on."""
+        return [DEMO, *self.suites]
 
 
 class Gate(Section):
@@ -731,7 +776,7 @@ class Recipe(Section):
                     raise ValueError(f"merge.{key}: no decay variant '{name}'; there are {', '.join(variants)}")
 
     def _check_gate(self) -> None:
-        measured = [self.evaluation.suite]
+        measured = self.evaluation.measured()
         for suite, key in self.release.gate.suites().items():
             if suite not in measured:
                 raise ValueError(f"{key}: this recipe does not evaluate suite '{suite}'; it does {', '.join(measured)}")

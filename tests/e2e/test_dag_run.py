@@ -170,7 +170,7 @@ def returned(stack: LocalStack, run: dict[str, Any], task: str, map_index: int =
 def test_a_new_version_is_evaluated_again_by_itself(stack: LocalStack, first: Demo) -> None:
     run = ended(stack, "asset_triggered")
     assert run["state"] == "success"
-    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", -1]
+    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", 0]
     assert stack.mlflow("registered-models/alias?name=mmbert-e2e&alias=champion")["model_version"]["version"] == "1"
     assert returned(stack, run, "alert") == []
 
@@ -182,7 +182,7 @@ def test_a_drop_is_told_and_the_trend_page_stands_in_mlflow(
         monkeypatch.setenv(name, value)
     storage.s3_client.cache_clear()
     root = "s3://mmbert/artifacts"
-    card = artifact_scorecard(open_artifact(first.uris()["evaluate_model", -1]))
+    card = artifact_scorecard(open_artifact(first.uris()["evaluate_model", 0]))
     better = tuple(
         replace(s, value=s.value / 2, low=s.low / 2, high=s.high / 2, data_revision="old") for s in card.scores
     )
@@ -192,7 +192,7 @@ def test_a_drop_is_told_and_the_trend_page_stands_in_mlflow(
     stack.airflow(REEVALUATE, {"logical_date": None, "conf": conf}, token=stack.token())
     run = ended(stack, "manual")
     assert run["state"] == "success"
-    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", -1]
+    assert returned(stack, run, "evaluate", 0) == first.uris()["evaluate_model", 0]
     told = returned(stack, run, "alert")
     assert any("version 1 (champion), against its evaluation before: demo" in line for line in told)
     (tracked,) = [r for r in workflow_runs(stack) if r["info"]["run_name"] == f"by hand {run['dag_run_id']}"]

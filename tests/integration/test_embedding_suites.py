@@ -263,7 +263,7 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(
     again = setup_of(tmp_path / "again", data)
     with pytest.raises(KeyboardInterrupt):
         contrastive.fine_tuned(model, again, 17)
-    assert not [p for p in again.shared.iterdir() if p.is_dir() and not p.name.endswith(".work")]
+    assert not [p for p in again.shared.iterdir() if p.is_dir() and not p.name.startswith(".")]
     resumed, _ = contrastive.fine_tuned(model, again, 17)
     assert calls == 5  # two of the four batches were not run again
     assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

@@ -20,6 +20,7 @@ from mmbert.evaluation.results.store import history, record
 from mmbert.tracking.api import Api
 from mmbert.tracking.registry import CANDIDATE, CHAMPION, Registry, connect_registry
 from tests.fixtures_stack import S3, MlflowServer
+from tests.sentence_data import write_glue
 from tests.small_run import OVERRIDES, own_text
 
 NAME = "mmbert-reevaluated"
@@ -217,6 +218,37 @@ def test_two_at_once_do_no_harm(scene: Scene, first: LocalRunner) -> None:
     assert scene.champion() == "4"
     kept = history(scene.root, scene_digest(scene, "4"))
     assert len(kept) == 1, [card.when for card in kept]
+
+
+def test_the_recipes_suites_count_too_and_only_what_changed_is_done_again(
+    scene: Scene, first: LocalRunner, s3_server: S3
+) -> None:
+    bucket = s3_server.make_bucket("mirror")
+
+    def mirror(tested: int) -> None:
+        folder = scene.folder / f"mirror-{tested}"
+        write_glue(folder, ("rte",), train=16, tested=tested)
+        for path in storage.list_files(str(folder)):
+            storage.upload(storage.join(bucket, path), folder / path)
+
+    settings = "{epochs: 1, learning_rates: [1e-3], max_length: 24, start_epochs: 0}"
+    glue = f"evaluation.suites.glue={{tasks: [rte], seeds: 1, settings: {settings}}}"
+    asked = (glue, f"evaluation.data_root={bucket}")
+    mirror(8)
+    scene.model("fifth", 0.9001)
+    found = scene.run("suites", *asked, "release.gate={minimum: {glue/rte: 1.5}}")
+    assert len(scores(found)) == 4
+    outcome = artifacts.open_artifact(uri(found, "promote")).read_json("promotion.json")
+    assert outcome["outcome"] == "refused"
+    assert [finding["name"] for finding in outcome["findings"] if finding["refuses"]] == ["glue/rte"]
+    tags = scene.registry.by_alias(NAME, CANDIDATE).tags  # type: ignore[union-attr]
+    assert {tags["mmbert.scores.demo"], tags["mmbert.scores.glue"]} < {place for place, _ in scores(found)}
+    assert "glue" in artifacts.open_artifact(uri(found, "trend")).read("trend.html").decode()
+
+    mirror(12)
+    changed = scene.run("suites-again", *asked)
+    suites = [artifacts.open_artifact(place).read_json("scores.json")["suite"] for place, _ in scores(changed)]
+    assert dict(zip(suites, [reused for _, reused in scores(changed)], strict=True)) == {"demo": True, "glue": False}
 
 
 def test_an_empty_registry_is_said_so(scene: Scene) -> None:

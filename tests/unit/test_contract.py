@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -76,8 +77,8 @@ def test_the_graph_uses_parameters_that_exist() -> None:
             return f"uri-of-{task or component}"
 
         def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[str]:
-            ((name, items),) = over.items()
-            return [self.run(component, task=task, **{name: item}, **arguments) for item in items]
+            pairs = itertools.product(*over.values())
+            return [self.run(component, task=task, **dict(zip(over, p, strict=True)), **arguments) for p in pairs]
 
         def output(self, handle: str, name: str) -> list[str]:
             return ["first", "second"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -176,6 +176,14 @@ def version_scores(version: ModelVersion, opened: Callable[[str], Any] = artifac
         raise UserError(f"{where}: it has no tags {SCORES}<suite>, so its scores are not known; evaluate it again")
     cards = {uri: artifact_scorecard(opened(uri)) for uri in dict.fromkeys(uris)}
     return merged(cards.values(), where)
+
+
+def tag_scores(registry: Registry, name: str, cards: Mapping[str, Scorecard]) -> None:
+    """Lead the tags of each version whose model these scorecards (by URI) are of to them: they are its newest."""
+    for version in registry.versions(name):
+        own = {uri: card for uri, card in cards.items() if card.model_digest and card.model_digest == version.digest}
+        tags = {f"{SCORES}{suite}": uri for uri, card in own.items() for suite in card.suites()}
+        registry.set_tags(name, version.version, {k: v for k, v in tags.items() if version.tags.get(k) != v})
 
 
 def _who() -> str:

@@ -66,8 +66,9 @@ def _tuned(model: ModelFolder, setup: Setup, rate: float, seed: int) -> Path:
     covered = {key: setup.settings[key] for key in SETTINGS if key not in ("learning_rates", "tuning_save_steps")}
     key = digest_json([covered, setup.data.revision(DATA)])[:16]
     name = f"msmarco-{key}-rate-{rate:g}-seed-{seed}"
-    with _alone(setup.shared / f"{name}.lock"):
-        work = setup.shared / f"{name}.work"
+    # Hidden, like all that is in the making.
+    with _alone(setup.shared / f".{name}.lock"):
+        work = setup.shared / f".{name}.work"
         folder = kept_folder(setup.shared / name, lambda out: _train(model, setup, rate, seed, work, out))
         shutil.rmtree(work, ignore_errors=True)
     return folder

@@ -21,11 +21,13 @@ PARQUET_EXPORT = "refs/convert/parquet"
 class DataAccess:
     """`root` is a mirror's folder (see `DataSet`); without, data sets come from the hub.
 
-    `folders` are the places of single data sets that lie elsewhere, by repo.
+    `folders` are the places of single data sets that lie elsewhere, by repo, and `revisions` the states of data sets
+    where these are known.
     """
 
     root: Path | None = None
     folders: Mapping[str, Path] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, data: DataSet) -> Path | None:
         """Where the data set's files lie on this machine; None where it comes from the hub.
@@ -66,8 +68,10 @@ class DataAccess:
 
     def revision(self, data: DataSet) -> str:
         """The hub's commit, or the content digest of the files on this machine. Raises as `load` does."""
+        if data.repo in self.revisions:
+            return self.revisions[data.repo]
         folder = self.folder(data)
-        return _commit(data) if folder is None else _digest(folder)
+        return hub_commit(data.repo, data.revision) if folder is None else _digest(folder)
 
 
 @contextlib.contextmanager
@@ -98,16 +102,20 @@ def _mirrored(root: Path, data: DataSet) -> Path:
 
 
 @functools.cache
-def _commit(data: DataSet) -> str:
+def hub_commit(repo: str, revision: str) -> str:
+    """The commit that a branch or tag of a data set stands for. Raises as `DataAccess.load` does."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return str(HfApi().dataset_info(data.repo, revision=data.revision).sha)
+        return str(HfApi().dataset_info(repo, revision=revision).sha)
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repo}: it has no revision '{revision}' on the hub") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{data.repo}: no such data set on the hub, or it asks for a login") from error
+        raise UserError(f"{repo}: no such data set on the hub, or it asks for a login") from error
     except (HfHubHTTPError, OSError) as error:
-        raise InfrastructureError(f"{data.repo}: the hub does not answer ({error}); {how_to_mirror(data)}") from error
+        advice = how_to_mirror(DataSet(repo, revision=revision))
+        raise InfrastructureError(f"{repo}: the hub does not answer ({error}); {advice}") from error
 
 
 @functools.cache

