@@ -2,8 +2,8 @@
 
 What `mmbert evaluate MODEL --suite demo` does after its imports: the model is read, all four tasks are run on the text
 that the tiny recipe holds out, with the settings of that recipe and 1,000 bootstrap samples, and scores.json is
-and the model is not counted (a user's second evaluation finds the text made). The goal holds for two cores.
 written. The weights are random, which changes no time; the tokenizer is trained on the held-out text. Making that text
+and the model is not counted (a user's second evaluation finds the text made). The goal holds for two cores.
 
     .venv/bin/python benchmarks/bench_evaluate.py [--threads 2]
 """

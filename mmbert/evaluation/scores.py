@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,13 @@ class Score:
         return "/".join([self.suite, self.task, self.metric, *([self.language] if self.language else [])])
 
     def to_json(self) -> dict[str, Any]:
-        data = {**asdict(self), "seeds": list(self.seeds), "settings": dict(self.settings)}
-        units = data.pop("units")
-        if units is None:
+        # asdict would copy each of thousands of units by itself.
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "units"}
+        data |= {"seeds": list(self.seeds), "settings": dict(self.settings)}
+        if self.units is None:
             return data
-        return {**data, "units": {key: list(values) for key, values in units.items() if values}}
+        parts, wholes = list(self.units.parts), list(self.units.wholes)
+        return {**data, "units": {"parts": parts, **({"wholes": wholes} if wholes else {})}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmbert.errors import UserError
@@ -44,7 +44,7 @@ class Scorecard:
 
 
 def _header(card: Scorecard) -> dict[str, str]:
-    return {key: str(value) for key, value in asdict(card).items() if key != "scores"}
+    return {f.name: str(getattr(card, f.name)) for f in fields(card) if f.name != "scores"}
 
 
 def read_scorecard(data: bytes | Mapping[str, Any], where: str) -> Scorecard:
