@@ -117,7 +117,8 @@ def _as_read(recipe: Recipe, keys: list[str], arguments: Mapping[str, Any]) -> R
     """
     if "sources" in keys:
         recipe = pin_sources(recipe)
-    return pin_suites(recipe, [arguments["suite"]]) if "suite" in arguments else recipe
+    run = recipe.evaluation.suites.get(arguments.get("suite", ""))
+    return pin_suites(recipe, [arguments["suite"]]) if run is not None and not run.pinned else recipe
 
 
 class _View:

@@ -82,7 +82,7 @@ def explained(source: str, dataset: str, revision: str) -> Iterator[None]:
 def _explanation(source: str, dataset: str, revision: str, error: Exception) -> Exception:
     from huggingface_hub import constants, errors
 
-    where = f"source {source}: the data set {dataset}"
+    where = f"{source}: the data set {dataset}"
     causes = _causes(error)
     if type(error).__name__ == "DatasetNotFoundError":
         # `datasets` hides why; the hub says it again.

@@ -33,7 +33,7 @@ def _counted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any
         },
         "seeds": run.seeds,
         "bootstrap_samples": evaluation["bootstrap_samples"],
-        "revisions": run.revisions,
+        "data": run.pinned,
     }
 
 

@@ -30,7 +30,7 @@ def promote(
     released = work.open(release).read_json("release.json")
     name, version = released["name"], released["version"]
     cards = {uri: artifact_scorecard(work.open(uri)) for uri in (*scores, *champion_scores)}
-    own = [cards[uri] for uri in scores if cards[uri].model_digest == released["content_digest"]]
+    own = [cards[uri] for uri in dict.fromkeys(scores) if cards[uri].model_digest == released["content_digest"]]
     candidate = scorecard.merged(own, f"{name}: --scores")
     champions = [cards[uri] for uri in champion_scores]
     registry = work.tracker.registry

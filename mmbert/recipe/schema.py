@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mmbert.errors import UserError
-from mmbert.evaluation.suites.base import DEFAULT_SEEDS
-from mmbert.evaluation.suites.names import DEMO
-from mmbert.evaluation.suites.registry import get_suite
+from mmbert.evaluation.suites.base import DEFAULT_SEEDS, data_sets
+from mmbert.evaluation.suites.names import DEMO, DEMO_TASKS, EFFICIENCY
+from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
 from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.recipe.catalog import from_catalog
 from mmbert.recipe.languages import LANGUAGE_SETS, known_languages, language_problem
@@ -612,16 +612,18 @@ class SuiteRun(Section):
         default_factory=dict, description="tasks' settings, KEY: VALUE for all that have it, TASK: {KEY: VALUE} for one"
     )
     revisions: dict[str, str] = Field(
+        default_factory=dict, description="branch, tag or commit on the hub by data set; without, that of its task"
+    )
+    pinned: dict[str, str] = Field(
         default_factory=dict,
-        description="branch, tag or commit by data set; a run pins each to the state that it finds first",
+        description="written by a run: the state of each data set that it found first, a commit or a mirror's digest",
     )
 
     def changes(self) -> dict[str, Any]:
-        """The settings by KEY or TASK.KEY."""
-        flat: dict[str, Any] = {}
-        for name, value in self.settings.items():
-            flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-        return flat
+        """The settings by KEY, then those by TASK.KEY: a task's own go first."""
+        own = {name: value for name, value in self.settings.items() if isinstance(value, dict)}
+        general = {name: value for name, value in self.settings.items() if name not in own}
+        return general | {f"{name}.{key}": value for name, values in own.items() for key, value in values.items()}
 
 
 class Evaluation(Section):
@@ -645,11 +647,34 @@ class Evaluation(Section):
         for name, run in self.suites.items():
             if name == DEMO:
                 raise ValueError(f"suites.{name}: it always runs; its settings stand beside `suites`")
+            if name == EFFICIENCY:
+                raise ValueError(
+                    f"suites.{name}: its figures are of the machine that measures them, so no gate can compare them; "
+                    f"run `mmbert evaluate MODEL --suite {name}`"
+                )
             try:
-                changed_tasks(get_suite(name), run.tasks, run.changes(), f"suites.{name}.settings.")
+                tasks = changed_tasks(get_suite(name), run.tasks, run.changes(), f"suites.{name}.settings.")
             except UserError as error:
                 raise ValueError(f"suites.{name}: {error}") from error
+            self._check_revisions(name, run, list(data_sets(tasks)))
         return self
+
+    def _check_revisions(self, name: str, run: SuiteRun, read: list[str]) -> None:
+        for repo in run.revisions:
+            if repo not in read:
+                raise ValueError(
+                    f"suites.{name}.revisions: no task that is run reads {repo}; they read {', '.join(read)}"
+                )
+            if self.data_root:
+                raise ValueError(
+                    f"suites.{name}.revisions: with data_root the mirror's own files count; remove revisions or it"
+                )
+
+    def tasks(self, suite: str) -> list[str]:
+        """The tasks of a suite that is measured."""
+        if suite == DEMO:
+            return list(DEMO_TASKS)
+        return [task.name for task in chosen_tasks(get_suite(suite), self.suites[suite].tasks)]
 
     def measured(self) -> list[str]:
         """The suites that a released model is measured on."""
@@ -692,11 +717,13 @@ class Gate(Section):
             raise ValueError(f"minimum and maximum both name '{name}'; a metric is better one way only")
         return self
 
-    def suites(self) -> dict[str, str]:
-        """The suites that it names, by the first key that does."""
+    def named(self) -> list[tuple[str, str, str]]:
+        """(key, suite, task) of each bound; the task is empty where it is about the whole suite."""
         keys = ("minimum", "maximum", "largest_drops", "largest_language_drops")
-        named = [(name.split("/")[0], f"release.gate.{key}.{name}") for key in keys for name in getattr(self, key)]
-        return dict(reversed(named))
+        found = [
+            (f"release.gate.{key}.{name}", *f"{name}/".split("/")[:2]) for key in keys for name in getattr(self, key)
+        ]
+        return [(key, suite, task) for key, suite, task in found]
 
 
 class Release(Section):
@@ -777,9 +804,14 @@ class Recipe(Section):
 
     def _check_gate(self) -> None:
         measured = self.evaluation.measured()
-        for suite, key in self.release.gate.suites().items():
+        for key, suite, task in self.release.gate.named():
             if suite not in measured:
                 raise ValueError(f"{key}: this recipe does not evaluate suite '{suite}'; it does {', '.join(measured)}")
+            tasks = self.evaluation.tasks(suite)
+            if task and task not in tasks:
+                raise ValueError(
+                    f"{key}: this recipe does not evaluate task '{task}' of suite '{suite}'; it does {', '.join(tasks)}"
+                )
 
     def mixture(self, phase: str, variant: str = "") -> Mixture:
         """What a phase (or one variant of the decay phase) draws. Raises UserError for a variant that is not there."""

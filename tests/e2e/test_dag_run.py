@@ -19,7 +19,8 @@ from mmbert.artifacts import open_artifact
 from mmbert.evaluation.results.store import artifact_scorecard, record
 from tests.local_stack import LocalStack
 
-pytestmark = pytest.mark.e2e
+# The first test's time holds a whole demo.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 # Smaller than `tiny`: this asks whether everything works together, not whether the model learns.
 SMALL = {

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from components import planning
 from components.contract import get_component
 from components.runtime import Result, run_component
-from mmbert import artifacts, hub
-from mmbert.errors import UserError
+from mmbert import artifacts, storage
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.results.store import artifact_scorecard, history
 from mmbert.evaluation.suites import data, glue, mirror
+from mmbert.evaluation.suites import shared_work as shared_work_module
+from mmbert.evaluation.suites.base import DataSet
 from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
+from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.evaluation.suites.shared_work import shared_work
 from mmbert.recipe import load_recipe
 from mmbert.recipe.pins import pin_revisions, unpinned
+from tests.fixtures_stack import S3
 from tests.sentence_data import texts, write_glue
 from tests.suite_data import tiny_model
 
@@ -64,7 +70,7 @@ def test_a_suite_is_scored_once_for_the_same_model_settings_and_data(
     assert (card.suite, card.model, card.model_digest) == ("glue", "one", artifacts.open_artifact(place.model).digest)
     assert {score.task for score in card.scores} == {"cola", "sst2"}
     assert {score.data_revision for score in card.scores} == {
-        mirror.pinned_revisions(chosen_tasks(get_suite("glue"), ()), str(place.mirror), {}, "glue")[GLUE]
+        mirror.present_states(chosen_tasks(get_suite("glue"), ()), str(place.mirror), {})[GLUE]
     }
     assert [kept.suite for kept in history(place.root)] == ["glue"]
     assert place.evaluate(place.recipe()).reused
@@ -97,7 +103,7 @@ def test_changed_data_are_seen_by_the_next_run_and_refused_in_this_one(place: Pl
     assert after != recipe
     second = place.evaluate(after)
     assert second.uri != first.uri
-    with pytest.raises(UserError, match=r"are not those that the recipe's `revisions` name .*; start the run again"):
+    with pytest.raises(UserError, match=r"its files changed since this run began .*; start the run again"):
         place.evaluate(recipe, model=place.model, suite="glue", tokenizer=_tokenizer(place))
 
 
@@ -149,7 +155,7 @@ def test_a_workflows_recipe_names_the_commits_of_the_data(monkeypatch: pytest.Mo
 
     def commit(repo: str, revision: str) -> str:
         asked.append((repo, revision))
-        return "c" * 40
+        return f"{len(asked):040x}"
 
     monkeypatch.setattr(mirror, "hub_commit", commit)
     cola = "evaluation.suites.glue={tasks: [cola]}"
@@ -157,14 +163,56 @@ def test_a_workflows_recipe_names_the_commits_of_the_data(monkeypatch: pytest.Mo
     assert unpinned(branch) == ["glue"]
     pinned = pin_revisions(branch)
     assert asked == [(GLUE, "new")]
-    assert pinned.evaluation.suites["glue"].revisions == {GLUE: "c" * 40}
-    assert unpinned(pinned) == []
-    assert pin_revisions(pinned) == pinned
-    assert hub.is_commit(pin_revisions(load_recipe("tiny", [cola])).evaluation.suites["glue"].revisions[GLUE])
-    assert asked[1:] == [(GLUE, "main")]
-    wrong = load_recipe("tiny", [cola, "evaluation.suites.glue.revisions={some/thing: main}"])
-    with pytest.raises(UserError, match=r"glue\.revisions: no task that is run reads some/thing"):
-        pin_revisions(wrong)
+    assert pinned.evaluation.suites["glue"].pinned == {GLUE: f"{1:040x}"}
+    # The recipe of an earlier run: what it found is no wish.
+    again = pin_revisions(pinned)
+    assert again.evaluation.suites["glue"].pinned == {GLUE: f"{2:040x}"}
+    pin_revisions(load_recipe("tiny", [cola]))
+    assert asked[1:] == [(GLUE, "new"), (GLUE, "main")]
+    fixed = load_recipe("tiny", [cola, f"evaluation.suites.glue.revisions={{{GLUE}: {'c' * 40}}}"])
+    assert unpinned(fixed) == []
+
+
+def test_a_hub_that_does_not_answer_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    recipe = load_recipe("tiny", ["evaluation.suites.glue={tasks: [cola]}"])
+    with pytest.raises(InfrastructureError, match=r"data set nyu-mll/glue cannot be reached at .*; or mirror it"):
+        pin_revisions(recipe)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.suites.glu={}"], "suites.glu: no suite 'glu' .is 'glue' meant"),
+        (["evaluation.suites.demo={}"], "suites.demo: it always runs"),
+        (["evaluation.suites.efficiency={}"], "suites.efficiency: its figures are of the machine that measures them"),
+        (["evaluation.suites.glue={tasks: [rt]}"], "suite glue: no task 'rt' .is 'rte' meant"),
+        (["evaluation.suites.glue={settings: {epoch: 3}}"], "suites.glue.settings.epoch: no task .* has this setting"),
+        (["evaluation.suites.glue={settings: {epochs: x}}"], "suites.glue.settings.epochs='x': it must be of the kind"),
+        (["evaluation.suites.glue={settings: {learning_rates: []}}"], "learning_rates: an empty list"),
+        (["evaluation.suites.glue={revisions: {a/b: main}}"], "no task that is run reads a/b; they read nyu-mll/glue"),
+        (
+            ["evaluation.suites.glue={revisions: {nyu-mll/glue: main}}", "evaluation.data_root=/mirror"],
+            "with data_root the mirror's own files count",
+        ),
+        (["release.gate.minimum={glue: 0.5}"], "does not evaluate suite 'glue'; it does demo"),
+        (
+            ["evaluation.suites.glue={tasks: [cola]}", "release.gate.minimum={glue/rte: 0.5}"],
+            "release.gate.minimum.glue/rte: this recipe does not evaluate task 'rte' of suite 'glue'; it does cola",
+        ),
+        (["release.gate.largest_drops={demo/nonsense: 0.5}"], "does not evaluate task 'nonsense' of suite 'demo'"),
+    ],
+)
+def test_what_a_recipe_cannot_ask_of_suites(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe("tiny", overrides)
+
+
+def test_a_tasks_own_setting_goes_before_the_general_one() -> None:
+    recipe = load_recipe("tiny", ["evaluation.suites.glue={settings: {rte: {epochs: 5}, epochs: 1}}"])
+    run = recipe.evaluation.suites["glue"]
+    epochs = {task.name: task.settings["epochs"] for task in changed_tasks(get_suite("glue"), (), run.changes())}
+    assert (epochs["rte"], epochs["cola"]) == (5, 1)
 
 
 def test_a_released_model_of_the_presets_is_measured_on_what_the_published_tables_are_of() -> None:
@@ -173,31 +221,83 @@ def test_a_released_model_of_the_presets_is_measured_on_what_the_published_table
         assert measured == ["demo", "glue", "xtreme", "mteb-english", "mteb-multilingual", "coir"]
 
 
-def test_kept_work_is_whole_or_absent(tmp_path: Path) -> None:
+def test_finished_work_of_the_tasks_at_hand_is_shared_and_nothing_else(tmp_path: Path) -> None:
     store, one, other = str(tmp_path / "store"), tmp_path / "one", tmp_path / "other"
-    one.mkdir()
-    with pytest.raises(KeyboardInterrupt), shared_work(one, store):
-        (one / "made").mkdir()
-        (one / "made/a.bin").write_bytes(b"a")
-        (one / ".making").mkdir()
-        (one / ".making/half.bin").write_bytes(b"h")
-        (one / ".b.json.1234").write_text("half", "utf-8")
+    names = ["glue.cola-1", "scores/glue.cola-1.json"]
+    with pytest.raises(KeyboardInterrupt), shared_work(one, store, names):
+        write(one / "glue.cola-1/seed-1/a.json", "a")
+        write(one / "glue.cola-1/.made/half.json", "half")
+        write(one / "glue.cola-1/.b.json.1234", "half")
+        write(one / "glue.sst2-1/a.json", "another task's")
+        write(one / "shared/model/weights", "a fine-tuned model")
         raise KeyboardInterrupt
-    # As a machine that died while it sent a folder leaves it.
-    (Path(store) / "files/half").mkdir()
-    (Path(store) / "files/half/a.bin").write_bytes(b"a")
-    with shared_work(other, store):
-        assert sorted(str(p.relative_to(other)) for p in other.rglob("*") if p.is_file()) == ["made/a.bin"]
-        (other / "made/b.bin").write_bytes(b"b")
-    with shared_work(one, store):
-        assert (one / "made/b.bin").read_bytes() == b"b"
+    with shared_work(other, store, names):
+        assert files(other) == ["glue.cola-1/seed-1/a.json"]
+        write(other / "scores/glue.cola-1.json", "scores")
+    with shared_work(one, store, names):
+        assert (one / "scores/glue.cola-1.json").read_text("utf-8") == "scores"
 
 
-def test_kept_work_is_sent_while_it_goes_on(tmp_path: Path) -> None:
+def test_finished_work_is_sent_while_it_goes_on(tmp_path: Path) -> None:
     store, one = tmp_path / "store", tmp_path / "one"
-    one.mkdir()
-    with shared_work(one, str(store), seconds=0.01):
-        (one / "a.json").write_text("1", "utf-8")
-        while not list(store.glob("complete/*.json")):
-            pass
-    assert (store / "files/a.json").read_text("utf-8") == "1"
+    with shared_work(one, str(store), ["task"], seconds=0.01):
+        write(one / "task/a.json", "1")
+        deadline = time.monotonic() + 60
+        while not (store / "task/a.json").is_file():
+            assert time.monotonic() < deadline
+
+
+def test_a_store_that_is_away_at_the_end_does_not_hide_why_the_work_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise InfrastructureError("no store")
+
+    monkeypatch.setattr(shared_work_module.storage, "upload", away)
+    with pytest.raises(UserError, match="wrong input"), shared_work(tmp_path / "one", str(tmp_path / "s"), ["task"]):
+        write(tmp_path / "one/task/a.json", "1")
+        raise UserError("wrong input")
+    with (
+        pytest.raises(InfrastructureError, match="no store"),
+        shared_work(tmp_path / "one", str(tmp_path / "s"), ["task"]),
+    ):
+        pass
+
+
+def test_a_mirror_in_s3_is_fetched_whole_in_the_state_that_was_seen(s3_server: S3, tmp_path: Path) -> None:
+    bucket = s3_server.make_bucket("data")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        storage.s3_client.cache_clear()
+        tasks = chosen_tasks(get_suite("glue"), ["cola"])
+        storage.write_bytes(f"{bucket}/{GLUE}/a.txt", b"a")
+        states = mirror.present_states(tasks, bucket, {})
+        storage.write_bytes(f"{bucket}/{GLUE}/.cache/huggingface/a.metadata", b"noted")
+        assert mirror.present_states(tasks, bucket, {}) == states
+        access = mirror.open_data(tasks, bucket, tmp_path / "cache", states)
+        assert access.revision(DataSet(GLUE)) == states[GLUE]
+        folder = access.folder(DataSet(GLUE))
+        assert folder is not None
+        assert files(folder) == ["a.txt"]
+
+        whole = storage.download
+
+        def refreshed_meanwhile(uri: str, target: Path) -> None:
+            whole(uri, target)
+            storage.write_bytes(f"{bucket}/{GLUE}/b.txt", b"b")
+
+        patch.setattr(storage, "download", refreshed_meanwhile)
+        with pytest.raises(InfrastructureError, match="its files changed while they were fetched"):
+            mirror.open_data(tasks, bucket, tmp_path / "another", states)
+        assert not list((tmp_path / "another").rglob("a.txt"))
+    storage.s3_client.cache_clear()
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

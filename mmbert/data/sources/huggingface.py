@@ -41,7 +41,7 @@ class HubReader:
         if settings.language is not None and settings.language not in selection:
             return []
         commit = self._commit()
-        with hub.explained(self.name, settings.dataset, settings.revision):
+        with hub.explained(f"source {self.name}", settings.dataset, settings.revision):
             if settings.url_list:
                 files = self._urls(commit)
             elif settings.data_files:
@@ -53,12 +53,12 @@ class HubReader:
 
     def read(self, unit: Unit, selection: Selection) -> Iterator[Record]:
         settings = self.settings
-        with hub.explained(self.name, settings.dataset, settings.revision):
+        with hub.explained(f"source {self.name}", settings.dataset, settings.revision):
             place = unit.name if settings.url_list else f"{settings.dataset}/{unit.name}"
             yield from self.maker.records(unit, place, self._rows(unit.name, place), selection)
 
     def _commit(self) -> str:
-        return hub.resolve_commit(self.name, self.settings.dataset, self.settings.revision)
+        return hub.resolve_commit(f"source {self.name}", self.settings.dataset, self.settings.revision)
 
     def _rows(self, path: str, place: str) -> Iterator[Row | UnreadableError]:
         settings = self.settings

@@ -38,7 +38,7 @@ class TokenizedReader:
             return []
         commit = self._commit()
         pattern = (f"{settings.path.rstrip('/')}/index.json",)
-        with hub.explained(self.name, settings.dataset, settings.revision):
+        with hub.explained(f"source {self.name}", settings.dataset, settings.revision):
             files = find_files(settings.dataset, commit, pattern, settings.language_codes, selection)
             everything = Selection(1, 0, frozenset())
             if not files and not find_files(settings.dataset, commit, pattern, settings.language_codes, everything):
@@ -64,7 +64,7 @@ class TokenizedReader:
         settings = self.settings
         (language,) = unit.languages or ()
         place = f"source {self.name}: {settings.dataset}"
-        with hub.explained(self.name, settings.dataset, settings.revision):
+        with hub.explained(f"source {self.name}", settings.dataset, settings.revision):
             try:
                 for path, number, sample in mds.read_samples(settings.dataset, self._commit(), unit.name):
                     if settings.tokens_field not in sample:
@@ -77,7 +77,7 @@ class TokenizedReader:
                 raise UserError(f"{place}/{unit.name}: {problem}") from problem
 
     def _commit(self) -> str:
-        return hub.resolve_commit(self.name, self.settings.dataset, self.settings.revision)
+        return hub.resolve_commit(f"source {self.name}", self.settings.dataset, self.settings.revision)
 
 
 def _checked(where: str, tokens: object, vocab_size: int) -> Tokens:

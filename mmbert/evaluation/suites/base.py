@@ -5,7 +5,7 @@ This module imports nothing heavy, so that a suite's tasks, languages and data c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,3 +98,8 @@ class Suite:
 
     def task(self, name: str) -> Task:
         return next(task for task in self.tasks if task.name == name)
+
+
+def data_sets(tasks: Iterable[Task]) -> dict[str, DataSet]:
+    """The data sets of some tasks by repo."""
+    return {data.repo: data for task in tasks for data in task.data}

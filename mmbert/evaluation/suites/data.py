@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbert import hub
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.suites.base import DataSet
 
@@ -52,19 +53,26 @@ class DataAccess:
         # The export is folders of files, <subset>/<split>/0000.parquet, with no description of its subsets.
         subset = {"data_dir": config} if data.revision == PARQUET_EXPORT else {"name": config}
         try:
-            with _without_progress_bars():
+            with _without_progress_bars(), self.explained(data):
                 rows = datasets.load_dataset(place, split=split, **subset, **revision)
-        except (ValueError, RuntimeError) as error:  # an unknown subset or split, files of another schema, a script
-            raise UserError(f"{place}: {error}; {how_to_mirror(data)}") from error
-        except (ConnectionError, OSError) as error:
-            kind = InfrastructureError if folder is None else UserError
-            raise kind(f"{place}, subset {config}, split {split}: {error}; {how_to_mirror(data)}") from error
+        # An unknown subset or split, files of another schema, a script, a file that is not there.
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"{place}, subset {config}, split {split}: {error}; {how_to_mirror(data)}") from error
         if missing := [column for column in columns if column not in rows.column_names]:
             raise UserError(
                 f"{place}, subset {config}, split {split}: no column {', '.join(missing)}; it has "
                 f"{', '.join(rows.column_names)}, and its schema should be that of {data.card or data.repo}"
             )
         return rows
+
+    @contextlib.contextmanager
+    def explained(self, data: DataSet) -> Iterator[None]:
+        """Turns what the hub's libraries raise into messages that say what to do; a mirror's errors pass through."""
+        if self.folder(data) is not None:
+            yield
+            return
+        with _advised(data), hub.explained("the suites' data", data.repo, data.revision):
+            yield
 
     def revision(self, data: DataSet) -> str:
         """The hub's commit, or the content digest of the files on this machine. Raises as `load` does."""
@@ -101,21 +109,19 @@ def _mirrored(root: Path, data: DataSet) -> Path:
     return folder
 
 
-@functools.cache
 def hub_commit(repo: str, revision: str) -> str:
     """The commit that a branch or tag of a data set stands for. Raises as `DataAccess.load` does."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    with _advised(DataSet(repo, revision=revision)):
+        return hub.resolve_commit("the suites' data", repo, revision)
 
+
+@contextlib.contextmanager
+def _advised(data: DataSet) -> Iterator[None]:
+    """Says how to do without the hub, where it does not answer or refuses."""
     try:
-        return str(HfApi().dataset_info(repo, revision=revision).sha)
-    except RevisionNotFoundError as error:
-        raise UserError(f"{repo}: it has no revision '{revision}' on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{repo}: no such data set on the hub, or it asks for a login") from error
-    except (HfHubHTTPError, OSError) as error:
-        advice = how_to_mirror(DataSet(repo, revision=revision))
-        raise InfrastructureError(f"{repo}: the hub does not answer ({error}); {advice}") from error
+        yield
+    except (UserError, InfrastructureError) as error:
+        raise type(error)(f"{error}; or {how_to_mirror(data)}") from error
 
 
 @functools.cache

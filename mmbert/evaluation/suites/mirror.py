@@ -5,36 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mmbert import hub, storage
+from mmbert import storage
 from mmbert.artifacts import digest_json
-from mmbert.errors import UserError
-from mmbert.evaluation.suites.base import DataSet, Task
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.evaluation.suites.base import DataSet, Task, data_sets
 from mmbert.evaluation.suites.data import DataAccess, how_to_mirror, hub_commit
 
 
-def data_sets(tasks: Iterable[Task]) -> dict[str, DataSet]:
-    """The data sets of some tasks by repo."""
-    return {data.repo: data for task in tasks for data in task.data}
-
-
-def pinned_revisions(tasks: Iterable[Task], root: str, wanted: Mapping[str, str], where: str) -> dict[str, str]:
+def present_states(tasks: Iterable[Task], root: str, wanted: Mapping[str, str]) -> dict[str, str]:
     """The state of each data set now: the hub's commit, or the digest of its files in the mirror at `root`.
 
-    `wanted` are branches, tags or commits by repo; commits, and states of a mirror, stay as they are. `where` is named
-    in messages.
-
-    Raises UserError for a data set that is not there, or a wanted one that no task reads; InfrastructureError where the
-    hub or S3 cannot be reached.
+    `wanted` are branches, tags or commits on the hub by repo. Raises UserError for a data set that is not there,
+    InfrastructureError where the hub or S3 cannot be reached.
     """
     found = data_sets(tasks)
-    if unknown := [repo for repo in wanted if repo not in found]:
-        read = ", ".join(found) or "none"
-        raise UserError(f"{where}.revisions: no task that is run reads {', '.join(unknown)}; they read {read}")
     if root:
         access = DataAccess(None if storage.is_s3(root) else Path(root))
-        return {repo: wanted.get(repo) or _mirrored(root, data, access) for repo, data in found.items()}
-    asked = {repo: wanted.get(repo, data.revision) for repo, data in found.items()}
-    return {repo: r if hub.is_commit(r) else hub_commit(repo, r) for repo, r in asked.items()}
+        return {repo: _mirrored(root, data, access) for repo, data in found.items()}
+    return {repo: hub_commit(repo, wanted.get(repo, data.revision)) for repo, data in found.items()}
 
 
 def open_data(tasks: Iterable[Task], root: str, cache: Path, pinned: Mapping[str, str]) -> DataAccess:
@@ -51,29 +39,37 @@ def open_data(tasks: Iterable[Task], root: str, cache: Path, pinned: Mapping[str
         revisions[repo] = _mirrored(root, data, access)
         if pinned.get(repo, revisions[repo]) != revisions[repo]:
             raise UserError(
-                f"{storage.join(root, repo)}: its files are not those that the recipe's `revisions` name "
-                f"({pinned[repo][:12]}, now {revisions[repo][:12]}); start the run again, or remove `revisions`"
+                f"{storage.join(root, repo)}: its files changed since this run began "
+                f"({pinned[repo][:12]} then, {revisions[repo][:12]} now); start the run again"
             )
         if storage.is_s3(root):
-            folders[repo] = _fetched(storage.join(root, repo), cache / "mirror" / revisions[repo][:32] / repo)
+            place = storage.join(root, repo)
+            folders[repo] = _fetched(place, revisions[repo], cache / "mirror" / revisions[repo][:32] / repo)
     return DataAccess(access.root, folders, revisions)
 
 
 def _mirrored(root: str, data: DataSet, access: DataAccess) -> str:
     if not storage.is_s3(root):
         return access.revision(data)
-    listed = storage.list_versions(storage.join(root, data.repo))
-    if not listed:
-        raise UserError(f"{storage.join(root, data.repo)}: nothing there; {how_to_mirror(data)}")
-    return digest_json(listed)
+    place = storage.join(root, data.repo)
+    if not _listed(place):
+        raise UserError(f"{place}: nothing there; {how_to_mirror(data)}")
+    return digest_json(_listed(place))
 
 
-def _fetched(uri: str, folder: Path) -> Path:
+def _listed(uri: str) -> list[list[str]]:
+    """[path, version] of the data set's files, as `DataAccess` sees a folder's: not what the hub's client notes."""
+    return [[path, v] for path, v in storage.list_versions(uri) if not path.startswith(".") and not path.endswith("/")]
+
+
+def _fetched(uri: str, state: str, folder: Path) -> Path:
     # Loads numpy, and orchestrators read this module.
     from mmbert.evaluation.suites.keeping import kept_folder
 
     def make(incoming: Path) -> None:
-        for path in storage.list_files(uri):
+        for path, _ in _listed(uri):
             storage.download(storage.join(uri, path), incoming / path)
+        if digest_json(_listed(uri)) != state:
+            raise InfrastructureError(f"{uri}: its files changed while they were fetched; run it again")
 
     return kept_folder(folder, make)

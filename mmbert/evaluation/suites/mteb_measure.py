@@ -67,6 +67,7 @@ def measure(
     encoder_folder: Path,
     *,
     data_folder: Path | None,
+    data_revision: str,
     batch_size: int,
     max_seq_length: int,
     device: str,
@@ -74,8 +75,9 @@ def measure(
 ) -> list[Cell]:
     """The cells of mteb's task `name`, with the benchmark's subsets and splits.
 
-    `data_folder` holds the task's data set in place of the hub. Texts are cut at `max_seq_length` tokens. Whatever mteb
-    and datasets raise on data that are missing or of another schema passes through.
+    `data_folder` holds the task's data set in place of the hub, whose commit is `data_revision`. Texts are cut at
+    `max_seq_length` tokens. Whatever mteb and datasets raise on data that are missing or of another schema passes
+    through.
     """
     import mteb
     from sentence_transformers import SentenceTransformer
@@ -86,9 +88,8 @@ def measure(
         # A new one, for the listed task's data and random state are of the process.
         task = type(listed)().filter_eval_splits(listed.eval_splits)
         task.hf_subsets = listed.hf_subsets
-        if data_folder is not None:
-            place = {**task.metadata.dataset, "path": str(data_folder)}
-            task.metadata = task.metadata.model_copy(update={"dataset": place})
+        place = {"revision": data_revision} if data_folder is None else {"path": str(data_folder)}
+        task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, **place}})
         task.load_data()  # mteb forgets what it loads by itself, and the gold values are needed below
         encoder = SentenceTransformer(str(encoder_folder), device=device)
         encoder.max_seq_length = min(encoder.max_seq_length or max_seq_length, max_seq_length)

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from mmbert.errors import InfrastructureError, UserError
+from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score, interval, ratio_interval
 from mmbert.evaluation.suites import contrastive
 from mmbert.evaluation.suites.base import DataSet, ModelFolder, Setup, Suite, Task
-from mmbert.evaluation.suites.data import how_to_mirror
 from mmbert.evaluation.suites.keeping import kept_json
 from mmbert.evaluation.suites.mteb_measure import Cell, measure
 
@@ -138,19 +137,19 @@ def _measured(row: Mapping[str, str], data: DataSet, encoder: Path, setup: Setup
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        cells = measure(
-            row["task"],
-            BENCHMARKS[row["suite"]],
-            encoder,
-            data_folder=setup.data.folder(data),
-            batch_size=setup.settings["batch_size"],
-            max_seq_length=setup.settings["max_seq_length"],
-            device=setup.device,
-            scratch=setup.scratch,
-        )
-    except (ConnectionError, OSError) as error:
-        raise InfrastructureError(f"{row['task']}: {data.repo}: {error}; {how_to_mirror(data)}") from error
-    except (ValueError, KeyError, DatasetGenerationError) as error:
+        with setup.data.explained(data):
+            cells = measure(
+                row["task"],
+                BENCHMARKS[row["suite"]],
+                encoder,
+                data_folder=setup.data.folder(data),
+                data_revision=setup.data.revision(data),
+                batch_size=setup.settings["batch_size"],
+                max_seq_length=setup.settings["max_seq_length"],
+                device=setup.device,
+                scratch=setup.scratch,
+            )
+    except (ValueError, KeyError, OSError, DatasetGenerationError) as error:
         raise UserError(
             f"{row['task']}: {data.repo}: {type(error).__name__}: {error}; its files should be those of {data.card} at "
             f"revision {data.revision}"

@@ -98,12 +98,10 @@ def run_tasks(
     say: Callable[[str], None] = print,
 ) -> list[Score]:
     """The scores of the chosen tasks, in the suite's order. Raises as `evaluate` does."""
-    place = cache / model.digest[:32]
-    tasks = changed_tasks(suite, options.tasks, options.changes)
-    planned = [_plan(model, suite, task, data, options) for task in tasks]
+    place = own_folder(model, cache)
     scores: list[Score] = []
-    for work in planned:
-        finished = place / "scores" / f"{work.scores}.json"
+    for work in _planned(model, suite, data, options):
+        finished = place / _scores_file(work)
         if finished.is_file():
             found = [Score.from_json(score) for score in json.loads(finished.read_text("utf-8"))]
             say(f"{suite.name} {work.task.name}: found done")
@@ -115,12 +113,32 @@ def run_tasks(
     return scores
 
 
+def own_folder(model: ModelFolder, cache: Path) -> Path:
+    """Where a model's work lies."""
+    return cache / model.digest[:32]
+
+
+def own_work(model: ModelFolder, suite: Suite, data: DataAccess, options: Options) -> list[str]:
+    """The folders and files below `own_folder` that the chosen tasks keep. Raises as `evaluate` does."""
+    return [name for work in _planned(model, suite, data, options) for name in (work.work, _scores_file(work))]
+
+
 def data_revision(task: Task, data: DataAccess) -> str:
     """One text for the states of all the data sets of a task; empty where it reads none. Raises as `data` does."""
     revisions = {d.repo: data.revision(d) for d in task.data}
     if len(revisions) < 2:
         return next(iter(revisions.values()), "")
     return ",".join(f"{repo}@{revision[:12]}" for repo, revision in sorted(revisions.items()))
+
+
+def _scores_file(work: _Work) -> str:
+    return f"scores/{work.scores}.json"
+
+
+def _planned(model: ModelFolder, suite: Suite, data: DataAccess, options: Options) -> list[_Work]:
+    """All are planned before the first one is run: missing data are seen at once."""
+    tasks = changed_tasks(suite, options.tasks, options.changes)
+    return [_plan(model, suite, task, data, options) for task in tasks]
 
 
 def _plan(model: ModelFolder, suite: Suite, task: Task, data: DataAccess, options: Options) -> _Work:

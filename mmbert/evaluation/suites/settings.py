@@ -45,6 +45,8 @@ def _like(key: str, value: Any, default: Any) -> Any:
             pass
     if isinstance(default, list | tuple) and isinstance(value, list | tuple | int | float | str):
         items = list(value) if isinstance(value, list | tuple) else [value]
+        if default and not items:
+            raise UserError(f"{key}: an empty list; give one value at least, like {default!r}")
         return [_like(key, item, default[0]) for item in items] if default else items
     if default is not None and type(value) is not type(default):
         raise UserError(f"{key}={value!r}: it must be of the kind of {default!r}, the setting's default")

@@ -1,71 +1,86 @@
-"""Suites' finished work in the object store, so that another machine goes on where one was killed.
+"""What a suite's tasks have finished, in the object store: another machine goes on where one was killed.
 
-Below a prefix: `files/` as they lie in the folder, and `complete/<writer>.json`, the files that a writer has sent. A
-file counts once it is listed there: folders that a task makes whole are seen whole. Hidden files are in the making.
+Only what tasks keep of their own is there (scores, predictions, finished seeds): files that are written whole, each of
+which counts by itself. Models that were fine-tuned on the way stay on the machine. Hidden files are in the making.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import threading
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmbert import storage
 from mmbert.errors import MmbertError
 
 _SECONDS = 30.0
+_FILE = ".json"
 
 
 @contextlib.contextmanager
-def shared_work(folder: Path, uri: str, seconds: float = _SECONDS) -> Iterator[None]:
-    """`folder` with all that is kept below `uri`; what is added to it is sent there every `seconds`, and at the end.
+def shared_work(folder: Path, uri: str, names: Sequence[str], seconds: float = _SECONDS) -> Iterator[None]:
+    """The folders and .json files `names` of `folder`, with what is kept of them below `uri`.
 
-    Raises as `storage` does; a failure to send in between is tried again, only the last one counts.
+    What is added to them is sent there every `seconds`, and at the end. Raises as `storage` does where the store cannot
+    be read, or not be written at the end of a block that ended well.
     """
-    sent = _fetch(folder, uri)
-    writer = storage.join(uri, "complete", f"{uuid.uuid4().hex}.json")
+    sent = _fetch(folder, uri, names)
     ended = threading.Event()
 
     def send_now_and_then() -> None:
         while not ended.wait(seconds):
             with contextlib.suppress(MmbertError):
-                _send(folder, uri, writer, sent)
+                _send(folder, uri, names, sent)
 
     thread = threading.Thread(target=send_now_and_then, daemon=True)
     thread.start()
     try:
         yield
-    finally:
-        ended.set()
-        thread.join()
-        _send(folder, uri, writer, sent)
+    except BaseException:
+        _end(thread, ended)
+        with contextlib.suppress(MmbertError):
+            _send(folder, uri, names, sent)
+        raise
+    _end(thread, ended)
+    _send(folder, uri, names, sent)
 
 
-def _fetch(folder: Path, uri: str) -> set[str]:
-    complete = storage.join(uri, "complete")
-    known: set[str] = set()
-    for name in storage.list_files(complete):
-        known |= set(json.loads(storage.read_bytes(storage.join(complete, name))))
-    for path in sorted(known):
+def _end(thread: threading.Thread, ended: threading.Event) -> None:
+    ended.set()
+    thread.join()
+
+
+def _fetch(folder: Path, uri: str, names: Sequence[str]) -> set[str]:
+    found = {path for name in names for path in _stored(uri, name)}
+    for path in sorted(found):
         if not (folder / path).is_file():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            storage.download(storage.join(uri, "files", path), folder / path)
-    return known
+            # Somebody may be clearing the store up.
+            with contextlib.suppress(storage.MissingFileError):
+                storage.download(storage.join(uri, path), folder / path)
+    return found
 
 
-def _send(folder: Path, uri: str, writer: str, sent: set[str]) -> None:
-    new = [path for path in _finished(folder) if path not in sent]
-    for path in new:
-        storage.upload(storage.join(uri, "files", path), folder / path)
-    if new:
-        before = json.loads(storage.read_bytes(writer)) if storage.exists(writer) else []
-        storage.write_bytes(writer, json.dumps([*before, *new]).encode())
-        sent.update(new)
+def _stored(uri: str, name: str) -> list[str]:
+    below = [f"{name}/{path}" for path in storage.list_files(storage.join(uri, name))]
+    if below or not name.endswith(_FILE):
+        return below
+    return [name] if storage.exists(storage.join(uri, name)) else []
 
 
-def _finished(folder: Path) -> list[str]:
-    paths = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file())
-    return [str(path) for path in paths if not any(part.startswith(".") for part in path.parts)]
+def _send(folder: Path, uri: str, names: Sequence[str], sent: set[str]) -> None:
+    for path in (path for name in names for path in _finished(folder, name)):
+        if path not in sent:
+            with contextlib.suppress(storage.MissingFileError, FileNotFoundError):
+                storage.upload(storage.join(uri, path), folder / path)
+                sent.add(path)
+
+
+def _finished(folder: Path, name: str) -> Iterator[str]:
+    if (folder / name).is_file():
+        yield name
+    for place, folders, files in os.walk(folder / name):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        yield from (str(Path(place, f).relative_to(folder)) for f in files if not f.startswith("."))

@@ -193,11 +193,12 @@ class Tagging:
         predicted: dict[str, list[list[list[str]]]] = {code: [] for code in self.languages}
         for seed in setup.seeds:
             place = setup.kept / f"seed-{seed}"
-            tagger = functools.cache(functools.partial(self._trained, model, setup, seed, place / "model"))
+            trained = place / ".model"  # hidden: of this seed only until it is done
+            tagger = functools.cache(functools.partial(self._trained, model, setup, seed, trained))
             for code, sentences in tests.items():
                 tag = functools.partial(_tag, tagger, setup, sentences)
                 predicted[code].append(kept_json(place / f"{code}.json", tag))
-            shutil.rmtree(place / "model", ignore_errors=True)
+            shutil.rmtree(trained, ignore_errors=True)
         counters = {"f1": entity_counts, **({"accuracy": word_counts} if self.accuracy else {})}
         scores: list[Score] = []
         for metric, count in counters.items():
