@@ -133,7 +133,7 @@ def _model_checks(
     backends: Sequence[str], losses: Sequence[str], device: torch.device, dtype: torch.dtype, tiny: bool
 ) -> Checks:
     config = EncoderConfig(
-        600, *((32, 48, 4, 2) if tiny else (384, 1152, 7, 6)), attention_output_dropout=0.0, global_rope_theta=160_000.0
+        600, *((32, 48, 2, 2) if tiny else (384, 1152, 7, 6)), attention_output_dropout=0.0, global_rope_theta=160_000.0
     )
     length = 96 if tiny else 1024
 

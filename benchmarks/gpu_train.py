@@ -76,7 +76,7 @@ def _mmbert(hidden: int, heads: int) -> EncoderConfig:
 
 
 _BASE, _SMALL = _mmbert(768, 12), _mmbert(384, 6)
-_TINY = EncoderConfig(512, 64, 96, 4, 4)
+_TINY = EncoderConfig(512, 64, 96, 2, 4)
 SIZES = {
     "base_1k": Size(_BASE, 1024, 48, 0.30, 300, 1.1),
     "small_1k": Size(_SMALL, 1024, 48, 0.30, 300, 1.1),
