@@ -22,6 +22,7 @@ from mmbert.places import cache_folder, scratch_folder
 @click.option("--bootstrap-samples", default=DEFAULT_BOOTSTRAP_SAMPLES, show_default=True, type=click.IntRange(min=1))
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="a task's setting, or TASK.KEY=VALUE")
 @click.option("--tokenizer", default="", help="folder or artifact, for a checkpoint that carries none")
+@click.option("--recipe", default="", help="the recipe it was trained with, where a checkpoint does not say its shape")
 @click.option(
     "--documents", multiple=True, help="suite demo: folder or artifacts of curated documents; default: the demo's own"
 )
@@ -36,6 +37,7 @@ def evaluate_command(
     bootstrap_samples: int,
     changes: tuple[str, ...],
     tokenizer: str,
+    recipe: str,
     documents: tuple[str, ...],
     device: str,
 ) -> None:
@@ -45,12 +47,13 @@ def evaluate_command(
     task is done once for the same model, settings and data (kept below MMBERT_CACHE), so a killed evaluation goes on
     with what is missing. Data sets come from the hub by name, or from --data-root.
     """
+    from components.planning import read_recipe
     from components.runtime import commit
     from mmbert.evaluation.suites.data import DataAccess
     from mmbert.evaluation.suites.mirror import open_data
     from mmbert.evaluation.suites.models import open_model
     from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
-    from mmbert.evaluation.suites.runner import Options, evaluate, first_seeds
+    from mmbert.evaluation.suites.runner import Options, check_device, evaluate, first_seeds
     from mmbert.recipe.loading import parse_overrides
 
     found = get_suite(suite)
@@ -62,9 +65,12 @@ def evaluate_command(
         device=device,
     )
     chosen = chosen_tasks(found, options.tasks)
+    if device:
+        check_device(device)
     cache = cache_folder()
     with scratch_folder() as scratch:
-        opened = open_model(model, scratch, cache, tokenizer=tokenizer)
+        trained_with = read_recipe(recipe) if recipe else None
+        opened = open_model(model, scratch, cache, tokenizer=tokenizer, recipe=trained_with)
         if suite == DEMO:
             data = DataAccess(folders=_held_out(documents, scratch, cache))
         else:

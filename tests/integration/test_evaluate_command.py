@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,3 +273,50 @@ def test_a_folder_without_a_model_is_the_users(tmp_path: Path) -> None:
     code, _, error = run(str(tmp_path / "nothing"), "--suite", "glue", "--out", str(tmp_path / "out"))
     assert code == 2
     assert str(tmp_path / "nothing") in error
+
+
+def test_two_mirrors_with_the_same_card_are_not_taken_for_each_other(model: ModelFolder, tmp_path: Path) -> None:
+    tested = {}
+    for name, count in (("one", 8), ("other", 12)):
+        write_glue(tmp_path / name, ("cola",), train=16, tested=count)
+        arguments = ("--suite", "glue", "--tasks", "cola", "--data-root", str(tmp_path / name), *SMALL, *QUICK)
+        code, _, error = run(str(model.path), *arguments, "--out", str(tmp_path / f"{name}-out"))
+        assert code == 0, error
+        card = read_scorecard((tmp_path / f"{name}-out" / "scores.json").read_bytes(), name)
+        tested[name] = card.scores[0].n
+    assert tested == {"one": 8, "other": 12}
+
+
+def test_damaged_files_are_named(model: ModelFolder, tmp_path: Path) -> None:
+    write_glue(tmp_path / "mirror", ("cola",), train=16, tested=8)
+    rows = next((tmp_path / "mirror").rglob("validation*.parquet"))
+    rows.write_bytes(rows.read_bytes()[:700])
+    arguments = ("--suite", "glue", "--tasks", "cola", "--data-root", str(tmp_path / "mirror"), *SMALL, *QUICK)
+    code, _, error = run(str(model.path), *arguments, "--out", str(tmp_path / "out"))
+    assert code == 2, error
+    assert "nyu-mll/glue, subset cola" in error
+    broken = tmp_path / "broken"
+    shutil.copytree(model.path, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    code, _, error = run(str(broken), *arguments, "--out", str(tmp_path / "out"))
+    assert code == 2, error
+    assert f"{weights}: damaged" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--device", "cuda:99"), "--device cuda:99: it cannot be used here"),
+        (("--device", "foo"), "--device foo: it cannot be used here"),
+        (("--device", "cpu", "--set", "epochs=-1"), "--set epochs=-1: it cannot be negative"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    model: ModelFolder, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    write_glue(tmp_path / "mirror", ("cola",), train=16, tested=8)
+    given = ("--suite", "glue", "--tasks", "cola", "--data-root", str(tmp_path / "mirror"), *arguments)
+    code, _, error = run(str(model.path), *given, "--out", str(tmp_path / "out"))
+    assert code == 2, error
+    assert message in error

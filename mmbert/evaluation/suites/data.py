@@ -13,6 +13,7 @@ from typing import Any
 from mmbert import hub
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.suites.base import DataSet
+from mmbert.places import cache_folder
 
 PARQUET_EXPORT = "refs/convert/parquet"
 """The revision with the hub's own parquet files, for data sets that are a script, which nothing runs any more."""
@@ -53,11 +54,14 @@ class DataAccess:
         # The export is folders of files, <subset>/<split>/0000.parquet, with no description of its subsets.
         subset = {"data_dir": config} if data.revision == PARQUET_EXPORT else {"name": config}
         try:
-            with _without_progress_bars(), self.explained(data):
+            with _without_progress_bars(), self.reading(data):
                 rows = datasets.load_dataset(place, split=split, **subset, **revision)
-        # An unknown subset or split, files of another schema, a script, a file that is not there.
-        except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{place}, subset {config}, split {split}: {error}; {how_to_mirror(data)}") from error
+        # An unknown subset or split, files of another schema, a script, a file that is not there or is damaged.
+        except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetGenerationError) as error:
+            cause = f" ({error.__cause__})" if error.__cause__ else ""
+            raise UserError(
+                f"{place}, subset {config}, split {split}: {error}{cause}; {how_to_mirror(data)}"
+            ) from error
         if missing := [column for column in columns if column not in rows.column_names]:
             raise UserError(
                 f"{place}, subset {config}, split {split}: no column {', '.join(missing)}; it has "
@@ -66,10 +70,15 @@ class DataAccess:
         return rows
 
     @contextlib.contextmanager
-    def explained(self, data: DataSet) -> Iterator[None]:
-        """Turns what the hub's libraries raise into messages that say what to do; a mirror's errors pass through."""
+    def reading(self, data: DataSet) -> Iterator[None]:
+        """Around what reads the data set through `datasets`.
+
+        What is made of a mirror's files is kept by their digest. What the hub's libraries raise becomes messages that
+        say what to do; a mirror's errors pass through.
+        """
         if self.folder(data) is not None:
-            yield
+            with _kept_in(cache_folder() / "datasets" / self.revision(data)[:32]):
+                yield
             return
         with _advised(data), hub.explained("the suites' data", data.repo, data.revision):
             yield
@@ -80,6 +89,19 @@ class DataAccess:
             return self.revisions[data.repo]
         folder = self.folder(data)
         return hub_commit(data.repo, data.revision) if folder is None else _digest(folder)
+
+
+@contextlib.contextmanager
+def _kept_in(folder: Path) -> Iterator[None]:
+    """`datasets` tells local folders apart by their card's head alone, and takes one's rows for another's."""
+    import datasets
+
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = folder
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from mmbert.artifacts import File as ArtifactFile
 from mmbert.errors import UserError
 from mmbert.evaluation.report_data import RELEASE, VARIANT
 from mmbert.evaluation.suites.base import ModelFolder
+from mmbert.recipe.schema import Recipe
 from mmbert.release.names import CONFIG
 
 _DECIDING = (".safetensors", ".bin", ".json", ".model", ".txt", ".py")
@@ -25,11 +26,12 @@ class Opened:
     kind: str
 
 
-def open_model(source: str, scratch: Path, cache: Path, *, tokenizer: str = "") -> Opened:
+def open_model(source: str, scratch: Path, cache: Path, *, tokenizer: str = "", recipe: Recipe | None = None) -> Opened:
     """The model at `source`: a Hugging Face folder, a model artifact, or a checkpoint of any form that converts.
 
-    `scratch` takes what has to be fetched or converted. A checkpoint that carries no tokenizer needs one. Raises
-    UserError where there is no such model, or it cannot be converted.
+    `scratch` takes what has to be fetched or converted. A checkpoint that carries no tokenizer needs one, and
+    one that does not state its shape its recipe. Raises UserError where there is no such model, it is damaged, or it
+    cannot be converted.
     """
     if storage.exists(storage.join(source, MANIFEST)):
         artifact = open_artifact(source)
@@ -39,13 +41,24 @@ def open_model(source: str, scratch: Path, cache: Path, *, tokenizer: str = "") 
         if artifact.manifest.kind != "checkpoint":
             raise UserError(f"{source}: a {artifact.manifest.kind} artifact; a model or a checkpoint is needed here")
         # Another tokenizer makes another model of the same checkpoint.
-        folder = _converted(source, tokenizer, scratch)
+        folder = _converted(source, tokenizer, recipe, scratch)
         digest = digest_json([artifact.digest, folder_digest(folder)])
         return Opened(ModelFolder(folder, digest, _label(source, artifact.outputs.get("label"))), VARIANT)
     if not storage.is_s3(source) and (Path(source) / CONFIG).is_file():
+        _check_weights(Path(source))
         return Opened(ModelFolder(Path(source), folder_digest(Path(source)), _label(source)), RELEASE)
-    folder = _converted(source, tokenizer, scratch)
+    folder = _converted(source, tokenizer, recipe, scratch)
     return Opened(ModelFolder(folder, folder_digest(folder), _label(source)), VARIANT)
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            safe_open(path, "numpy")
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged, it cannot be read ({error}); copy or export it again") from error
 
 
 def folder_digest(folder: Path) -> str:
@@ -58,11 +71,11 @@ def folder_digest(folder: Path) -> str:
     return content_digest("model", files)
 
 
-def _converted(source: str, tokenizer: str, scratch: Path) -> Path:
+def _converted(source: str, tokenizer: str, recipe: Recipe | None, scratch: Path) -> Path:
     from mmbert.release.conversion import convert_to_folder
 
     out = scratch / "converted"
-    convert_to_folder(source, str(out), tokenizer, None, None)
+    convert_to_folder(source, str(out), tokenizer, recipe, None)
     return out
 
 

@@ -137,7 +137,7 @@ def _measured(row: Mapping[str, str], data: DataSet, encoder: Path, setup: Setup
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        with setup.data.explained(data):
+        with setup.data.reading(data):
             cells = measure(
                 row["task"],
                 BENCHMARKS[row["suite"]],

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.artifacts import digest_json
+from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import SCORES, now, to_parquet
 from mmbert.evaluation.scores import Score
@@ -166,6 +167,17 @@ def _run(model: ModelFolder, work: _Work, place: Path, data: DataAccess, options
         )
         found = work.task.run(model, setup)
     return [score if score.data_revision else replace(score, data_revision=work.revision) for score in found]
+
+
+def check_device(name: str) -> None:
+    """Raises UserError for a device that torch does not have here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {name}: it cannot be used here ({reason}); leave it out, or give cpu") from error
 
 
 def default_device() -> str:

@@ -35,6 +35,8 @@ def changed_tasks(suite: Suite, names: Sequence[str], changes: Mapping[str, Any]
 
 def _like(key: str, value: Any, default: Any) -> Any:
     """The value as the type of the setting's default. Raises UserError where it is none."""
+    if isinstance(default, int | float) and isinstance(value, int | float) and value < 0 <= default:
+        raise UserError(f"{key}={value!r}: it cannot be negative")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(default, float) and isinstance(value, str):
