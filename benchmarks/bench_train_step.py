@@ -78,7 +78,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(TINY, 8, 8, 5, 5),
-    "small": Size(SMALL, 3, 1, 1, 3),
+    "small": Size(SMALL, 2, 1, 1, 3),
     "tiny_256k": Size(dataclasses.replace(TINY, vocab_size=256_000), 3, 3, 3, 3),
 }
 MEASURED = ("tiny", "small")

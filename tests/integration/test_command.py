@@ -69,7 +69,8 @@ def test_a_component_runs_alone_and_is_found_done(tmp_path: Path) -> None:
     one, two = json.loads(first.stdout), json.loads(again.stdout)
     assert (one["reused"], two["reused"]) == (False, True)
     assert one["uri"] == two["uri"]
-    assert one["outputs"] == {"groups": ["0", "1"], "variants": ["decay-eng", "decay-cont", "decay-all"]}
+    variants = ["decay-eng", "decay-cont", "decay-all"]
+    assert one["outputs"] == {"groups": ["0", "1"], "variants": variants, "suites": ["demo"]}
 
 
 def test_mlflow_down_at_the_start_is_infrastructure(tmp_path: Path) -> None:
