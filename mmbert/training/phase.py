@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbert.training import composer_start  # noqa: F401 - before anything else imports Composer
-
-# isort: split
 from composer import Timestamp, Trainer
 
 from mmbert.artifacts import Artifact, ArtifactWriter
