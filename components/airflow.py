@@ -79,10 +79,14 @@ def trigger_form(preset: str, about_preset: str, example: str, **more: Param) ->
     }
 
 
+_ITEMS = ("item", "second_item")
+"""The operator's parameters that a mapped task fills: Airflow maps over these, and a class has a fixed set of them."""
+
+
 class ComponentOperator(BaseOperator):
     """Runs one component. `over` names the arguments that `item` and `second_item` fill in a mapped task."""
 
-    template_fields = ("arguments", "item", "second_item")
+    template_fields = ("arguments", *_ITEMS)
     ui_color = "#e8f0fe"
 
     def __init__(
@@ -206,7 +210,7 @@ class AirflowRunner:
         ).output
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
-        items = dict(zip(("item", "second_item"), over.values(), strict=False))
+        items = dict(zip(_ITEMS[: len(over)], over.values(), strict=True))
         return (
             ComponentOperator.partial(
                 task_id=task or component,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _counted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The suite's tasks and data decide its scores; the rest of the recipe is the suite demo's."""
+    """Tasks and data of a suite other than demo decide its scores, and the shape that a checkpoint is converted to."""
     evaluation, suite = dict(recipe["evaluation"]), arguments["suite"]
     suites = evaluation.pop("suites")
     if suite == DEMO:
@@ -27,7 +27,9 @@ def _counted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any
             f"--suite {suite}: the recipe's evaluation.suites do not have it; there are {', '.join([DEMO, *suites])}"
         )
     run = SuiteRun.model_validate(suites[suite])
+    shape = {key: recipe[key] for key in ("model", "phases.decay.rope_theta", "phases.decay.max_seq_len")}
     return {
+        **shape,
         "tasks": {
             t.name: [t.version, dict(t.settings)] for t in changed_tasks(get_suite(suite), run.tasks, run.changes())
         },
@@ -44,8 +46,8 @@ def _used(arguments: dict[str, Any]) -> dict[str, Any]:
 @component(
     produces="scores", version=3, image="eval", resources="eval",
     reads=("seed", "model", "phases.decay.rope_theta", "phases.decay.max_seq_len", "phases.extend.languages",
-           "language_sets", "evaluation"),
-    operational=("evaluation.data_root",), fingerprinted=_counted, used=_used,
+           "language_sets", "evaluation", "release.parity_tolerance"),
+    operational=("evaluation.data_root", "release.parity_tolerance"), fingerprinted=_counted, used=_used,
 )  # fmt: skip
 def evaluate(
     work: Work,
@@ -108,7 +110,7 @@ def _suite(work: Work, suite: str, tokenizer: str, artifact: Artifact | None) ->
 
     if artifact is None:
         raise UserError(f"component 'evaluate' needs --model for the suite {suite}: an untrained model has no files")
-    opened = open_model(artifact.uri, work.scratch, work.cache, tokenizer=tokenizer)
+    opened = open_model(artifact.uri, work.scratch, work.cache, tokenizer=tokenizer, recipe=work.recipe)
     scores = recipe_scores(opened.model, suite, work.recipe.evaluation, work.cache, work.kept("evaluation"))
     return Scorecard(opened.model.label, opened.model.digest, opened.kind, suite, tuple(scores))
 

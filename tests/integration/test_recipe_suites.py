@@ -22,8 +22,12 @@ from mmbert.evaluation.suites.base import DataSet
 from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
 from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.evaluation.suites.shared_work import shared_work
+from mmbert.model.config import config_from_recipe
+from mmbert.model.initialization import new_model
 from mmbert.recipe import load_recipe
 from mmbert.recipe.pins import pin_revisions, unpinned
+from mmbert.release.checkpoints import save_weights
+from mmbert.training.canonical import WEIGHTS
 from tests.fixtures_stack import S3
 from tests.sentence_data import texts, write_glue
 from tests.suite_data import tiny_model
@@ -81,6 +85,27 @@ def test_a_suite_is_scored_once_for_the_same_model_settings_and_data(
     assert not changed.reused
     assert "glue cola: found done" in (said := capsys.readouterr().out)
     assert "glue sst2: accuracy" in said
+
+
+def test_a_checkpoint_that_does_not_state_its_shape_is_converted_by_the_recipe(place: Place) -> None:
+    shape = ["model.vocab_size=600", "model.hidden_size=32", "model.intermediate_size=48"]
+    recipe = place.recipe(*shape)
+    settings = planning.read_recipe(recipe)
+    weights = new_model(config_from_recipe(settings.model, settings.phases.decay.rope_theta), 1).weights()
+    writer = artifacts.ArtifactWriter(f"{place.root}/checkpoint/merged", "checkpoint", "merged", {}, {})
+    save_weights(weights, place.folder / WEIGHTS)
+    writer.add_file(WEIGHTS, place.folder / WEIGHTS)
+    writer.outputs["label"] = "merged"
+    checkpoint = writer.commit({"component": "merge", "task": "merge"}).uri
+    words = artifacts.ArtifactWriter(f"{place.root}/tokenizer/words", "tokenizer", "words", {}, {})
+    words.add_folder("", place.folder / "hf")
+    tokenizer = words.commit({"component": "tokenizer", "task": "tokenizer"}).uri
+    found = place.evaluate(recipe, model=checkpoint, tokenizer=tokenizer)
+    assert artifact_scorecard(artifacts.open_artifact(found.uri)).model == "merged"
+    another = place.evaluate(
+        place.recipe(*shape, "phases.decay.rope_theta.global_attention=10000"), model=checkpoint, tokenizer=tokenizer
+    )
+    assert not another.reused
 
 
 def test_other_documents_are_no_reason_to_do_it_again(place: Place, tmp_path: Path) -> None:

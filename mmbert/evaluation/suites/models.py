@@ -29,9 +29,9 @@ class Opened:
 def open_model(source: str, scratch: Path, cache: Path, *, tokenizer: str = "", recipe: Recipe | None = None) -> Opened:
     """The model at `source`: a Hugging Face folder, a model artifact, or a checkpoint of any form that converts.
 
-    `scratch` takes what has to be fetched or converted. A checkpoint that carries no tokenizer needs one, and
-    one that does not state its shape its recipe. Raises UserError where there is no such model, it is damaged, or it
-    cannot be converted.
+    `scratch` takes what has to be fetched or converted. A checkpoint that carries no tokenizer needs one, and one
+    that does not state its shape its recipe. Raises UserError where there is no such model, it is damaged, or it cannot
+    be converted.
     """
     if storage.exists(storage.join(source, MANIFEST)):
         artifact = open_artifact(source)
