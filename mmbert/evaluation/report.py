@@ -74,12 +74,12 @@ def _figures(data: ReportData) -> dict[str, Figure]:
 
 def _suites(data: ReportData) -> dict[str, tuple[list[str], list[tuple[str, tables.Task]]]]:
     """By suite: its tasks that never ran on real data, and its plots."""
-    found: dict[str, tuple[list[str], list[tuple[str, tables.Task]]]] = {}
+    plots: dict[str, list[tuple[str, tables.Task]]] = {}
     for index, task in enumerate(tables.tasks_of(data)):
-        if task.suite not in found:
-            found[task.suite] = (tables.unverified(task.suite), [])
-        found[task.suite][1].append((f"score-{index}", task))
-    return found
+        plots.setdefault(task.suite, []).append((f"score-{index}", task))
+    return {
+        suite: (tables.unverified(suite, {task.task for _, task in tasks}), tasks) for suite, tasks in plots.items()
+    }
 
 
 def _comparisons(data: ReportData) -> list[tuple[str, Comparison]]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert.evaluation.published import PublishedTable
 from mmbert.evaluation.report_data import ReportData
 from mmbert.evaluation.scores import is_share, lower_is_better
-from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, DEMO, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.evaluation.suites.registry import get_suite, suite_names, unverified_tasks
 from mmbert.pages.page import Cell
-
-DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,10 @@ def tasks_of(data: ReportData) -> list[Task]:
     return known + [_described(*names) for names in others]
 
 
-def unverified(suite: str) -> list[str]:
-    """The suite's tasks that never ran on their real data; the demo's text is its own."""
-    return list(unverified_tasks(get_suite(suite))) if suite in suite_names() and suite != DEMO else []
+def unverified(suite: str, measured: Collection[str]) -> list[str]:
+    """The measured tasks of a suite that never ran on their real data; the demo's text is its own."""
+    known = unverified_tasks(get_suite(suite)) if suite in suite_names() and suite != DEMO else ()
+    return [task for task in known if task in measured]
 
 
 def _described(suite: str, task: str, metric: str) -> Task:

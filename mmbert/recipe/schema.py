@@ -345,7 +345,7 @@ class PersonalData(Section):
 class Decontamination(Section):
     """Drops training documents that hold text of the evaluation suites."""
 
-    suites: tuple[Name, ...] = Field(("demo",), min_length=1, description="registered evaluation suites")
+    suites: tuple[Name, ...] = Field((DEMO,), min_length=1, description="registered evaluation suites")
     words: int = Field(12, gt=0, description="words in a row that a document may not share with an evaluation text")
     min_words: int = Field(4, gt=0, description="texts below `words` are compared with whole lines, down to this many")
 

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.base import Suite, Task
+from mmbert.evaluation.suites.names import DEMO, EFFICIENCY
 
 _MODULES = {
-    "demo": "demo_suite",
+    DEMO: "demo_suite",
     "glue": "glue",
     "xtreme": "xtreme",
     "low-resource": "low_resource",
     "mteb-english": "mteb_english",
     "mteb-multilingual": "mteb_multilingual",
     "coir": "coir",
-    "efficiency": "efficiency",
+    EFFICIENCY: "efficiency",
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from mmbert.data.steps.decontamination import EvaluationText
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.intents import suite_sentences
-from mmbert.evaluation.suites.names import INTENTS
+from mmbert.evaluation.suites.names import DEMO, INTENTS
 from mmbert.recipe.schema import Evaluation
 
 SuiteTexts = Callable[[Evaluation, int], Iterator[EvaluationText]]
@@ -39,8 +39,8 @@ def evaluation_texts(suites: Iterable[str], settings: Evaluation, seed: int) -> 
         yield from _SUITES[suite](settings, seed)
 
 
-@register("demo")
+@register(DEMO)
 def _demo(settings: Evaluation, seed: int) -> Iterator[EvaluationText]:
     for sentences in suite_sentences(settings, seed).values():
         for sentence in sentences:
-            yield EvaluationText(f"demo/{INTENTS}", sentence.text)
+            yield EvaluationText(f"{DEMO}/{INTENTS}", sentence.text)
