@@ -23,6 +23,8 @@ from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.ranks import STOPPED, end_with_parent
 
 _PROJECT = Path(__file__).resolve().parent.parent
+ERROR = "error: "
+"""What a component's closing message begins with."""
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 
 
@@ -72,17 +74,21 @@ def _process(plan: Plan, root: str, task: str) -> tuple[int, str]:
         )
     environment = {**os.environ, **profiles.environment(plan.component, plan.arguments)}
     command = [program, *command_line(plan.component, plan.arguments, root, task)]
-    last_line = ""
+    last_line = error = ""
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509
     ) as process, _ended_with_us(process):  # fmt: skip
         for line in process.stdout or ():
-            sys.stdout.write(line)
+            # Its closing error is raised here, and told by who catches that.
+            told, error = (error, line) if line.startswith(ERROR) else (error + line, "")
+            sys.stdout.write(told)
             sys.stdout.flush()
             last_line = line.strip() or last_line
         code = process.wait()
-    return code, last_line
+    if code == 0:
+        sys.stdout.write(error)
+    return code, last_line.removeprefix(ERROR)
 
 
 def _die_with_parent() -> None:

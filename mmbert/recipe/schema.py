@@ -597,7 +597,9 @@ class Training(Section):
 class Merge(Section):
     method: Literal["ties", "linear", "ema"] = "ties"
     density: float = Field(0.5, gt=0, le=1, description="ties: share of each variant's changes that is kept")
-    weights: dict[Name, float] = Field(default_factory=dict, description="weight of each variant; without, equal")
+    weights: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="weight of each variant; without, equal"
+    )
     ema_decay: float = Field(
         0.5, gt=0, lt=1, description="ema: weight of the running average against the next checkpoint"
     )
