@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmbert.artifacts import Artifact, ancestry, open_artifact
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.evaluation.results.promotion import GATE, REASON, version_scores
+from mmbert.hub import retries_told_once
 from mmbert.release.names import COMPOSER_FOLDER, OPTIMIZER, STATE, WEIGHTS
 from mmbert.release.released_card import CHECKPOINT, released_card
 from mmbert.tracking import ModelVersion, Registry
@@ -255,7 +256,8 @@ def _large_files(api: HfApi, place: str) -> dict[str, str]:
 def _explained(repo: str) -> Iterator[None]:
     """What the hub's client raises, as messages that say what to do."""
     try:
-        yield
+        with retries_told_once():
+            yield
     except MmbertError:
         raise
     except Exception as error:

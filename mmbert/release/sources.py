@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert import storage
+from mmbert import hub, storage
 from mmbert.artifacts import MANIFEST, find, open_artifact
 from mmbert.data.tokenizer import TOKENIZER_FILE
 from mmbert.errors import InfrastructureError, UserError
@@ -83,10 +83,11 @@ def _download(uri: str, folder: Path) -> Path:
 
     name, _, revision = uri.partition("@")
     try:
-        for file in (CONFIG, MODEL_WEIGHTS):
-            hf_hub_download(name, file, revision=revision or None, local_dir=folder)
-        with contextlib.suppress(EntryNotFoundError):
-            hf_hub_download(name, TOKENIZER_FILE, revision=revision or None, local_dir=folder)
+        with hub.retries_told_once():
+            for file in (CONFIG, MODEL_WEIGHTS):
+                hf_hub_download(name, file, revision=revision or None, local_dir=folder)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(name, TOKENIZER_FILE, revision=revision or None, local_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         where = f"{uri}: no such file or folder here, and"
         if isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403, 404}:

@@ -111,18 +111,25 @@ def test_a_checkpoint_that_does_not_state_its_shape_is_converted_by_the_recipe(p
     assert not another.reused
 
 
-def test_other_documents_are_no_reason_to_do_it_again(place: Place, tmp_path: Path) -> None:
+def test_what_is_not_read_is_no_reason_to_do_it_again(place: Place, tmp_path: Path) -> None:
+    tokenizer = artifacts.ArtifactWriter(f"{place.root}/tokenizer/some", "tokenizer", "some", {}, {})
+    tokenizer.add_json("tokenizer.json", {})
     documents = artifacts.ArtifactWriter(f"{place.root}/documents/some", "documents", "some", {}, {})
     documents.add_json("index.json", {})
     recipe = place.recipe()
     first = place.evaluate(recipe)
-    again = place.evaluate(recipe, documents=[documents.commit({"component": "curate", "task": "curate"}).uri])
+    again = place.evaluate(
+        recipe,
+        documents=[documents.commit({"component": "curate", "task": "curate"}).uri],
+        tokenizer=tokenizer.commit({"component": "tokenizer", "task": "tokenizer"}).uri,
+    )
     assert (again.uri, again.reused) == (first.uri, True)
     assert artifacts.open_artifact(first.uri).manifest.inputs["documents"] == []
 
 
 def test_changed_data_are_seen_by_the_next_run_and_refused_in_this_one(place: Place) -> None:
     recipe = place.recipe()
+    not_done = place.recipe("evaluation.suites.glue.settings.sst2.batch_size=4")
     first = place.evaluate(recipe)
     shutil.rmtree(place.mirror)
     write_glue(place.mirror, ("cola", "sst2"), train=16, tested=12)
@@ -132,14 +139,7 @@ def test_changed_data_are_seen_by_the_next_run_and_refused_in_this_one(place: Pl
     second = place.evaluate(after)
     assert second.uri != first.uri
     with pytest.raises(UserError, match=r"its files changed since this run began .*; start the run again"):
-        place.evaluate(recipe, model=place.model, suite="glue", tokenizer=_tokenizer(place))
-
-
-def _tokenizer(place: Place) -> str:
-    """An argument that makes it another piece of work, which is not found done."""
-    writer = artifacts.ArtifactWriter(f"{place.root}/tokenizer/any", "tokenizer", "any", {}, {})
-    writer.add_json("tokenizer.json", {})
-    return writer.commit({"component": "tokenizer", "task": "tokenizer"}).uri
+        place.evaluate(not_done)
 
 
 def test_another_machine_goes_on_where_one_was_killed(
