@@ -1,0 +1,29 @@
+"""A component's output, shown as it comes; its closing error is kept back, for who catches the exception to tell it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+ERROR = "error: "
+"""What a component's closing message begins with."""
+
+
+class Shown:
+    def __init__(self) -> None:
+        self._last = ""
+        self._error = ""
+
+    def follow(self, lines: Iterable[str]) -> None:
+        """Show lines, each with its end, until there are no more."""
+        for line in lines:
+            told, self._error = (self._error, line) if line.startswith(ERROR) else (self._error + line, "")
+            sys.stdout.write(told)
+            sys.stdout.flush()
+            self._last = line.strip() or self._last
+
+    def last_line(self, code: int) -> str:
+        """The last line, of an error its message; what was kept back is shown where it ended well."""
+        if code == 0:
+            sys.stdout.write(self._error)
+        return self._last.removeprefix(ERROR)
