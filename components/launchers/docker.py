@@ -7,8 +7,8 @@ and gains no rights; what it may write is a volume of its own, the cache volume,
 
 from __future__ import annotations
 
-import codecs
 import contextlib
+import datetime
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
+import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount
 
@@ -42,6 +43,9 @@ _CACHE = "mmbert-cache"
 # torch's loader workers hand over batches there; the engine's default of 64 MB is too little.
 _SHARED_MEMORY = "2g"
 _STOP_SECONDS = 20
+_POLL_SECONDS = 0.5
+# Engines keep the two streams apart and their lines lose their order: the last would not be the error's.
+_MERGED = ("sh", "-c", 'exec "$@" 2>&1', "sh")
 _KILLED = 137
 _CONFLICTS = (409, 500)
 """Docker's and podman's answers where a container of that name exists."""
@@ -167,7 +171,7 @@ def _settings(plan: Plan, arguments: list[str], root: str, image: Image) -> dict
     gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if profiles.wants_gpus(item, plan.arguments) else []
     return {
         "image": image.id,
-        "command": ["mmbert", *arguments],
+        "command": [*_MERGED, "mmbert", *arguments],
         "environment": {
             **_environment(os.environ),
             **profiles.environment(item, plan.arguments),
@@ -271,14 +275,34 @@ def _running(container: Container) -> Container:
 
 
 def _lines(container: Container) -> Iterator[str]:
-    """The container's output until it ends, each line with its end."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    begun = ""
-    for chunk in container.logs(stream=True, follow=True):
-        *lines, begun = (begun + decoder.decode(chunk)).split("\n")
-        yield from (f"{line}\n" for line in lines)
-    if begun:
-        yield begun
+    """The container's output until it ends, each line with its end.
+
+    The log is asked again and again, from the second of the last line on. Following it would be simpler, but podman
+    leaves lines out where there are many at once, and the last ones where the container ends.
+    """
+    last, at_last = "", 0  # the last line's time, and how many lines of that time were told
+    while True:
+        ended = _ended_within(container, _POLL_SECONDS)
+        skipped = 0
+        since = datetime.datetime.fromisoformat(last[:19] + "+00:00") if last else None
+        for line in container.logs(timestamps=True, since=since).decode("utf-8", "replace").splitlines(keepends=True):
+            when, _, text = line.partition(" ")
+            if when < last or (when == last and skipped < at_last):
+                skipped += when == last
+                continue
+            last, at_last = when, at_last + 1 if when == last else 1
+            skipped = at_last
+            yield text
+        if ended:
+            return
+
+
+def _ended_within(container: Container, seconds: float) -> bool:
+    try:
+        container.wait(timeout=seconds)
+    except requests.exceptions.RequestException:  # what a timeout is: urllib3's, in one of two coats
+        return False
+    return True
 
 
 def _remove(container: Container) -> None:

@@ -37,7 +37,7 @@ case $(cat "$root/do") in
   refuse) echo "error: the key is wrong"; exit 2 ;;
   break) echo "error: this is a bug"; exit 1 ;;
   nothing) exit 0 ;;
-  show) env; exit 2 ;;
+  talk) seq 100000 120000; echo "error: the end is told" >&2; exit 2 ;;
 esac
 """
 
@@ -129,8 +129,9 @@ def one_running(engine: docker.DockerClient, place: Place) -> Container:
 @pytest.mark.parametrize(
     ("do", "error", "message"),
     [
-        ("refuse", UserError, "component 'recipe' ended with exit code 2: error: the key is wrong"),
-        ("break", launchers.ComponentFailedError, "ended with exit code 1: error: this is a bug"),
+        ("refuse", UserError, "component 'recipe' ended with exit code 2: the key is wrong"),
+        ("break", launchers.ComponentFailedError, "ended with exit code 1: this is a bug"),
+        ("talk", UserError, "ended with exit code 2: the end is told"),
         ("nothing", launchers.ComponentFailedError, "said it was done, but .* is not complete"),
     ],
 )
@@ -140,6 +141,13 @@ def test_how_a_container_ended_is_how_the_component_did(
     with pytest.raises(error, match=message):
         place.launch(do)
     assert containers(engine, place) == []
+
+
+def test_all_of_a_containers_output_is_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """podman's own following of a container leaves out what it said last."""
+    with pytest.raises(UserError):
+        place.launch("talk")
+    assert capsys.readouterr().out.splitlines()[1:] == [str(number) for number in range(100_000, 120_001)]
 
 
 def test_a_container_without_memory_says_which_limit_it_had(
@@ -176,7 +184,7 @@ def test_a_second_start_meets_the_first(place: Place, engine: docker.DockerClien
     (place.root / "go").touch()
     printed = second.communicate(timeout=60)[0]
     assert "started first" in printed
-    assert "error: it went on" in printed
+    assert "ended with exit code 2: it went on" in printed
     assert containers(engine, place) == []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 
 import docker
@@ -67,7 +69,11 @@ def test_only_the_work_folder_can_be_written_and_code_is_compiled(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_has_a_bill_of_materials(engine: docker.DockerClient, images: Images, target: str) -> None:
-    bom = json.loads(run(engine, images.name(target), "cat", "/usr/share/mmbert/sbom.cdx.json"))
+    container = engine.containers.create(images.name(target))
+    archive = b"".join(container.get_archive("/usr/share/mmbert/sbom.cdx.json")[0])
+    container.remove(v=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        bom = json.load(packed.extractfile("sbom.cdx.json"))
     assert (bom["bomFormat"], bom["metadata"]["component"]["name"]) == ("CycloneDX", f"mmbert-{target}")
     found = {component["purl"].partition("@")[0] for component in bom["components"]}
     expected = "apache-airflow" if target == "orchestrator" else "torch"
