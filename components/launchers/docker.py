@@ -7,10 +7,11 @@ and gains no rights; what it may write is a volume of its own, the cache volume,
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import datetime
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -275,26 +276,32 @@ def _running(container: Container) -> Container:
 
 
 def _lines(container: Container) -> Iterator[str]:
-    """The container's output until it ends, each line with its end.
+    """The container's output until it ends, each line with its end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    begun = ""
+    for chunk in _output(container):
+        *lines, begun = (begun + decoder.decode(chunk)).split("\n")
+        yield from (f"{line}\n" for line in lines)
+    if begun:
+        yield begun
 
-    The log is asked again and again, from the second of the last line on. Following it would be simpler, but podman
-    leaves lines out where there are many at once, and the last ones where the container ends.
+
+def _output(container: Container) -> Iterator[bytes]:
+    """What the log holds that was not shown, again and again, at most a twentieth of the time.
+
+    Following it would be simpler, but podman leaves lines out where there are many at once, and the last ones where the
+    container ends; and its times stand within lines.
     """
-    last, at_last = "", 0  # the last line's time, and how many lines of that time were told
+    seen, pause = 0, _POLL_SECONDS
     while True:
-        ended = _ended_within(container, _POLL_SECONDS)
-        skipped = 0
-        since = datetime.datetime.fromisoformat(last[:19] + "+00:00") if last else None
-        for line in container.logs(timestamps=True, since=since).decode("utf-8", "replace").splitlines(keepends=True):
-            when, _, text = line.partition(" ")
-            if when < last or (when == last and skipped < at_last):
-                skipped += when == last
-                continue
-            last, at_last = when, at_last + 1 if when == last else 1
-            skipped = at_last
-            yield text
+        ended = _ended_within(container, pause)
+        began, place = time.monotonic(), 0
+        for chunk in container.logs(stream=True, follow=False):
+            yield chunk[max(0, seen - place) :]
+            place += len(chunk)
         if ended:
             return
+        seen, pause = max(seen, place), max(_POLL_SECONDS, 20 * (time.monotonic() - began))
 
 
 def _ended_within(container: Container, seconds: float) -> bool:
