@@ -37,3 +37,21 @@ if [ "$engine" = podman ] && [ -z "${CONTAINERS_CONF:-}" ] && [ "$(id -u)" = 0 ]
   [ $(((0x$(awk '/^CapEff/ {print $2}' /proc/self/status) >> 24) & 1)) = 0 ]; then
   export CONTAINERS_CONF=$PWD/docker/containers.conf
 fi
+
+# Sets DOCKER_HOST to a Docker API of podman's that ends with this script, where podman is the engine and none is set.
+serve_docker_api() {
+  [ "$engine" = podman ] && [ -z "${DOCKER_HOST:-}" ] || return 0
+  api_folder=$(mktemp -d)
+  export DOCKER_HOST=unix://$api_folder/podman.sock
+  podman system service --time=0 "$DOCKER_HOST" 2>"$api_folder/log" &
+  api_process=$!
+  trap 'kill "$api_process"; rm -rf "$api_folder"' EXIT
+  until [ -S "$api_folder/podman.sock" ]; do
+    kill -0 "$api_process" 2>/dev/null || {
+      cat "$api_folder/log" >&2
+      echo "error: podman's Docker API did not start" >&2
+      exit 3
+    }
+    sleep 0.1
+  done
+}

@@ -11,4 +11,5 @@ fi
 # Goes into the build's secrets, where it does no harm; a test looks for it in the image's layers.
 export MMBERT_CANARY=canary-5d1f0c77a2
 NO_PROXY="${NO_PROXY:+$NO_PROXY,}$MMBERT_CANARY" bash scripts/images.sh
-OMP_NUM_THREADS=1 exec .venv/bin/python -m pytest -m containers tests/containers "$@"
+serve_docker_api
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m containers tests/containers "$@"
