@@ -71,7 +71,7 @@ class _Run:
         self.executors = spec.deployment_spec["executors"]
         self.folder = folder
         # One name for all steps: what they make in this run belongs together.
-        self.name, self.id = f"local {spec.pipeline_info.name}", uuid.uuid4().hex
+        self.name, self.id = f"local-{spec.pipeline_info.name}", uuid.uuid4().hex
         self.steps = 0
 
     def dag(self, component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class _Run:
                 executor_spec=executor,
                 arguments=dict(given),
                 pipeline_root=str(folder),
-                runner=DockerRunner(environment=environment, network_mode="host"),
+                runner=DockerRunner(environment=environment, **_settings(executor.container)),
                 raise_on_error=True,
                 block_input_artifact=False,
                 unique_pipeline_id=self.id,
@@ -143,6 +143,20 @@ class _Run:
                 f"{executor.container.image}"
             )
         return dict(outputs)
+
+
+def _settings(container: Any) -> dict[str, Any]:
+    """A step's share of the machine and its rights: what it may write is its own volume, its outputs and the cache."""
+    return {
+        "network_mode": os.environ.get("MMBERT_DOCKER_NETWORK", "host"),
+        "mounts": [docker.types.Mount("/work/cache", "mmbert-cache")],
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "shm_size": "2g",
+        "nano_cpus": int(container.resources.cpu_limit * 10**9) or None,
+        "mem_limit": int(container.resources.memory_limit * 10**9) or None,
+    }
 
 
 def _given(one: Any, values: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], status: str) -> Any:
