@@ -17,6 +17,9 @@ from typing import Any, Literal, cast
 
 from mmbert.errors import UserError
 
+ResourceClass = Literal["small", "data", "train", "eval"]
+RESOURCE_CLASSES: tuple[str, ...] = typing.get_args(ResourceClass)
+
 
 @dataclass(frozen=True)
 class Input:
@@ -54,7 +57,7 @@ class Component:
     produces: str
     version: int
     image: Literal["data", "train", "eval"]
-    resources: Literal["small", "data", "train", "eval"]
+    resources: ResourceClass
     reads: tuple[str, ...]
     """Recipe keys that it may read, `{parameter}` filled from its arguments: what its fingerprint covers."""
     operational: tuple[str, ...]
@@ -88,7 +91,7 @@ def component(
     produces: str,
     version: int,
     image: Literal["data", "train", "eval"],
-    resources: Literal["small", "data", "train", "eval"],
+    resources: ResourceClass,
     reads: tuple[str, ...] = (),
     operational: tuple[str, ...] = (),
     fingerprinted: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None,

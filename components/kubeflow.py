@@ -22,7 +22,7 @@ from kfp import compiler, components, dsl
 from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components import profiles
-from components.contract import get_component
+from components.contract import Component, get_component
 from components.documents import LIST, STRING, Entry, component_document
 from components.recipe.component import fan_out
 from mmbert.errors import UserError
@@ -61,6 +61,8 @@ class Layout:
     image_prefix: str = "mmbert-"
     image_tag: str = "latest"
     images: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 1
+    """On each node of those components to which the profile gives GPUs."""
 
     def image(self, target: str) -> str:
         return self.images.get(target, f"{self.image_prefix}{target}:{self.image_tag}")
@@ -188,11 +190,22 @@ class KubeflowRunner:
         made = components.load_component_from_text(yaml.safe_dump(document))(**inputs)
         made.set_display_name(f"{task} {label}".strip())
         made.set_retry(**_RETRIES)
-        threads = str(profiles.threads(item, arguments))
-        made.set_cpu_request(threads)
-        made.set_cpu_limit(threads)
+        self._give(made, item, arguments)
         self._settle(made, {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)})
         return _Made(component, made, label, in_loop)
+
+    def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
+        """The share of a machine that the profile gives this component."""
+        threads, memory = str(profiles.threads(item, arguments)), profiles.memory(item, arguments)
+        task.set_cpu_request(threads)
+        task.set_cpu_limit(threads)
+        if memory is not None:
+            mib = f"{int(memory * 1024)}Mi"
+            task.set_memory_request(mib)
+            task.set_memory_limit(mib)
+        if profiles.wants_gpus(item, arguments):
+            task.set_accelerator_type("nvidia.com/gpu")
+            task.set_accelerator_limit(self.layout.gpus)
 
     def _settle(self, task: Any, environment: Mapping[str, str]) -> Any:
         """What holds for every task: no caching (components find done work themselves), and its environment."""

@@ -22,6 +22,7 @@ from kfp.components import load_component_from_file
 from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, graph_utils, task_dispatcher, utils
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
+from components.code import code_digest
 from components.kubeflow import SECRETS, SETTINGS
 from components.launchers import ComponentFailedError
 from mmbert.errors import InfrastructureError, MmbertError, UserError
@@ -193,10 +194,10 @@ def _run_container(
     client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any
 ) -> int:
     """In place of KFP's own. Raises _ContainerFailedError instead of returning another code than 0."""
-    _have_image(client, image)
+    found = _image(client, image)
     last_line = ""
     try:
-        container = client.containers.run(image, list(command), detach=True, volumes=volumes, **arguments)
+        container = client.containers.run(found.id, list(command), detach=True, volumes=volumes, **arguments)
         try:
             for line in container.logs(stream=True, follow=True):
                 text = line.decode(errors="replace")
@@ -212,14 +213,21 @@ def _run_container(
     return code
 
 
-def _have_image(client: Any, image: str) -> None:
+def _image(client: Any, name: str) -> Any:
     try:
-        client.images.get(image)
+        image = client.images.get(name)
     except docker.errors.ImageNotFound:
         try:
-            client.images.pull(image)
+            image = client.images.pull(name)
         except docker.errors.APIError as error:
             raise UserError(
-                f"{image}: no such image here, and it cannot be pulled ({error.explanation or error}); build it, or "
-                "say which image to take with --image-prefix, --image-tag or --image"
+                f"{name}: no such image here, and it cannot be pulled ({error.explanation or error}); build it with "
+                "`make images`, or say which image to take with --image-prefix, --image-tag or --image"
             ) from error
+    if image.labels.get("mmbert.code") != code_digest():
+        theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
+        raise UserError(
+            f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make images`, "
+            "or say which image to take with --image-prefix, --image-tag or --image"
+        )
+    return image

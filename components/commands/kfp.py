@@ -38,6 +38,7 @@ def _layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--image", "images", multiple=True, metavar="TARGET=IMAGE", help="one target's image, by digest for instance"
     )
+    @click.option("--gpus", default=1, show_default=True, help="GPUs of a node, for what the profile gives GPUs")
     @functools.wraps(command)
     def with_layout(
         preset: str,
@@ -45,13 +46,14 @@ def _layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
         image_prefix: str,
         image_tag: str,
         images: tuple[str, ...],
+        gpus: int,
         **others: Any,
     ) -> Any:
         _need_kfp()
         from components.kubeflow import Layout
 
         named = dict(_named(image) for image in images)
-        return command(layout=Layout(preset, overrides, image_prefix, image_tag, named), **others)
+        return command(layout=Layout(preset, overrides, image_prefix, image_tag, named, gpus), **others)
 
     return with_layout
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from components.contract import Component
+from components.contract import RESOURCE_CLASSES, Component
 from mmbert.errors import UserError
 
 
@@ -37,6 +37,11 @@ def _profile(name: str) -> dict[str, Any]:
 def _check(name: str, loaded: Any) -> None:
     if not isinstance(loaded, dict) or not isinstance(loaded.get("threads"), dict):
         raise UserError(f"MMBERT_PROFILE={name}: it needs 'threads', a number for each resource class")
+    if missing := [name for name in RESOURCE_CLASSES if name not in loaded["threads"]]:
+        raise UserError(f"MMBERT_PROFILE={name}: threads lacks {', '.join(missing)}")
+    for key, gib in (loaded.get("memory") or {}).items():
+        if isinstance(gib, bool) or not isinstance(gib, int | float) or gib <= 0:
+            raise UserError(f"MMBERT_PROFILE={name}: memory.{key} is {gib!r}; it must be a number of GiB above 0")
     for section in ("threads", "processes"):
         for key, count in (loaded.get(section) or {}).items():
             counted = isinstance(count, int) and count >= 1
@@ -47,18 +52,41 @@ def _check(name: str, loaded: Any) -> None:
 
 def threads(item: Component, arguments: Mapping[str, Any]) -> int:
     """CPU threads for a component; a class may say more by phase (`train.decay`)."""
-    classes = _profile(os.environ.get("MMBERT_PROFILE", "laptop"))["threads"]
-    phase = arguments.get("phase", "")
-    return int(classes.get(f"{item.resources}.{phase}", classes[item.resources]))
+    return int(_asked("threads", item, arguments)[1])
 
 
 def processes(item: Component, arguments: Mapping[str, Any]) -> int:
     """Processes a node for a component; `gpus` in a profile is one a visible GPU."""
-    profile = os.environ.get("MMBERT_PROFILE", "laptop")
-    classes = _profile(profile).get("processes") or {}
-    phase = arguments.get("phase", "")
-    count = classes.get(f"{item.resources}.{phase}", classes.get(item.resources, 1))
-    return _gpus(profile) if count == "gpus" else int(count)
+    count = _asked("processes", item, arguments)[1]
+    return _gpus(_name()) if count == "gpus" else int(count or 1)
+
+
+def wants_gpus(item: Component, arguments: Mapping[str, Any]) -> bool:
+    """Whether the profile gives a component one process a GPU."""
+    return bool(_asked("processes", item, arguments)[1] == "gpus")
+
+
+def memory(item: Component, arguments: Mapping[str, Any]) -> float | None:
+    """The most memory that a component's container may have, in GiB; None where the profile sets no limit."""
+    limit = _asked("memory", item, arguments)[1]
+    return None if limit is None else float(limit)
+
+
+def memory_key(item: Component, arguments: Mapping[str, Any]) -> str:
+    """Where `memory` comes from, for people: the key and the profile."""
+    return f"memory.{_asked('memory', item, arguments)[0]} of the profile {_name()}"
+
+
+def _name() -> str:
+    return os.environ.get("MMBERT_PROFILE", "laptop")
+
+
+def _asked(section: str, item: Component, arguments: Mapping[str, Any]) -> tuple[str, Any]:
+    """A section's key for a component's class, by phase where there is one, and its value; None where it has none."""
+    classes = _profile(_name()).get(section) or {}
+    by_phase = f"{item.resources}.{arguments.get('phase', '')}"
+    key = by_phase if by_phase in classes else item.resources
+    return key, classes.get(key)
 
 
 def _gpus(profile: str) -> int:

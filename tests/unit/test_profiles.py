@@ -10,14 +10,18 @@ from components import processes, profiles
 from components.contract import get_component
 from mmbert.errors import UserError
 
+THREADS = "threads: {small: 1, data: 1, train: 1, eval: 1"
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "it needs 'threads'"),
         ("threads: [1", "it is no YAML"),
-        ("threads: {train: two}", "threads.train is 'two'; it must be a number from 1 on"),
-        ("threads: {train: 1}\nprocesses: {train: 0}", "processes.train is 0; it must be a number from 1 on, or gpus"),
+        ("threads: {train: 1}", "threads lacks small, data, eval"),
+        (f"{THREADS}, train: two}}", "threads.train is 'two'; it must be a number from 1 on"),
+        (f"{THREADS}}}\nmemory: {{train: much}}", "memory.train is 'much'; it must be a number of GiB above 0"),
+        (f"{THREADS}}}\nprocesses: {{train: 0}}", "processes.train is 0; it must be a number from 1 on, or gpus"),
     ],
 )
 def test_a_wrong_profile_names_its_key(

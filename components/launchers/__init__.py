@@ -1,28 +1,39 @@
 """How a component is started. One setting: MMBERT_LAUNCHER.
 
-`process` starts `mmbert run NAME` from the ML environment, so an orchestrator never imports an ML library.
+`process` starts `mmbert run NAME` from the ML environment, `docker` in a container of the component's image; either way
+an orchestrator never imports an ML library.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from components import profiles
 from components.contract import Component
+from components.launchers import process
 from components.planning import Plan
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError, MmbertError, UserError
-from mmbert.ranks import STOPPED, end_with_parent
+from mmbert.ranks import STOPPED
 
-_PROJECT = Path(__file__).resolve().parent.parent
+
+def _docker(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
+    # Its library is not loaded by every component that starts.
+    from components.launchers import docker
+
+    return docker.run(plan, arguments, root)
+
+
+LAUNCHERS: dict[str, Callable[[Plan, list[str], str], tuple[int, str]]] = {
+    "process": process.run,
+    "docker": _docker,
+}
+"""Each runs `mmbert` with these arguments for a plan, artifacts below the root, and returns exit code (negative: the
+signal that killed it) and last line."""
+
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 
 
@@ -38,7 +49,7 @@ def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
     name = os.environ.get("MMBERT_LAUNCHER", "process")
     if name not in LAUNCHERS:
         raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
-    code, last_line = LAUNCHERS[name](plan, root, task)
+    code, last_line = LAUNCHERS[name](plan, command_line(plan.component, plan.arguments, root, task), root)
     if code == STOPPED:
         raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:
@@ -54,7 +65,7 @@ def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
 
 
 def command_line(item: Component, arguments: Mapping[str, Any], root: str, task: str) -> list[str]:
-    """`mmbert run NAME --...` for these arguments."""
+    """`run NAME --...` for these arguments, to stand after `mmbert`."""
     line = ["run", item.name, "--root", root, "--task", task]
     for parameter in item.parameters:
         flag = f"--{parameter.name.replace('_', '-')}"
@@ -62,49 +73,6 @@ def command_line(item: Component, arguments: Mapping[str, Any], root: str, task:
         for one in value if parameter.is_list else [value]:
             line += [flag, str(one)]
     return line
-
-
-def _process(plan: Plan, root: str, task: str) -> tuple[int, str]:
-    program = os.environ.get("MMBERT_COMMAND", str(_PROJECT / ".venv" / "bin" / "mmbert"))
-    if not Path(program).exists():
-        raise InfrastructureError(
-            f"{program} is not there; run 'make setup', or set MMBERT_COMMAND to the mmbert command"
-        )
-    environment = {**os.environ, **profiles.environment(plan.component, plan.arguments)}
-    command = [program, *command_line(plan.component, plan.arguments, root, task)]
-    last_line = ""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509
-    ) as process, _ended_with_us(process):  # fmt: skip
-        for line in process.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            last_line = line.strip() or last_line
-        code = process.wait()
-    return code, last_line
-
-
-def _die_with_parent() -> None:
-    # So that a component never outlives a killed orchestrator task and works beside its own retry for long.
-    end_with_parent(signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _ended_with_us(process: subprocess.Popen[str]) -> Any:
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(10)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-LAUNCHERS: dict[str, Callable[[Plan, str, str], tuple[int, str]]] = {"process": _process}
 
 
 def result_json(artifact: artifacts.Artifact, reused: bool) -> str:

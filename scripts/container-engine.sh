@@ -1,0 +1,39 @@
+# Sourced: finds docker or podman, installs podman where neither is (Debian, as root), and sets `engine` (the command) and,
+# for podman where it has few rights, CONTAINERS_CONF.
+# shellcheck shell=bash
+
+container_engine() {
+  if [ -n "${MMBERT_ENGINE:-}" ]; then
+    echo "$MMBERT_ENGINE"
+  elif command -v docker >/dev/null && docker info >/dev/null 2>&1; then
+    echo docker
+  elif command -v podman >/dev/null; then
+    echo podman
+  else
+    return 1
+  fi
+}
+
+install_podman() {
+  local as_root=()
+  command -v apt-get >/dev/null || return 1
+  [ "$(id -u)" = 0 ] || as_root=(sudo -n)
+  echo "installing podman" >&2
+  # shellcheck disable=SC2046 # one word a package
+  ${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive bash -c '
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"' - \
+    $(sed 's/#.*//' requirements/apt-containers.txt) >.cache/apt-containers.log 2>&1
+}
+
+mkdir -p .cache
+engine=$(container_engine) || { install_podman && engine=podman; } || {
+  echo "error: no docker answers, and podman is not there and could not be installed (as root: apt-get install podman buildah" \
+    "runc debootstrap); install docker or podman, or name the command: MMBERT_ENGINE=..." >&2
+  exit 3
+}
+
+# Root without CAP_SYS_RESOURCE (bit 24), as in a container: podman's defaults fail there.
+if [ "$engine" = podman ] && [ -z "${CONTAINERS_CONF:-}" ] && [ "$(id -u)" = 0 ] &&
+  [ $(((0x$(awk '/^CapEff/ {print $2}' /proc/self/status) >> 24) & 1)) = 0 ]; then
+  export CONTAINERS_CONF=$PWD/docker/containers.conf
+fi
