@@ -148,6 +148,7 @@ class _Run:
 
 def _settings(container: Any) -> dict[str, Any]:
     """A step's share of the machine and its rights: what it may write is its own volume, its outputs and the cache."""
+    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
     return {
         "network_mode": os.environ.get("MMBERT_DOCKER_NETWORK", "host"),
         "mounts": [docker.types.Mount("/work/cache", "mmbert-cache")],
@@ -157,6 +158,7 @@ def _settings(container: Any) -> dict[str, Any]:
         "shm_size": "2g",
         "nano_cpus": int(container.resources.cpu_limit * 10**9) or None,
         "mem_limit": int(container.resources.memory_limit * 10**9) or None,
+        "device_requests": gpus if container.resources.accelerator.type else None,
     }
 
 
@@ -227,7 +229,7 @@ def _image(client: Any, name: str) -> Any:
     if image.labels.get("mmbert.code") != code_digest():
         theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
         raise UserError(
-            f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make images`, "
-            "or say which image to take with --image-prefix, --image-tag or --image"
+            f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make "
+            "images`, or say which image to take with --image-prefix, --image-tag or --image"
         )
     return image
