@@ -7,6 +7,7 @@ then, and KFP can neither loop over what another loop left nor, locally, go on a
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -85,9 +86,9 @@ def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiler.Compiler().compile(module.pipeline(layout), str(path))
-    pipeline, platform = yaml.safe_load_all(path.read_text("utf-8"))
+    pipeline, platform = yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader)
     _share(pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
-    path.write_text(yaml.safe_dump_all([pipeline, platform], sort_keys=False, width=120), "utf-8")
+    path.write_text(yaml.dump_all([pipeline, platform], Dumper=yaml.CSafeDumper, sort_keys=False, width=120), "utf-8")
     return path
 
 
@@ -153,8 +154,8 @@ class KubeflowRunner:
                 }
             },
         }
-        task = components.load_component_from_text(yaml.safe_dump(document))()
-        return self._settle(task, {})
+        task = _component(json.dumps(document))()
+        return self._settle(task)
 
     def _each(
         self, component: str, task: str, over: dict[str, list[Any]], arguments: dict[str, Any], in_loop: bool = False
@@ -183,37 +184,33 @@ class KubeflowRunner:
         document["name"] = task
         container = document["implementation"]["container"]
         container["image"] = self.layout.image(item.image)
+        container["env"] = {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)}
+        if profile := os.environ.get("MMBERT_PROFILE"):
+            container["env"]["MMBERT_PROFILE"] = profile
         container["args"] += ["--task", task, "--workflow-run", _WORKFLOW_RUN]
         if component == "recipe":
             for name, items in self._lists.items():
                 container["args"] += ["--expect", name, json.dumps(items)]
-        made = components.load_component_from_text(yaml.safe_dump(document))(**inputs)
+        made = _component(json.dumps(document))(**inputs)
         made.set_display_name(f"{task} {label}".strip())
         made.set_retry(**_RETRIES)
         self._give(made, item, arguments)
-        self._settle(made, {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)})
+        self._settle(made)
         return _Made(component, made, label, in_loop)
 
     def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
         """The share of a machine that the profile gives this component."""
-        threads, memory = str(profiles.threads(item, arguments)), profiles.memory(item, arguments)
-        task.set_cpu_request(threads)
-        task.set_cpu_limit(threads)
-        if memory is not None:
-            mib = f"{int(memory * 1024)}Mi"
-            task.set_memory_request(mib)
-            task.set_memory_limit(mib)
+        # Kubernetes takes a limit for a request too; each of these calls costs KFP tens of milliseconds.
+        task.set_cpu_limit(str(profiles.threads(item, arguments)))
+        if (memory := profiles.memory(item, arguments)) is not None:
+            task.set_memory_limit(f"{int(memory * 1024)}Mi")
         if profiles.wants_gpus(item, arguments):
             task.set_accelerator_type("nvidia.com/gpu")
             task.set_accelerator_limit(self.layout.gpus)
 
-    def _settle(self, task: Any, environment: Mapping[str, str]) -> Any:
-        """What holds for every task: no caching (components find done work themselves), and its environment."""
+    def _settle(self, task: Any) -> Any:
+        """What holds for every task: no caching, since components find done work themselves, and its credentials."""
         task.set_caching_options(False)
-        if profile := os.environ.get("MMBERT_PROFILE"):
-            task.set_env_variable("MMBERT_PROFILE", profile)
-        for name, value in environment.items():
-            task.set_env_variable(name, value)
         task.platform_config["kubernetes"] = _platform()
         return task
 
@@ -241,6 +238,11 @@ def _same(values: Mapping[str, Any]) -> dict[str, str]:
     """For each name the first one with the same value."""
     first: dict[str, str] = {}
     return {name: first.setdefault(json.dumps(value, sort_keys=True), name) for name, value in values.items()}
+
+
+@functools.cache
+def _component(text: str) -> Any:
+    return components.load_component_from_text(text)
 
 
 def _platform() -> dict[str, Any]:
