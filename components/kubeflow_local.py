@@ -7,6 +7,7 @@ whoever waits for whom, and knows no exit handlers: so the order of the tasks an
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -31,6 +32,8 @@ _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 _WHATEVER_HAPPENS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.Value("ALL_UPSTREAM_TASKS_COMPLETED")
 _KILLED = 128
 """Exit codes from here on are signals."""
+_TAIL = 10_000
+_STOP_SECONDS = 20
 
 
 class _ContainerFailedError(Exception):
@@ -197,21 +200,26 @@ def _run_container(
 ) -> int:
     """In place of KFP's own. Raises _ContainerFailedError instead of returning another code than 0."""
     found = _image(client, image)
-    last_line = ""
+    tail = ""
     try:
         container = client.containers.run(found.id, list(command), detach=True, volumes=volumes, **arguments)
         try:
-            for line in container.logs(stream=True, follow=True):
-                text = line.decode(errors="replace")
-                print(text, end="")
-                last_line = text.strip() or last_line
-            code = int(container.wait()["StatusCode"])
+            for text in codecs.iterdecode(container.logs(stream=True, follow=True), "utf-8", "replace"):
+                print(text, end="", flush=True)
+                tail = (tail + text)[-_TAIL:]
+            code = int(container.wait(timeout=None)["StatusCode"])
+        except BaseException:
+            with contextlib.suppress(docker.errors.APIError):
+                container.stop(timeout=_STOP_SECONDS)
+            raise
         finally:
             container.remove(force=True, v=True)
     except (docker.errors.APIError, requests.RequestException) as error:
         raise InfrastructureError(f"{image}: the container could not be run to its end: {error}") from error
     if code != 0:
-        raise _ContainerFailedError(code, last_line)
+        raise _ContainerFailedError(
+            code, next((line for line in reversed(tail.split("\n")) if line.strip()), "").strip()
+        )
     return code
 
 
@@ -226,7 +234,7 @@ def _image(client: Any, name: str) -> Any:
                 f"{name}: no such image here, and it cannot be pulled ({error.explanation or error}); build it with "
                 "`make images`, or say which image to take with --image-prefix, --image-tag or --image"
             ) from error
-    if image.labels.get("mmbert.code") != code_digest():
+    if image.labels.get("mmbert.code", code_digest()) != code_digest():
         theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
         raise UserError(
             f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make "

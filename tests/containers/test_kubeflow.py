@@ -73,7 +73,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, docker_hos
 def test_what_kfp_made_the_plain_runner_finds_done(finished: Finished) -> None:
     printed = mmbert(finished.environment, "workflow", "pretrain", *finished.flags)
     steps = re.findall(r"^(found|made) +(\w+) .* (s3://\S+)$", printed, re.MULTILINE)
-    assert len(steps) == 18
+    assert len(steps) == 19
     # A registration and a decision lie outside the store, and are made sure of in each run.
     assert {task for how, task, _ in steps if how == "made"} <= {"register", "promote"}
     for _, _, uri in steps:

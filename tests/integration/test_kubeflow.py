@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from components import workflows
 from components.contract import component_names
 from components.recipe.component import fan_out
 from mmbert.recipe import load_recipe
-from tests.fixtures_stack import ROOT, clean_environment
+from tests.fixtures_stack import ROOT, MlflowServer, clean_environment
 from tests.integration.test_dag import orchestrator
 from tests.kubeflow_server import KubeflowServer
 
@@ -280,3 +282,17 @@ def test_without_kfp_it_says_what_to_install(tmp_path: Path) -> None:
         assert code == 2
         assert message in said
         assert "mmbert-pipeline[orchestrator]" in said
+
+
+def test_the_last_step_ends_the_workflows_run_in_mlflow(mlflow_server: MlflowServer) -> None:
+    # KFP's own clusters say COMPLETE for a graph that succeeded.
+    expected = {"SUCCEEDED": "FINISHED", "COMPLETE": "FINISHED", "FAILED": "FAILED"}
+    login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    for state in expected:
+        words = ("--experiment=mmbert/kfp-end", f"--workflow-run={state}", f'--status={{"state": "{state}"}}')
+        code, said = mmbert("end", *words, **login | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
+        assert code == 0, said
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("mmbert/kfp-end")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == expected

@@ -248,10 +248,11 @@ def test_a_components_outputs_are_written_into_files(tmp_path: Path) -> None:
     files = {name: tmp_path / "made" / name for name in ("uri", "variants", "suites")}
     words = [word for name, path in files.items() for word in ("--output", name, str(path))]
     command = [sys.executable, "-m", "components.cli", "run", "recipe", "--preset", "tiny", "--root", str(tmp_path)]
-    subprocess.run([*command, *words, "--expect", "suites", '["demo"]'], check=True, capture_output=True)
-    assert artifacts.open_artifact(files["uri"].read_text(), "recipe").outputs["variants"] == json.loads(
-        files["variants"].read_text()
-    )
+    more = ("--expect", "suites", '["demo"]', "--workflow-run", "the run")
+    subprocess.run([*command, *words, *more], check=True, capture_output=True)
+    made = artifacts.open_artifact(files["uri"].read_text(), "recipe")
+    assert made.outputs["variants"] == json.loads(files["variants"].read_text())
+    assert made.manifest.producer["workflow_run"] == "the run"
     found = subprocess.run([*command, "--expect", "groups", '["0"]'], check=False, capture_output=True, text=True)
     assert found.returncode == 2
     assert "the recipe's groups are" in found.stderr
