@@ -1,13 +1,13 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train bench-release generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train bench-release bench-containers images base-image test-containers generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## the environments (.venv, .venv-orchestrator, .venv-mlflow) and the demo's text, from the lock files
 	@bash scripts/setup.sh
@@ -34,10 +34,19 @@ env: ## shell exports to run single components against the local stack: eval "$(
 	@.venv-orchestrator/bin/python -m infra.local env
 
 test: setup-test ## all tests but the slow ones; sets up first
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not slow and not containers" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup-test ## tests that are too slow for every change
 	@.venv/bin/python -m pytest -m slow
+
+images: ## the images, with docker or podman (BASE=, MMBERT_IMAGE_PREFIX=, MMBERT_IMAGE_TAG=, BUILD_ARGS=)
+	@bash scripts/images.sh
+
+base-image: ## a base image from Debian's packages, where no registry is reached: make images BASE=mmbert-base:bookworm
+	@bash scripts/base-image.sh
+
+test-containers: setup ## build the images and run every component in them
+	@bash scripts/test-containers.sh
 
 check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff format --check --quiet .
@@ -63,6 +72,9 @@ bench-train: setup ## the training stage's goals, in under a quarter of an hour;
 
 bench-release: setup ## the release and evaluation stage's goals, in under a quarter of an hour
 	@for name in convert evaluate variable_length retrieval_harness; do .venv/bin/python benchmarks/bench_$$name.py; done
+
+bench-containers: setup ## what containers cost: the workflow in them, their start, their size (images are built before)
+	@bash scripts/bench-containers.sh
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh

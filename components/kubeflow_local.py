@@ -7,7 +7,6 @@ whoever waits for whom, and knows no exit handlers: so the order of the tasks an
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import json
 import os
@@ -26,13 +25,13 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 from components.code import code_digest
 from components.kubeflow import SECRETS, SETTINGS
 from components.launchers import ComponentFailedError
+from components.launchers.output import Shown, lines_of
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 _WHATEVER_HAPPENS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.Value("ALL_UPSTREAM_TASKS_COMPLETED")
 _KILLED = 128
 """Exit codes from here on are signals."""
-_TAIL = 10_000
 _STOP_SECONDS = 20
 
 
@@ -200,13 +199,11 @@ def _run_container(
 ) -> int:
     """In place of KFP's own. Raises _ContainerFailedError instead of returning another code than 0."""
     found = _image(client, image)
-    tail = ""
+    shown = Shown()
     try:
         container = client.containers.run(found.id, list(command), detach=True, volumes=volumes, **arguments)
         try:
-            for text in codecs.iterdecode(container.logs(stream=True, follow=True), "utf-8", "replace"):
-                print(text, end="", flush=True)
-                tail = (tail + text)[-_TAIL:]
+            shown.follow(lines_of(container.logs(stream=True, follow=True)))
             code = int(container.wait(timeout=None)["StatusCode"])
         except BaseException:
             with contextlib.suppress(docker.errors.APIError):
@@ -217,9 +214,7 @@ def _run_container(
     except (docker.errors.APIError, requests.RequestException) as error:
         raise InfrastructureError(f"{image}: the container could not be run to its end: {error}") from error
     if code != 0:
-        raise _ContainerFailedError(
-            code, next((line for line in reversed(tail.split("\n")) if line.strip()), "").strip()
-        )
+        raise _ContainerFailedError(code, shown.last_line(code))
     return code
 
 

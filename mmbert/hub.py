@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -72,11 +73,31 @@ def open_file(dataset: str, commit: str, path: str) -> BinaryIO:
 def explained(source: str, dataset: str, revision: str) -> Iterator[None]:
     """Turn what the hub's libraries raise into messages that say what to do."""
     try:
-        yield
+        with retries_told_once():
+            yield
     except MmbertError:
         raise
     except Exception as error:
         raise _explanation(source, dataset, revision, error) from error
+
+
+@contextlib.contextmanager
+def retries_told_once() -> Iterator[None]:
+    """The client warns twice an attempt; the first of these lines is enough."""
+    told = False
+
+    def first(record: logging.LogRecord) -> bool:
+        nonlocal told
+        record.msg, record.args = f"{record.getMessage()}; trying again", ()
+        already, told = told, True
+        return not already
+
+    client = logging.getLogger("huggingface_hub.utils._http")
+    client.addFilter(first)
+    try:
+        yield
+    finally:
+        client.removeFilter(first)
 
 
 def _explanation(source: str, dataset: str, revision: str, error: Exception) -> Exception:

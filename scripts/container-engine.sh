@@ -5,7 +5,7 @@
 container_engine() {
   if [ -n "${MMBERT_ENGINE:-}" ]; then
     echo "$MMBERT_ENGINE"
-  elif command -v docker >/dev/null && docker info >/dev/null 2>&1; then
+  elif docker info >/dev/null 2>&1 && docker buildx version >/dev/null 2>&1; then
     echo docker
   elif command -v podman >/dev/null; then
     echo podman

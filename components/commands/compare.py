@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -41,6 +42,8 @@ def compare_command(before: str, after: str, baseline: str, out: str, significan
         raise UserError(f"--out {out} would overwrite what is compared; give another name")
     beside = published.baseline(baseline) if baseline else None
     sides = [scorecard_of(named, connect_registry) for named in (before, after)]
+    if sides[0].model == sides[1].model:
+        sides = [replace(side, model=named) for side, named in zip(sides, (before, after), strict=True)]
     if beside or any(side.kind == PUBLISHED for side in sides):
         sides = [published.with_columns(side) for side in sides]
     found = compare(*sides)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from mmbert.errors import UserError
@@ -13,8 +15,16 @@ from mmbert.errors import UserError
 @click.option("--out", required=True, help="the .pt or .safetensors file to write, or a new folder")
 @click.option("--base", default="", help="the checkpoint that the variants started from; ties needs it")
 @click.option("--weights", multiple=True, metavar="W,W,...", help="ties, linear: weight of each variant; else equal")
-@click.option("--density", type=float, help="ties: share of each variant's changes that is kept; default 0.5")
-@click.option("--decay", type=float, help="ema: weight of the running average against the next; default 0.5")
+@click.option(
+    "--density",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="ties: share of each variant's changes that is kept; default 0.5",
+)
+@click.option(
+    "--decay",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="ema: weight of the running average against the next; default 0.5",
+)
 def merge_command(
     variants: tuple[str, ...],
     method: str,
@@ -47,6 +57,9 @@ def merge_command(
 
 def _numbers(values: tuple[str, ...]) -> tuple[float, ...]:
     try:
-        return tuple(float(number) for value in values for number in value.split(","))
+        numbers = tuple(float(number) for value in values for number in value.split(","))
     except ValueError as error:
         raise UserError(f"--weights: {error}; give numbers, like 1,1,0.5") from error
+    if not all(0 < number < math.inf for number in numbers):
+        raise UserError(f"--weights {','.join(values)}: each must be above 0")
+    return numbers

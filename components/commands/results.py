@@ -19,9 +19,14 @@ def results_command(root: str | None, model: str, suite: str, languages: bool) -
     from mmbert.evaluation.results.text import table, value_text
 
     where = root or root_uri()
-    cards = [c for c in history(where, suite=suite) if c.model.startswith(model) or c.model_digest.startswith(model)]
+    kept = history(where)
+    if not kept:
+        raise UserError(f"{where}/results: no results yet; `mmbert run evaluate` and the workflows keep theirs there")
+    cards = [c for c in kept if suite in ("", c.suite) and any(n.startswith(model) for n in (c.model, c.model_digest))]
     if not cards:
-        raise UserError(f"{where}/results: no such results; `mmbert run evaluate` and the workflows keep theirs there")
+        there = dict.fromkeys(f"{c.model} ({c.model_digest[:12] or '-'}): {c.suite}" for c in kept)
+        asked = " and ".join(f"{option} {value}" for option, value in (("--model", model), ("--suite", suite)) if value)
+        raise UserError(f"{where}/results: nothing for {asked}; there are\n" + "\n".join(there))
     rows = [
         [c.when[:16], c.model, c.model_digest[:12] or "-", s.name, value_text(s), s.data_revision[:8] or "-"]
         for c in cards

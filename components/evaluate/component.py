@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work, commit
-from mmbert.artifacts import Artifact
+from mmbert.artifacts import Artifact, find
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.names import DEMO
 from mmbert.evaluation.suites.registry import get_suite
@@ -40,7 +40,12 @@ def _counted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any
 
 
 def _used(arguments: dict[str, Any]) -> dict[str, Any]:
-    return arguments if arguments["suite"] == DEMO else {**arguments, "documents": []}
+    """Suites other than demo read no documents, and a released model by its own tokenizer."""
+    if arguments["suite"] == DEMO:
+        return arguments
+    model = find(arguments["model"]) if arguments["model"] else None
+    released = model is not None and model.manifest.kind == "model"
+    return {**arguments, "documents": [], "tokenizer": "" if released else arguments["tokenizer"]}
 
 
 @component(

@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import hashlib
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,9 @@ from docker.types import DeviceRequest, Mount
 from components import planning, profiles
 from components.code import code_digest
 from components.contract import Component
+from components.launchers.output import Shown
 from components.planning import Plan
-from mmbert import storage
+from mmbert import artifacts, storage
 from mmbert.errors import InfrastructureError, UserError
 
 if TYPE_CHECKING:
@@ -57,14 +57,33 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
         image = _image(client, plan.component)
         name = f"mmbert-{plan.component.name}-{hashlib.sha256(plan.uri.encode()).hexdigest()[:16]}"
         container = _started(client, name, _settings(plan, arguments, root, image))
-        with _ended_with_us(container):
-            last_line = _follow(container)
-            code = _wait(container)
-        state = container.attrs["State"] if _known(container) else {}
+        shown = Shown()
+        try:
+            with _ended_with_us(container):
+                shown.follow(_lines(container))
+                code = int(container.wait(timeout=None)["StatusCode"])
+                container.reload()
+        except APIError as error:
+            if not _gone(error):
+                raise
+            return _done_beside(plan, name)
+        out_of_memory = bool(container.attrs["State"].get("OOMKilled"))
         _remove(container)
-    if state.get("OOMKilled") or code == _KILLED:
-        raise InfrastructureError(_about_memory(plan, bool(state.get("OOMKilled"))))
-    return code, last_line
+    if out_of_memory or code == _KILLED:
+        raise InfrastructureError(_about_memory(plan, out_of_memory))
+    return code, shown.last_line(code)
+
+
+def _done_beside(plan: Plan, name: str) -> tuple[int, str]:
+    """How it ended where another start of the same work saw the end and removed the container: what it left tells."""
+    if artifacts.find(plan.uri) is None:
+        raise InfrastructureError(f"container {name} was removed before it told how it ended; run it again")
+    return 0, ""
+
+
+def _gone(error: APIError) -> bool:
+    # podman says it with 500.
+    return isinstance(error, NotFound) or "no such container" in str(error.explanation)
 
 
 def _about_memory(plan: Plan, certain: bool) -> str:
@@ -235,42 +254,31 @@ def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -
                 container = client.containers.get(name)
                 if container.status in ("running", "created"):
                     print(f"{name} runs already; waiting for it", flush=True)
-                    container.start()
-                    return container
+                    return _running(container)
                 _remove(container)
                 continue
             raise
-        container.start()
-        return container
+        return _running(container)
 
 
-def _follow(container: Container) -> str:
-    """Show the container's output until it ends; its last line."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    last_line, begun = "", ""
-    for chunk in container.logs(stream=True, follow=True):
-        text = decoder.decode(chunk)
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        *lines, begun = (begun + text).split("\n")
-        last_line = next((line.strip() for line in reversed(lines) if line.strip()), last_line)
-    return begun.strip() or last_line
-
-
-def _wait(container: Container) -> int:
+def _running(container: Container) -> Container:
     try:
-        return int(container.wait(timeout=None)["StatusCode"])
-    except NotFound as error:
-        raise InfrastructureError(
-            f"container {container.name} was removed before it told how it ended; run it again"
-        ) from error
+        container.start()  # nothing happens where it runs
+    except APIError:
+        _remove(container)
+        raise
+    return container
 
 
-def _known(container: Container) -> bool:
-    with contextlib.suppress(NotFound):
-        container.reload()
-        return True
-    return False
+def _lines(container: Container) -> Iterator[str]:
+    """The container's output until it ends, each line with its end."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    begun = ""
+    for chunk in container.logs(stream=True, follow=True):
+        *lines, begun = (begun + decoder.decode(chunk)).split("\n")
+        yield from (f"{line}\n" for line in lines)
+    if begun:
+        yield begun
 
 
 def _remove(container: Container) -> None:

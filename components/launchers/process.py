@@ -6,11 +6,11 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from components import profiles
+from components.launchers.output import Shown
 from components.planning import Plan
 from mmbert.errors import InfrastructureError
 from mmbert.ranks import end_with_parent
@@ -26,17 +26,14 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:  # noqa
             f"{program} is not there; run 'make setup', or set MMBERT_COMMAND to the mmbert command"
         )
     environment = {**os.environ, **profiles.environment(plan.component, plan.arguments)}
-    last_line = ""
+    shown = Shown()
     with subprocess.Popen(
         [program, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509
     ) as process, _ended_with_us(process):  # fmt: skip
-        for line in process.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            last_line = line.strip() or last_line
+        shown.follow(process.stdout or ())
         code = process.wait()
-    return code, last_line
+    return code, shown.last_line(code)
 
 
 def _die_with_parent() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Difference
-from mmbert.evaluation.scores import is_share
 from mmbert.evaluation.trend import gain_interval, number, signed, title_of
 from mmbert.pages.page import Cell
 from mmbert.pages.plots import MARGIN, Figure, layout_of

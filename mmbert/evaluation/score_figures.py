@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.report_data import RELEASE, UNTRAINED, ComponentTime, ModelReport, ReportData
-from mmbert.evaluation.scores import Score, is_share
+from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.names import RETRIEVAL
 from mmbert.pages.plots import MARGIN, Figure, layout_of
 

@@ -11,19 +11,6 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-_LOWER_IS_BETTER = ("bits_per_byte", "_mb", "_seconds", "_difference")
-_UNBOUNDED = (*_LOWER_IS_BETTER, "_per_second")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of it is better: bits, memory, time, distances. Metrics are told apart by how their names end."""
-    return metric.endswith(_LOWER_IS_BETTER)
-
-
-def is_share(metric: str) -> bool:
-    """Whether its values are shares (0..1) or correlations (-1..1); others have a unit of their own."""
-    return not metric.endswith(_UNBOUNDED)
-
 
 @dataclass(frozen=True)
 class Units:

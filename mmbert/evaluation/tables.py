@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from mmbert.evaluation.metrics import is_share, lower_is_better
 from mmbert.evaluation.published import PublishedTable
 from mmbert.evaluation.report_data import ReportData
-from mmbert.evaluation.scores import is_share, lower_is_better
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, BITS_PER_BYTE_NEW, DEMO, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.evaluation.suites.registry import get_suite, suite_names, unverified_tasks
 from mmbert.pages.page import Cell

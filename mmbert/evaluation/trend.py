@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from mmbert.evaluation.metrics import is_share, lower_is_better
 from mmbert.evaluation.results.compare import Comparison, Difference, compare
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.scores import Score, is_share, lower_is_better
+from mmbert.evaluation.scores import Score
 from mmbert.evaluation.selection import Release
 from mmbert.tracking.registry import CHAMPION
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.scores import Score, is_share
+from mmbert.evaluation.scores import Score
 from mmbert.evaluation.selection import Release
 from mmbert.evaluation.trend import Trend, number
 from mmbert.pages.plots import MARGIN, Figure, layout_of

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mmbert.errors import UserError
+from mmbert.evaluation.metrics import is_share, lower_is_better, value_range
 from mmbert.evaluation.suites.base import DEFAULT_SEEDS, data_sets
-from mmbert.evaluation.suites.names import DEMO, DEMO_TASKS, EFFICIENCY
+from mmbert.evaluation.suites.names import DEMO, DEMO_METRICS, EFFICIENCY
 from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
 from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.recipe.catalog import from_catalog
@@ -595,7 +597,9 @@ class Training(Section):
 class Merge(Section):
     method: Literal["ties", "linear", "ema"] = "ties"
     density: float = Field(0.5, gt=0, le=1, description="ties: share of each variant's changes that is kept")
-    weights: dict[Name, float] = Field(default_factory=dict, description="weight of each variant; without, equal")
+    weights: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="weight of each variant; without, equal"
+    )
     ema_decay: float = Field(
         0.5, gt=0, lt=1, description="ema: weight of the running average against the next checkpoint"
     )
@@ -670,11 +674,11 @@ class Evaluation(Section):
                     f"suites.{name}.revisions: with data_root the mirror's own files count; remove revisions or it"
                 )
 
-    def tasks(self, suite: str) -> list[str]:
-        """The tasks of a suite that is measured."""
+    def metrics(self, suite: str) -> Mapping[str, tuple[str, ...]]:
+        """The metrics of the tasks of a suite that is measured, the first one foremost."""
         if suite == DEMO:
-            return list(DEMO_TASKS)
-        return [task.name for task in chosen_tasks(get_suite(suite), self.suites[suite].tasks)]
+            return DEMO_METRICS
+        return {task.name: task.metrics for task in chosen_tasks(get_suite(suite), self.suites[suite].tasks)}
 
     def measured(self) -> list[str]:
         """The suites that a released model is measured on."""
@@ -717,13 +721,10 @@ class Gate(Section):
             raise ValueError(f"minimum and maximum both name '{name}'; a metric is better one way only")
         return self
 
-    def named(self) -> list[tuple[str, str, str]]:
-        """(key, suite, task) of each bound; the task is empty where it is about the whole suite."""
+    def named(self) -> list[tuple[str, list[str], float]]:
+        """(key, the parts of its name, limit) of each bound: [suite], [suite, task] or [suite, task, metric]."""
         keys = ("minimum", "maximum", "largest_drops", "largest_language_drops")
-        found = [
-            (f"release.gate.{key}.{name}", *f"{name}/".split("/")[:2]) for key in keys for name in getattr(self, key)
-        ]
-        return [(key, suite, task) for key, suite, task in found]
+        return [(key, name.split("/"), limit) for key in keys for name, limit in getattr(self, key).items()]
 
 
 class Release(Section):
@@ -804,14 +805,22 @@ class Recipe(Section):
 
     def _check_gate(self) -> None:
         measured = self.evaluation.measured()
-        for key, suite, task in self.release.gate.named():
+        for side, (suite, *rest), limit in self.release.gate.named():
+            key = f"release.gate.{side}.{'/'.join([suite, *rest])}"
             if suite not in measured:
                 raise ValueError(f"{key}: this recipe does not evaluate suite '{suite}'; it does {', '.join(measured)}")
-            tasks = self.evaluation.tasks(suite)
-            if task and task not in tasks:
+            tasks = self.evaluation.metrics(suite)
+            if rest and rest[0] not in tasks:
                 raise ValueError(
-                    f"{key}: this recipe does not evaluate task '{task}' of suite '{suite}'; it does {', '.join(tasks)}"
+                    f"{key}: this recipe does not evaluate task '{rest[0]}' of suite '{suite}'; it does "
+                    f"{', '.join(tasks)}"
                 )
+            if rest[1:] and rest[1] not in tasks[rest[0]]:
+                raise ValueError(f"{key}: the task's metrics are {', '.join(tasks[rest[0]])}")
+            if side in {"minimum", "maximum"}:
+                # A suite's mean is one of shares.
+                firsts = [found[0] for found in tasks.values() if is_share(found[0])]
+                _check_bound(key, side, limit, rest[1:] or [tasks[name][0] for name in rest] or firsts)
 
     def mixture(self, phase: str, variant: str = "") -> Mixture:
         """What a phase (or one variant of the decay phase) draws. Raises UserError for a variant that is not there."""
@@ -842,3 +851,16 @@ class Recipe(Section):
                 lists.append((f"{where}.languages", mixture.languages))
             lists.append((f"{where}.language_shares", tuple(mixture.language_shares)))
         return lists
+
+
+def _check_bound(key: str, side: str, limit: float, metrics: Sequence[str]) -> None:
+    """Raises ValueError where these metrics' values (or their mean) are better the other way, or never get there."""
+    better, other = ("lower", "maximum") if side == "minimum" else ("higher", "minimum")
+    wrong = next((metric for metric in metrics if lower_is_better(metric) == (side == "minimum")), "")
+    if wrong:
+        raise ValueError(f"{key}: {better} {wrong} is better; put it under {other}")
+    ranges = [value_range(metric) for metric in metrics]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if not low <= limit <= high:
+        possible = f"from {low:g} to {high:g} (15% is 0.15)" if math.isfinite(high) else f"{low:g} or more"
+        raise ValueError(f"{key}: {limit:g} is no value that {metrics[0]} can have; it is {possible}")

@@ -19,7 +19,9 @@ from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
 from mmbert.release.folders import new_folder
 from mmbert.release.hugging_face import export, read_json, vocabulary
-from mmbert.release.model_card import PhaseSummary, model_card, usage
+from mmbert.release.model_card import PhaseSummary, counted, model_card, usage
+from mmbert.release.names import TOKENIZER_FILES
+from mmbert.release.original import special_token_ids
 from mmbert.release.parity import ParityReport, check_parity
 from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
@@ -86,7 +88,7 @@ def _export(
     )
     config = _config(found, recipe, checkpoint)
     checkpoints.check_weights(found.weights, config, checkpoint)
-    words = _tokenizer_folder(found, tokenizer, scratch / "tokenizer", checkpoint)
+    words = _tokenizer_folder(found, config, tokenizer, scratch / "tokenizer", checkpoint)
     if found.by_original and max_seq_len is None:
         print(
             f"note: the context is taken to be {found.max_seq_len} tokens; the original training code states its "
@@ -112,8 +114,9 @@ def _config(found: TrainedModel, recipe: Recipe | None, where: str) -> EncoderCo
     return EncoderConfig(**stated)
 
 
-def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where: str) -> Path:
-    """The local folder of the tokenizer: the given one, held against the checkpoint's own where it has one."""
+def _tokenizer_folder(found: TrainedModel, config: EncoderConfig, tokenizer: str, scratch: Path, where: str) -> Path:
+    """The local folder of the tokenizer: the given one, held against the one that the checkpoint carries or was trained
+    with, where that is known, and against the model's special tokens."""
     if not tokenizer:
         if not found.tokenizer:
             raise UserError(f"{where}: it carries no tokenizer; give the one that it was trained with, --tokenizer DIR")
@@ -124,15 +127,29 @@ def _tokenizer_folder(found: TrainedModel, tokenizer: str, scratch: Path, where:
     if storage.is_s3(tokenizer) or storage.exists(storage.join(tokenizer, MANIFEST)):
         folder = sources.fetch_tokenizer(tokenizer, scratch)
     read_tokenizer(folder)
-    ours, theirs = vocabulary(read_json(folder / TOKENIZER_FILE)), vocabulary(found.tokenizer)
-    if found.tokenizer and ours != theirs:
+    ours = vocabulary(read_json(folder / TOKENIZER_FILE))
+    theirs = vocabulary(found.tokenizer or sources.trained_tokenizer(where))
+    if theirs and ours != theirs:
+        does = "carries" if found.tokenizer else "was trained with"
         token = min({token for token, number in (ours.items() ^ theirs.items())}, key=lambda t: (theirs.get(t, -1), t))
         raise UserError(
-            f"{tokenizer}: not the tokenizer that the checkpoint carries: it has {len(ours):,} tokens, the "
+            f"{tokenizer}: not the tokenizer that the checkpoint {does}: it has {len(ours):,} tokens, the "
             f"checkpoint's {len(theirs):,}; '{token}' has id {ours.get(token)} here and {theirs.get(token)} there. "
-            "Give the right folder, or leave --tokenizer out"
+            f"Give the right folder{', or leave --tokenizer out' if found.tokenizer else ''}"
         )
+    _check_special_tokens(folder, config, tokenizer)
     return folder
+
+
+def _check_special_tokens(folder: Path, config: EncoderConfig, where: str) -> None:
+    """Raises UserError where the tokenizer's own files give a special token another id than the model has for it."""
+    files = {p.name: read_json(p) for p in sorted(folder.glob("*.json")) if p.name in TOKENIZER_FILES}
+    for role, number in special_token_ids(files).items():
+        if getattr(config, role) != number:
+            raise UserError(
+                f"{where}: {role} is {number} here and {getattr(config, role)} in the model; it is another model's "
+                "tokenizer"
+            )
 
 
 def _plain_card(name: str, source: str, parameters: int, config: EncoderConfig) -> str:
@@ -155,7 +172,7 @@ def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: 
         parameters=parameters,
         mask_token="<mask>",  # noqa: S106 - a token of the vocabulary
         phases=phases,
-        data=[f"Source {name}: {len(languages)} languages" for name, languages in documents.items()],
+        data=[f"Source {name}: {counted(len(languages), 'language')}" for name, languages in documents.items()],
         limits=[
             "Trained on the text named above and nothing else; judge it by the evaluation report of its run.",
             f"The longest context trained for is {recipe.phases.decay.max_seq_len:,} tokens.",

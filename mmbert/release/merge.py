@@ -32,7 +32,7 @@ def ties(
     variants that differ in names or shapes, or values that cannot be used.
     """
     if not 0 < density <= 1:
-        raise UserError(f"merge.density {density} must be above 0 and at most 1")
+        raise UserError(f"density {density} must be above 0 and at most 1")
     _check_shares(len(variants), weights)
     for variant, tensors in variants.items():
         _check_alike(tensors, base, f"variant '{variant}'", "the base")
@@ -115,7 +115,7 @@ def ema(checkpoints: Sequence[Weights], decay: float) -> dict[str, Tensor]:
     if not checkpoints:
         raise UserError("merge: there is no checkpoint to average")
     if not 0 < decay < 1:
-        raise UserError(f"merge.ema_decay {decay} must lie between 0 and 1")
+        raise UserError(f"decay {decay} must lie between 0 and 1")
     for number, checkpoint in enumerate(checkpoints[1:], start=2):
         _check_alike(checkpoint, checkpoints[0], f"checkpoint {number}", "the first")
     merged = {}
@@ -163,12 +163,12 @@ def check_models(models: Mapping[str, Weights]) -> None:
 
 def _check_shares(variants: int, weights: Sequence[float]) -> None:
     if not variants:
-        raise UserError("merge.variants: there is nothing to merge")
+        raise UserError("merge: there is nothing to merge")
     if len(weights) != variants:
-        raise UserError(f"merge.weights: {len(weights)} weights for {variants} variants")
+        raise UserError(f"weights: {len(weights)} for {variants} variants; give one for each")
     for weight in weights:
         if not 0 < weight < float("inf"):
-            raise UserError(f"merge.weights: {weight} must be positive")
+            raise UserError(f"weights: {weight} must be positive")
 
 
 def _check_alike(found: Weights, expected: Weights, who: str, than: str) -> None:

@@ -22,7 +22,7 @@ from mmbert.release.checkpoints import load_weights, save_weights
 from mmbert.release.folders import new_folder
 from mmbert.release.hugging_face import to_hugging_face_names, vocabulary
 from mmbert.release.merge_report import TensorReport, merge_report
-from mmbert.release.names import CONFIG, MODEL_WEIGHTS, STATE, WEIGHTS, beside
+from mmbert.release.names import CONFIG, MODEL_WEIGHTS, STATE, TOKENIZER_FILES, WEIGHTS, beside
 from mmbert.release.sources import TrainedModel
 from mmbert.training import canonical
 
@@ -31,7 +31,6 @@ Method = Literal["linear", "ema", "ties"]
 SNAPSHOTS = "snapshots/"
 REPORT = "merge.json"
 MERGED = "merged.pt"
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # Models that differ in these cannot be merged though their tensors have the same shapes.
 _SHAPE = ("num_attention_heads", "global_attn_every_n_layers", "sliding_window")
 # Those of the original's sections that belong to one run and not to a merge of several.
@@ -159,9 +158,9 @@ def _check_inputs(settings: MergeSettings, variants: Sequence[str], base: str, o
     if settings.weights and settings.method == "ema":
         raise UserError("--weights: a running average has none; give its --decay, or take --method linear")
     if settings.weights and len(settings.weights) != len(variants):
-        raise UserError(f"--weights: {len(settings.weights)} weights for {len(variants)} variants; give one for each")
+        raise UserError(f"--weights: {len(settings.weights)} for {len(variants)} variants; give one for each")
     if len(variants) < 2:
-        raise UserError(f"merge: {len(variants)} variant was given; a merge takes two or more")
+        raise UserError("merge: one VARIANT was given; a merge takes two or more")
     places = [uri if storage.is_s3(uri) else str(Path(uri).resolve()) for uri in (*variants, *([base] if base else []))]
     for number, place in enumerate(places):
         if place in places[:number]:
@@ -194,7 +193,7 @@ class _Model:
         save_weights({name: value.to(stored[name].dtype) for name, value in named.items()}, target)
 
     def write_folder(self, merged: Mapping[str, Tensor], folder: Path) -> None:
-        for name in [CONFIG, *_TOKENIZER_FILES] if self.is_released else [STATE]:
+        for name in [CONFIG, *TOKENIZER_FILES] if self.is_released else [STATE]:
             _bring(self.uri, name, folder / name)
         name = MERGED if self.path.suffix == ".pt" else MODEL_WEIGHTS if self.is_released else WEIGHTS
         self.write_file(merged, folder / name)

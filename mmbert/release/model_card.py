@@ -52,7 +52,7 @@ def model_card(
     """
     sections = [
         f"# {name}\n\n{description}".rstrip()
-        + f"\n\nA multilingual encoder of {parameters:,} parameters, trained on {len(languages):,} languages.",
+        + f"\n\nA multilingual encoder of {parameters:,} parameters, trained on {counted(len(languages), 'language')}.",
         f"## How to use it\n\n{usage(address or name, mask_token)}",
     ]
     if scores:
@@ -173,10 +173,15 @@ def _spread(scores: Sequence[Score]) -> list[str]:
 
 def _languages(languages: Sequence[str]) -> str:
     listed = ", ".join(f"`{code}`" for code in sorted(languages))
-    told = f"{len(languages):,} languages, as ISO 639-3 code and ISO 15924 script"
+    told = f"{counted(len(languages), 'language')}, as ISO 639-3 code and ISO 15924 script"
     if len(languages) <= _SOME_LANGUAGES:
         return f"{told}: {listed}."
     return f"<details><summary>{told}</summary>\n\n{listed}\n\n</details>"
+
+
+def counted(number: int, word: str) -> str:
+    """`1 language`, `4 languages`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _list(sentences: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ STATE = "training_state.json"
 CONFIG = "config.json"
 MODEL_WEIGHTS = "model.safetensors"
 COMPOSER_FOLDER = "composer"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def beside(uri: str) -> list[str]:
@@ -17,14 +18,20 @@ def beside(uri: str) -> list[str]:
 
     None for a folder, whose files belong to it.
     """
-    folder = _parent(uri)
-    name = uri.rpartition("/")[2]
-    if name.endswith(".pt"):
-        above = [_parent(folder)] if folder.rpartition("/")[2] == COMPOSER_FOLDER else []
-        return [storage.join(place, STATE) for place in (folder, *above)]
-    if name.endswith(".safetensors"):
-        return [storage.join(folder, other) for other in (CONFIG, STATE, OPTIMIZER)]
+    if uri.endswith(".pt"):
+        return [storage.join(place, STATE) for place in folders(uri)]
+    if uri.endswith(".safetensors"):
+        return [storage.join(_parent(uri), other) for other in (CONFIG, STATE, OPTIMIZER)]
     return []
+
+
+def folders(uri: str) -> list[str]:
+    """The folders that may be the artifact of the checkpoint at `uri`: itself, or what the file lies in."""
+    if not uri.endswith((".pt", ".safetensors")):
+        return [uri]
+    folder = _parent(uri)
+    above = [_parent(folder)] if folder.rpartition("/")[2] == COMPOSER_FOLDER else []
+    return [folder, *above]
 
 
 def _parent(place: str) -> str:

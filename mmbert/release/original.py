@@ -76,9 +76,9 @@ def described_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def special_token_ids(tokenizer_files: Mapping[str, Any]) -> dict[str, int]:
-    """`<role>_token_id` of the special tokens that a tokenizer's files name, given by name (`special_tokens_map.json`,
-    `tokenizer.json`) with their content."""
-    named = tokenizer_files.get("special_tokens_map.json") or {}
+    """`<role>_token_id` of the special tokens that a tokenizer's files name, given by name (`special_tokens_map.json`
+    or else `tokenizer_config.json`, and `tokenizer.json`) with their content."""
+    named = tokenizer_files.get("special_tokens_map.json") or tokenizer_files.get("tokenizer_config.json") or {}
     added = (tokenizer_files.get("tokenizer.json") or {}).get("added_tokens", [])
     numbers = {token["content"]: token["id"] for token in added}
     found = {}

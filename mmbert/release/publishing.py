@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmbert.artifacts import Artifact, ancestry, open_artifact
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.evaluation.results.promotion import GATE, REASON, version_scores
+from mmbert.hub import retries_told_once
 from mmbert.release.names import COMPOSER_FOLDER, OPTIMIZER, STATE, WEIGHTS
 from mmbert.release.released_card import CHECKPOINT, released_card
 from mmbert.tracking import ModelVersion, Registry
@@ -115,7 +116,8 @@ def plan(version: ModelVersion, repo: str, checkpoints_repo: str) -> Publication
     """What is published of a version. Reads manifests and small files, and asks the hub nothing.
 
     `repo` may be empty for the model's name, `checkpoints_repo` for `<repo>-checkpoints`. Raises UserError where the
-    version passed no release gate or its model no parity gate, or an artifact is gone or another than was registered.
+    version passed no release gate or its model no parity gate, a repository cannot be named so, or an artifact is gone
+    or another than was registered.
     """
     where = f"{version.name} version {version.version}"
     outcome = version.tags.get(GATE, "")
@@ -124,6 +126,10 @@ def plan(version: ModelVersion, repo: str, checkpoints_repo: str) -> Publication
         raise UserError(
             f"{where} has not passed the release gate ({told}); promote it first, or override with a reason"
         )
+    name = repo or version.name
+    checkpoints_name = checkpoints_repo or f"{name}-checkpoints"
+    _check_repository("--repo", name)
+    _check_repository("--checkpoints-repo", checkpoints_name)
     uri = version.tags.get("mmbert.uri")
     if not uri:
         raise UserError(
@@ -139,17 +145,24 @@ def plan(version: ModelVersion, repo: str, checkpoints_repo: str) -> Publication
             f"{where}: the manifest of {uri} has no figures of the parity gate; convert it with this version of mmbert"
         )
     lineage = [artifact for artifact in ancestry([model]) if artifact is not model]
-    name = repo or version.name
     card = released_card(version.name, name, model, lineage, version_scores(version).scores)
     released = [_of(model, path, path) for path in model.paths() if path != CARD]
     return Publication(
         version=version,
-        checkpoints=PlannedRepo(
-            checkpoints_repo or f"{name}-checkpoints", f"Checkpoints of {where}", tuple(_raw(version.name, lineage))
-        ),
+        checkpoints=PlannedRepo(checkpoints_name, f"Checkpoints of {where}", tuple(_raw(version.name, lineage))),
         model=PlannedRepo(name, where, (*released, _text(CARD, card))),
         card=card,
     )
+
+
+def _check_repository(option: str, name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{option} '{name}': no repository of the hub can be named so ({error})") from error
 
 
 def _raw(name: str, lineage: Sequence[Artifact]) -> list[PlannedFile]:
@@ -243,7 +256,8 @@ def _large_files(api: HfApi, place: str) -> dict[str, str]:
 def _explained(repo: str) -> Iterator[None]:
     """What the hub's client raises, as messages that say what to do."""
     try:
-        yield
+        with retries_told_once():
+            yield
     except MmbertError:
         raise
     except Exception as error:

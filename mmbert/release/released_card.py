@@ -8,7 +8,7 @@ from typing import Any
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score
-from mmbert.release.model_card import PhaseSummary, model_card
+from mmbert.release.model_card import PhaseSummary, counted, model_card
 
 MIXTURE, CHECKPOINT = "mixture", "checkpoint"
 _MASK = "<mask>"
@@ -43,7 +43,7 @@ def released_card(
         parameters=_parameters(told["model"]),
         mask_token=_MASK,
         phases=phases,
-        data=[f"{len(drawn):,} languages, {len({s for p in phases for s in p.sources})} sources."],
+        data=[f"{counted(len(drawn), 'language')}, {counted(len({s for p in phases for s in p.sources}), 'source')}."],
         recipe=_recipe(merge),
         scores=scores,
         limits=[

@@ -18,14 +18,14 @@ from typing import Any
 
 from torch import Tensor
 
-from mmbert import storage
-from mmbert.artifacts import MANIFEST, open_artifact
+from mmbert import hub, storage
+from mmbert.artifacts import MANIFEST, find, open_artifact
 from mmbert.data.tokenizer import TOKENIZER_FILE
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.release import checkpoints, original
 from mmbert.release.checkpoints import Clock, OptimizerState
 from mmbert.release.hugging_face import described_config, from_hugging_face_names, read_json
-from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside
+from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside, folders
 from mmbert.storage import MissingFileError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -83,10 +83,11 @@ def _download(uri: str, folder: Path) -> Path:
 
     name, _, revision = uri.partition("@")
     try:
-        for file in (CONFIG, MODEL_WEIGHTS):
-            hf_hub_download(name, file, revision=revision or None, local_dir=folder)
-        with contextlib.suppress(EntryNotFoundError):
-            hf_hub_download(name, TOKENIZER_FILE, revision=revision or None, local_dir=folder)
+        with hub.retries_told_once():
+            for file in (CONFIG, MODEL_WEIGHTS):
+                hf_hub_download(name, file, revision=revision or None, local_dir=folder)
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(name, TOKENIZER_FILE, revision=revision or None, local_dir=folder)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         where = f"{uri}: no such file or folder here, and"
         if isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403, 404}:
@@ -112,6 +113,22 @@ def fetch_tokenizer(uri: str, folder: Path) -> Path:
     else:
         storage.download(storage.join(uri, TOKENIZER_FILE), folder / TOKENIZER_FILE)
     return folder
+
+
+def trained_tokenizer(uri: str) -> dict[str, Any]:
+    """The `tokenizer.json` that the checkpoint's artifact, or one that it was made from, was trained with.
+
+    Empty where no manifest tells, or the tokenizer is gone.
+    """
+    waiting = folders(uri)
+    while waiting:
+        found = find(waiting.pop(0))
+        made_from = [entry for entries in found.manifest.inputs.values() for entry in entries] if found else []
+        for entry in made_from:
+            if entry["kind"] == "tokenizer" and (tokenizer := find(entry["uri"])):
+                return dict(tokenizer.read_json(TOKENIZER_FILE))
+        waiting += [entry["uri"] for entry in made_from if entry["kind"] == "checkpoint"]
+    return {}
 
 
 def read(path: Path, where: str, *, optimizer: bool) -> TrainedModel:

@@ -78,7 +78,7 @@ def test_a_failing_container_fails_the_run_with_its_code_and_its_last_line(
     for _ in range(4):
         code, lines, calls = run(docker_host, "reevaluate", "s3://b/fails-recipe")
         assert code == 2
-        assert lines[-1] == "error: step 'recipe' ended with exit code 2: error: what was wrong, in one line"
+        assert lines[-1] == "error: step 'recipe' ended with exit code 2: what was wrong, in one line"
         assert [call["words"][1] for call in calls] == ["recipe", "end"]
         assert json.loads(after(calls[-1]["words"], "--status")[0]) == {"state": "FAILED"}
     assert not engine.containers.list(all=True, filters={"ancestor": f"{PREFIX}data:latest"})

@@ -59,6 +59,10 @@ def test_sides_may_be_files_folders_artifacts_and_baselines(tmp_path: Path) -> N
     assert "of 3 scores of languages 0 fell and 2 rose significantly (Holm, by task)" in text
     assert "method: intervals for 5" in text
 
+    alike = written(tmp_path / "again", old)
+    told = mmbert("compare", file, alike).stdout
+    assert told.startswith(f"{file} -> {alike}: ")
+
     against = mmbert("compare", "mmbert-base", file)
     assert against.returncode == 0, against.stderr
     assert "published" in against.stdout
@@ -98,7 +102,7 @@ def test_scores_of_two_models_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 def test_the_results_store_is_listed(tmp_path: Path) -> None:
     empty = mmbert("results", "--root", str(tmp_path))
-    assert (empty.returncode, "no such results" in empty.stderr) == (2, True)
+    assert (empty.returncode, "no results yet" in empty.stderr) == (2, True)
     store.record(str(tmp_path), model("old"))
     store.record(str(tmp_path), model("new", 0.06))
     both = mmbert("results", "--root", str(tmp_path))
@@ -106,6 +110,9 @@ def test_the_results_store_is_listed(tmp_path: Path) -> None:
     one = mmbert("results", "--root", str(tmp_path), "--model", "ne", "--languages")
     assert one.stdout.count("xtreme/xnli/accuracy/") == 3
     assert "old" not in one.stdout
+    other = mmbert("results", "--root", str(tmp_path), "--model", "mm", "--suite", "xtreme")
+    assert other.returncode == 2
+    assert "nothing for --model mm and --suite xtreme; there are\nnew (digest-of-ne): xtreme\nold (" in other.stderr
 
 
 def test_baselines_are_the_published_values_as_shares() -> None:

@@ -149,7 +149,7 @@ def test_a_setting_of_one_task_alone_redoes_that_one(counted: Counted) -> None:
     ("changes", "message"),
     [
         ({"epoch": 1}, r"--set epoch: no task of suite counted that is run has this setting; there are epochs"),
-        ({"fourth.epochs": 1}, r"--set fourth.epochs: no task"),
+        ({"fourth.epochs": 1}, r"--set fourth.epochs: suite counted has no task 'fourth'; it has first"),
         ({"epochs": "many"}, r"--set epochs='many': it must be of the kind of 3"),
     ],
 )
@@ -310,6 +310,8 @@ def test_damaged_files_are_named(model: ModelFolder, tmp_path: Path) -> None:
         (("--device", "cuda:99"), "--device cuda:99: it cannot be used here"),
         (("--device", "foo"), "--device foo: it cannot be used here"),
         (("--device", "cpu", "--set", "epochs=-1"), "--set epochs=-1: it cannot be negative"),
+        (("--set", "batch_size=0"), "--set batch_size=0: it must be above 0"),
+        (("--set", "rte.epochs=2"), "--set rte.epochs: task rte is not run; of suite glue these are: cola"),
     ],
 )
 def test_what_cannot_be_is_refused(

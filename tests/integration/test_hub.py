@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from datatrove.data import Document as Record
+from huggingface_hub.utils import http_backoff
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer, models
 
@@ -37,6 +39,7 @@ from mmbert.recipe import load_recipe
 from mmbert.recipe.catalog import catalog
 from mmbert.recipe.pins import pin_revisions, unpinned
 from mmbert.recipe.schema import Source, TokenizedSource
+from tests.fixtures_stack import free_port
 from tests.hub_server import TOKEN, HubServer, Repo
 
 EVERYTHING = Selection(1, 0, frozenset())
@@ -456,3 +459,14 @@ def test_tokens_of_the_hub_become_shards_without_curation(
     tokens = [reader(0, row)[0].tolist() for row in range(languages["ltz_Latn"].rows)]
     # Whole documents first; the long one is cut into pieces, each with its own ends.
     assert tokens == [[2, 2, 80, 90, 1, 2, 100, 110, 1], [2, *range(5, 35), 1], [2, *range(35, 65), 1]]
+
+
+def test_a_hub_that_is_tried_again_and_again_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: warned.append(record.getMessage()))
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [handler])
+    with pytest.raises(InfrastructureError), hub_client.explained("source web", "a/b", "main"):
+        http_backoff("GET", f"http://127.0.0.1:{free_port()}", max_retries=2, base_wait_time=0.01)
+    assert len(warned) == 1
+    assert warned[0].endswith("; trying again")

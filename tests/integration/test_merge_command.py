@@ -166,7 +166,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(tmp_path: Path)
         ((b, copy), a, MergeSettings("ties"), "hold the same weights"),
         ((a, b), "", MergeSettings("ties"), "give --base"),
         ((a, b), base, MergeSettings("ties", density=1.5), "density 1.5"),
-        ((a, b), base, MergeSettings("ties", (1.0,)), "1 weights for 2 variants"),
+        ((a, b), base, MergeSettings("ties", (1.0,)), "--weights: 1 for 2 variants"),
         ((a, b), base, MergeSettings("ties", (1.0, -1.0)), "must be positive"),
         ((a, b), "", MergeSettings("ema", decay=1.0), "must lie between 0 and 1"),
         ((a,), "", MergeSettings("linear"), "two or more"),
@@ -192,6 +192,9 @@ def test_options_of_another_method_are_refused_in_one_line(tmp_path: Path, capsy
         (["--method", "linear", "--density", "0.5"], "--density belongs to --method ties"),
         (["--method", "ema", "--weights", "1,2"], "--weights: a running average has none"),
         (["--method", "linear", "--weights", "1,two"], "--weights: could not convert"),
+        (["--method", "linear", "--weights", "1,-1"], "--weights 1,-1: each must be above 0"),
+        (["--method", "ties", "--density", "1.5"], "'--density': 1.5 is not in the range 0<x<=1"),
+        (["--method", "ema", "--decay", "1"], "'--decay': 1.0 is not in the range 0<x<1"),
     ):
         line = [*options, str(A), str(B), "--out", str(tmp_path / "out.pt")]
         assert _exit_code(lambda line=line: cli(["merge", *line], standalone_mode=False)) == 2

@@ -445,6 +445,37 @@ def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pyt
     start.fetch_folder(folder, tmp_path / "cache")
     assert call("convert", str(folder / canonical.WEIGHTS), str(tmp_path / "b"), "--tokenizer", run.tokenizer) == 0
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+    # Its manifest leads to the tokenizer that it was trained with: one of the same size is refused.
+    words = artifacts.open_artifact(run.tokenizer)
+    known = artifacts.ArtifactWriter(
+        f"{tmp_path}/known", "checkpoint", "known", {},
+        {"tokenizer": [{"uri": words.uri, "digest": words.digest, "kind": "tokenizer"}]},
+    )  # fmt: skip
+    known.add_folder("", folder)
+    after = artifacts.ArtifactWriter(
+        f"{tmp_path}/after", "checkpoint", "after", {},
+        {"checkpoints": [{"uri": known.commit({}).uri, "digest": "", "kind": "checkpoint"}]},
+    )  # fmt: skip
+    after.add_folder("", folder)
+    trained = after.commit({}).uri
+    other = tmp_path / "other"
+    words.fetch_folder(other, tmp_path / "cache")
+    content = words.read_json("tokenizer.json")
+    vocabulary = content["model"]["vocab"]
+    a, b = list(vocabulary)[-2:]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    (other / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    assert call("convert", trained, str(tmp_path / "x"), "--tokenizer", str(other)) == 2
+    assert "not the tokenizer that the checkpoint was trained with: it has 768 tokens" in capsys.readouterr().err
+    # Of an imported one nothing tells, but the special tokens must be the model's.
+    names = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
+    names["bos_token"], names["eos_token"] = names["eos_token"], names["bos_token"]
+    (other / "tokenizer_config.json").write_text(json.dumps(names), "utf-8")
+    (other / "special_tokens_map.json").unlink(missing_ok=True)
+    assert call("convert", start.uri, str(tmp_path / "x"), "--tokenizer", str(other)) == 2
+    assert "other: eos_token_id is 2 here and 1 in the model" in capsys.readouterr().err
+
     (folder / canonical.STATE).unlink()
     weights = str(folder / canonical.WEIGHTS)
     assert call("convert", weights, str(tmp_path / "c"), "--tokenizer", run.tokenizer) == 2

@@ -122,10 +122,26 @@ def test_an_override_is_recorded_with_reason_person_and_time_and_outlives_a_new_
     assert tags["gate_reason"] == "the test set has a fault, ticket 12"
     assert tags["gate_when"] == made.when
     # The run's own step judges again after a person decided.
-    assert promote(registry, name, "1", GATE, low).outcome == "overridden"
+    monkeypatch.setenv("MMBERT_USER", "airflow")
+    again = promote(registry, name, "1", GATE, low)
+    assert again.outcome == "overridden"
     assert gate_tags(client, name, "1") == tags
+    assert "version 1 stays champion against the gate (the champion itself, so bounds alone count) by ada@lab" in (
+        again.text(name)
+    )
     with pytest.raises(UserError, match="needs a reason"):
         promote(registry, name, "1", GATE, low, override="  ")
+
+
+def test_an_override_of_what_passes_is_none(
+    registry: Registry, client: MlflowClient, name: str, tmp_path: Path
+) -> None:
+    good = model_scores("good", 0.7)
+    registered(registry, name, good, tmp_path)
+    made = promote(registry, name, "1", GATE, good, override="in a hurry")
+    assert (made.outcome, made.reason, champion(client, name)) == ("passed", "", "1")
+    assert gate_tags(client, name, "1")["gate_reason"] == "-"
+    assert "the champion itself" in promote(registry, name, "1", GATE, good).text(name)
 
 
 def test_a_champion_without_readable_scores_refuses_and_says_so(
@@ -266,12 +282,15 @@ def test_the_workflow_s_steps_refuse_and_the_command_overrides(
     kept = artifacts.open_artifact(uri, "promotion").read_json("promotion.json")
     assert (kept["outcome"], kept["reason"], kept["by"]) == ("overridden", "a first look", tags["gate_by"])
     assert [f["name"] for f in kept["findings"]] == ["demo/article_retrieval"]
+    empty = mmbert("promote", name, "--version", "1", "--root", root, "--override", "", **servers)
+    assert (empty.returncode, "--override: an override needs a reason" in empty.stderr) == (2, True)
     shown = mmbert("promote", name, "--version", "7", "--root", root, **servers)
     assert shown.returncode == 2
     assert f"no version 7 of the registered model '{name}'" in shown.stderr
-    compared = mmbert("compare", f"{name}@champion", f"{name}@candidate", **servers)
+    compared = mmbert("compare", f"{name}@champion", scores, **servers)
     assert compared.returncode == 0, compared.stderr
     assert "article_retrieval" in compared.stdout
+    assert compared.stdout.startswith(f"{name}/1 -> m: ")
 
 
 def test_an_evaluation_is_in_mlflow_as_metrics_json_and_parquet(

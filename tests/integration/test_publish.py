@@ -169,6 +169,9 @@ def test_a_dry_run_lists_every_file_and_the_card_and_asks_the_hub_nothing(
     assert f"{len(b'composer of decay-all') * 1000:,}  {release.name}/decay/decay-all/ep0-ba2-rank0.pt" in shown
     assert "| xtreme | xnli | accuracy | 0.71 | 0.69 to 0.73 | 3 |" in shown
     assert "nothing was sent" in shown
+    for option in ("--repo", "--checkpoints-repo"):
+        assert run(release.name, option, "bad name") == 2
+        assert f"{option} 'bad name': no repository of the hub can be named so" in capsys.readouterr().err
 
 
 def test_what_is_published_has_the_published_layout_and_a_card_with_all_that_is_known(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ from mmbert.evaluation.suites.base import DataSet
 from mmbert.evaluation.suites.registry import chosen_tasks, get_suite
 from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.evaluation.suites.shared_work import shared_work
+from mmbert.evaluation.suites.states import in_use
+from mmbert.evaluation.suites.subsets import check_subsets
 from mmbert.model.config import config_from_recipe
 from mmbert.model.initialization import new_model
 from mmbert.recipe import load_recipe
@@ -74,7 +77,7 @@ def test_a_suite_is_scored_once_for_the_same_model_settings_and_data(
     assert (card.suite, card.model, card.model_digest) == ("glue", "one", artifacts.open_artifact(place.model).digest)
     assert {score.task for score in card.scores} == {"cola", "sst2"}
     assert {score.data_revision for score in card.scores} == {
-        mirror.present_states(chosen_tasks(get_suite("glue"), ()), str(place.mirror), {})[GLUE]
+        mirror.present_states(chosen_tasks(get_suite("glue"), ("cola",)), str(place.mirror), {})[GLUE]
     }
     assert [kept.suite for kept in history(place.root)] == ["glue"]
     assert place.evaluate(place.recipe()).reused
@@ -108,18 +111,25 @@ def test_a_checkpoint_that_does_not_state_its_shape_is_converted_by_the_recipe(p
     assert not another.reused
 
 
-def test_other_documents_are_no_reason_to_do_it_again(place: Place, tmp_path: Path) -> None:
+def test_what_is_not_read_is_no_reason_to_do_it_again(place: Place, tmp_path: Path) -> None:
+    tokenizer = artifacts.ArtifactWriter(f"{place.root}/tokenizer/some", "tokenizer", "some", {}, {})
+    tokenizer.add_json("tokenizer.json", {})
     documents = artifacts.ArtifactWriter(f"{place.root}/documents/some", "documents", "some", {}, {})
     documents.add_json("index.json", {})
     recipe = place.recipe()
     first = place.evaluate(recipe)
-    again = place.evaluate(recipe, documents=[documents.commit({"component": "curate", "task": "curate"}).uri])
+    again = place.evaluate(
+        recipe,
+        documents=[documents.commit({"component": "curate", "task": "curate"}).uri],
+        tokenizer=tokenizer.commit({"component": "tokenizer", "task": "tokenizer"}).uri,
+    )
     assert (again.uri, again.reused) == (first.uri, True)
     assert artifacts.open_artifact(first.uri).manifest.inputs["documents"] == []
 
 
 def test_changed_data_are_seen_by_the_next_run_and_refused_in_this_one(place: Place) -> None:
     recipe = place.recipe()
+    not_done = place.recipe("evaluation.suites.glue.settings.sst2.batch_size=4")
     first = place.evaluate(recipe)
     shutil.rmtree(place.mirror)
     write_glue(place.mirror, ("cola", "sst2"), train=16, tested=12)
@@ -129,14 +139,7 @@ def test_changed_data_are_seen_by_the_next_run_and_refused_in_this_one(place: Pl
     second = place.evaluate(after)
     assert second.uri != first.uri
     with pytest.raises(UserError, match=r"its files changed since this run began .*; start the run again"):
-        place.evaluate(recipe, model=place.model, suite="glue", tokenizer=_tokenizer(place))
-
-
-def _tokenizer(place: Place) -> str:
-    """An argument that makes it another piece of work, which is not found done."""
-    writer = artifacts.ArtifactWriter(f"{place.root}/tokenizer/any", "tokenizer", "any", {}, {})
-    writer.add_json("tokenizer.json", {})
-    return writer.commit({"component": "tokenizer", "task": "tokenizer"}).uri
+        place.evaluate(not_done)
 
 
 def test_another_machine_goes_on_where_one_was_killed(
@@ -170,6 +173,9 @@ def test_what_a_suite_needs_is_said(place: Place) -> None:
         place.evaluate(recipe, model="")
     with pytest.raises(UserError, match="needs --documents for the suite demo"):
         place.evaluate(recipe, suite="demo")
+    shutil.rmtree(place.mirror / GLUE / "sst2")
+    with pytest.raises(UserError, match=r"glue: the mirror has no files of subset sst2; it has those of cola; mirror"):
+        place.recipe("evaluation.suites.glue.seeds=2")
     shutil.rmtree(place.mirror / GLUE)
     with pytest.raises(UserError, match=r"nyu-mll/glue: no such folder in the mirror; mirror it .* hf download"):
         place.recipe("evaluation.suites.glue.seeds=2")
@@ -296,7 +302,10 @@ def test_a_mirror_in_s3_is_fetched_whole_in_the_state_that_was_seen(s3_server: S
             patch.setenv(name, value)
         storage.s3_client.cache_clear()
         tasks = chosen_tasks(get_suite("glue"), ["cola"])
-        storage.write_bytes(f"{bucket}/{GLUE}/a.txt", b"a")
+        storage.write_bytes(f"{bucket}/{GLUE}/cola/a.txt", b"a")
+        with pytest.raises(UserError, match="the mirror has no files of subset cola; it has those of none"):
+            mirror.present_states(tasks, bucket, {})
+        storage.write_bytes(f"{bucket}/{GLUE}/README.md", CARD.encode())
         states = mirror.present_states(tasks, bucket, {})
         storage.write_bytes(f"{bucket}/{GLUE}/.cache/huggingface/a.metadata", b"noted")
         assert mirror.present_states(tasks, bucket, {}) == states
@@ -304,7 +313,7 @@ def test_a_mirror_in_s3_is_fetched_whole_in_the_state_that_was_seen(s3_server: S
         assert access.revision(DataSet(GLUE)) == states[GLUE]
         folder = access.folder(DataSet(GLUE))
         assert folder is not None
-        assert files(folder) == ["a.txt"]
+        assert files(folder) == ["README.md", "cola/a.txt"]
 
         whole = storage.download
 
@@ -317,6 +326,42 @@ def test_a_mirror_in_s3_is_fetched_whole_in_the_state_that_was_seen(s3_server: S
             mirror.open_data(tasks, bucket, tmp_path / "another", states)
         assert not list((tmp_path / "another").rglob("a.txt"))
     storage.s3_client.cache_clear()
+
+
+CARD = """---
+configs:
+- {config_name: cola, data_files: [{split: train, path: cola/*}, {split: test, path: [other/*]}]}
+- {config_name: sst2, data_dir: sst2}
+- {config_name: rte, data_files: {train: ./rte.json}}
+- {config_name: far, data_files: "https://host/a.json"}
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        (["cola/a.txt", "sst2/a.txt", "rte.json"], ""),
+        (["other/a.txt", "sst2/part/a.txt", "sub/rte.json"], "rte"),
+        (["cola/a.txt", "rte.json"], "sst2"),
+        ([], "cola, sst2, rte"),
+    ],
+)
+def test_a_mirrors_subsets_are_those_whose_files_are_there(there: list[str], missing: str) -> None:
+    wanted = DataSet("a/b", ("default", "cola", "sst2", "rte", "far"))
+    if not missing:
+        check_subsets(wanted, "mirror/a/b", ["README.md", *there], CARD.encode)
+        return
+    with pytest.raises(UserError, match=f"mirror/a/b: the mirror has no files of subset {missing}; "):
+        check_subsets(wanted, "mirror/a/b", ["README.md", *there], CARD.encode)
+
+
+def test_states_that_nothing_used_for_a_week_are_dropped(tmp_path: Path) -> None:
+    for name, days in {"old": 8, "recent": 1, "now": 30}.items():
+        write(tmp_path / name / "a.txt", name)
+        os.utime(tmp_path / name, times=2 * (time.time() - days * 24 * 3600,))
+    in_use(tmp_path / "now")
+    assert files(tmp_path) == ["now/a.txt", "recent/a.txt"]
 
 
 def write(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -385,19 +385,27 @@ def test_a_disk_that_takes_no_more_is_an_infrastructure_error_and_spoils_nothing
     assert [entry for entry, _ in spool.read()] == [first]
 
 
+OPERATIONS = {
+    "metrics": lambda n: {"run": "a", "metrics": [["k", 1.0, 0, i] for i in range(n)]},
+    "params": lambda n: {"run": "a", "params": {f"p{i}": "v" for i in range(n)}},
+    "tags": lambda n: {"run": "a", "tags": {f"t{i}": "v" for i in range(n)}},
+    "artifact": lambda n: {"run": "a", "artifact": "a/b", "base64": "AAAA" * n},
+    "finish": lambda n: {"run": "a", "finish": "FINISHED", "time": n},
+}
+# Only names and numbers are drawn: hypothesis may print its examples, and warns of large ones.
 operation = st.one_of(
-    st.builds(lambda n: {"run": "a", "metrics": [["k", 1.0, 0, i] for i in range(n)]}, st.integers(1, 1000)),
-    st.builds(lambda n: {"run": "a", "params": {f"p{i}": "v" for i in range(n)}}, st.integers(1, 100)),
-    st.builds(lambda n: {"run": "a", "tags": {f"t{i}": "v" for i in range(n)}}, st.integers(1, 100)),
-    st.just({"run": "a", "artifact": "a/b", "base64": "AAAA" * 400_000}),
-    st.just({"run": "a", "finish": "FINISHED", "time": 1}),
+    st.tuples(st.just("metrics"), st.integers(1, 1000)),
+    st.tuples(st.sampled_from(["params", "tags"]), st.integers(1, 100)),
+    st.sampled_from([("artifact", 400_000), ("finish", 1)]),
 )
 
 
+@settings(deadline=None)
 @given(st.lists(operation, max_size=12), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_the_spool_gives_back_all_operations_in_order_in_groups_that_the_server_takes(
-    tmp_path_factory: pytest.TempPathFactory, operations: list[dict[str, Any]], writes_first: list[bool]
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], writes_first: list[bool]
 ) -> None:
+    operations = [OPERATIONS[kind](count) for kind, count in drawn]
     spool = Spool(tmp_path_factory.mktemp("spool") / "spool.jsonl")
     waiting, write_now = list(operations), list(writes_first)
     sent: list[dict[str, Any]] = []

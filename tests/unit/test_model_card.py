@@ -39,6 +39,8 @@ def test_front_matter_without_scores() -> None:
     assert (front["license"], front["pipeline_tag"], front["library_name"]) == ("mit", "fill-mask", "transformers")
     assert "model-index" not in front
     assert "## Scores" not in card()
+    assert "trained on 4 languages." in card()
+    assert "trained on 1 language." in card(languages=["deu_Latn"])
 
 
 def test_scores_stand_in_the_model_index_and_with_intervals_in_the_text() -> None:

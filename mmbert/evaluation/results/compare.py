@@ -24,8 +24,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmbert.evaluation.metrics import is_share, lower_is_better
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.scores import Score, Units, interval, is_share, lower_is_better, resampling_counts
+from mmbert.evaluation.scores import Score, Units, interval, resampling_counts
 
 Method = Literal["paired bootstrap", "intervals", "none"]
 

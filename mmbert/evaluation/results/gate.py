@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mmbert.errors import UserError
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Difference, compare
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.scores import Score, is_share, lower_is_better
+from mmbert.evaluation.scores import Score
 from mmbert.recipe.schema import Gate
 
 
@@ -75,7 +75,7 @@ def judge(gate: Gate, candidate: Scorecard, champion: Scorecard | None) -> Verdi
 
 def _bounds(limits: Mapping[str, float], card: Scorecard, *, floor: bool) -> Iterable[Finding]:
     for name, limit in limits.items():
-        value = _value(card, name, floor)
+        value = _value(card, name)
         if value is None:
             yield Finding("not measured, and the gate has a bound for it", name, limit=limit)
         elif value < limit if floor else value > limit:
@@ -83,18 +83,14 @@ def _bounds(limits: Mapping[str, float], card: Scorecard, *, floor: bool) -> Ite
             yield Finding(f"{value:.4g} is {side} {limit:g}", name, after=value, limit=limit)
 
 
-def _value(card: Scorecard, name: str, floor: bool) -> float | None:
-    """The value that a bound is about: a task's, or the mean of a suite's tasks. Raises UserError for a wrong bound."""
+def _value(card: Scorecard, name: str) -> float | None:
+    """The value that a bound is about: a task's, or the mean of a suite's tasks."""
     suite, _, rest = name.partition("/")
     task, _, metric = rest.partition("/")
     overall = [s for s in card.scores if s.suite == suite and s.language is None]
     firsts = {s.task: s for s in reversed(overall) if metric in {"", s.metric}}
-    chosen = [s for s in firsts.values() if (s.task == task if task else is_share(s.metric))]
-    wrong = next((s for s in chosen if lower_is_better(s.metric) == floor), None)
-    if wrong is not None:
-        key, better, other = ("minimum", "lower", "maximum") if floor else ("maximum", "higher", "minimum")
-        raise UserError(f"release.gate.{key}.{name}: {better} {wrong.metric} is better; put it under {other}")
-    return sum(s.value for s in chosen) / len(chosen) if chosen else None
+    chosen = [s.value for s in firsts.values() if (s.task == task if task else is_share(s.metric))]
+    return sum(chosen) / len(chosen) if chosen else None
 
 
 def _drop(gate: Gate, difference: Difference) -> Finding | None:

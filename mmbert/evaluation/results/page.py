@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Comparison, Difference
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.text import change_text, notes, number, value_text, verdict_text
-from mmbert.evaluation.scores import is_share
 from mmbert.pages.page import Card, Cell, render
 from mmbert.pages.plots import MARGIN, Figure, layout_of
 

@@ -12,7 +12,7 @@ import getpass
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from mmbert import artifacts
@@ -30,6 +30,7 @@ GATE = "mmbert.gate"
 REASON, WHEN, BY, AGAINST = f"{GATE}_reason", f"{GATE}_when", f"{GATE}_by", f"{GATE}_champion"
 SCORES = "mmbert.scores."
 """The tags `mmbert.scores.<suite>` of a version hold the URIs of its scores artifacts."""
+NO_REASON = "an override needs a reason that others can read"
 _ROUNDS = 5
 
 
@@ -37,7 +38,8 @@ _ROUNDS = 5
 class Promotion:
     """What came of it. `champion` is the version that the alias points at now, None without a registry.
 
-    `against` is the version that the candidate was compared with, empty for the first release.
+    `against` is the version that the candidate was compared with; empty for the first release, and for the champion
+    itself (`was_champion`). Of an override that stays, `by` and `when` are its own.
     """
 
     outcome: Outcome
@@ -48,6 +50,7 @@ class Promotion:
     against: str
     by: str
     when: str
+    was_champion: bool = False
 
     @property
     def promoted(self) -> bool:
@@ -70,11 +73,13 @@ class Promotion:
     def text(self, name: str) -> str:
         """What happened, for a terminal."""
         version = f"{name} version {self.version or '-'}"
-        against = f"against version {self.against}" if self.against else "the first release, so bounds alone count"
+        alone = "the champion itself" if self.was_champion else "the first release"
+        against = f"against version {self.against}" if self.against else f"{alone}, so bounds alone count"
+        stays = "stays champion" if self.was_champion else "was promoted"
         head = {
             "passed": f"{version} passed the gate ({against})",
             "refused": f"{version} was refused by the gate ({against})",
-            "overridden": f"{version} was promoted against the gate ({against}) by {self.by}: {self.reason}",
+            "overridden": f"{version} {stays} against the gate ({against}) by {self.by}, {self.when}: {self.reason}",
         }[self.outcome]
         end = f"champion: version {self.champion}" if self.champion else "no champion"
         return "\n".join(line for line in (head, self.verdict.text(), end) if line)
@@ -94,10 +99,11 @@ def promote(
     `champions` are scorecards at hand, used where one is the champion's; else its tags lead to its scores. Without a
     registry only the bounds are judged. A champion that is judged again keeps its alias, and an override its tag.
 
-    Raises UserError for a reason of blanks, InfrastructureError where MLflow stays away; the alias has not moved then.
+    The reason is kept only where the gate refuses. Raises UserError for one of blanks, InfrastructureError where MLflow
+    stays away; the alias has not moved then.
     """
     if override and not override.strip():
-        raise UserError("an override needs a reason that others can read")
+        raise UserError(NO_REASON)
     by, when = _who(), now()
 
     def made(outcome: Outcome, verdict: Verdict, reason: str, champion: str | None, against: str) -> Promotion:
@@ -105,23 +111,26 @@ def promote(
 
     if registry is None or version is None:
         verdict = judge(gate, candidate, None)
-        return made(_outcome(verdict, override), verdict, override or _reason(verdict), None, "")
+        outcome = _outcome(verdict, override)
+        return made(outcome, verdict, _reason(verdict, outcome, override), None, "")
     for _ in range(_ROUNDS):
         champion = registry.by_alias(name, CHAMPION)
         own = champion is not None and champion.version == version
         verdict = _verdict(gate, candidate, None if own else champion, champions)
         against = "" if champion is None or own else champion.version
-        reason = override or _reason(verdict)
         outcome = _outcome(verdict, override)
+        reason = _reason(verdict, outcome, override)
         kept = own and champion is not None and champion.tags.get(GATE) == "overridden" and outcome == "refused"
         if champion is not None and kept:
-            return made("overridden", verdict, champion.tags.get(REASON, ""), version, "")
+            reason, by, when = (champion.tags.get(key, "-") for key in (REASON, BY, WHEN))
+            return replace(made("overridden", verdict, reason, version, ""), by=by, when=when, was_champion=True)
         if outcome == "refused":
             registry.set_tags(name, version, _record(outcome, reason, by, when, against))
-            return made(outcome, verdict, reason, champion.version if champion else None, against)
+            refused = made(outcome, verdict, reason, champion.version if champion else None, against)
+            return replace(refused, was_champion=own)
         registry.set_tags(name, version, _record(outcome, reason, by, when, against))
         if own:
-            return made(outcome, verdict, reason, version, against)
+            return replace(made(outcome, verdict, reason, version, against), was_champion=True)
         if _same(registry.by_alias(name, CHAMPION), champion):
             registry.set_alias(name, CHAMPION, version)
             return made(outcome, verdict, reason, version, against)
@@ -138,7 +147,9 @@ def _outcome(verdict: Verdict, override: str) -> Outcome:
     return "overridden" if override else "refused"
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: Verdict, outcome: Outcome, override: str) -> str:
+    if outcome == "overridden":
+        return override
     return "; ".join(str(finding) for finding in verdict.refusals)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.evaluation.scores import Score, is_share
+from mmbert.evaluation.metrics import is_share
+from mmbert.evaluation.scores import Score
 
 SCHEMA_VERSION = 2
 """Raised whenever a field changes its meaning. Version 1 named no model digest and is not read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from mmbert import artifacts, storage
 from mmbert.errors import UserError
@@ -20,7 +21,7 @@ FORMS = (
 
 
 def scorecard_of(named: str, registry: Callable[[], Registry | None]) -> Scorecard:
-    """The scores that `named` means. `registry` is asked for only where it is a registered model.
+    """The scores that `named` means; a registered model, which `registry` is asked for, is called NAME/VERSION.
 
     Raises UserError where there is no such thing, or it holds no scores, or those of several models.
     """
@@ -54,4 +55,5 @@ def _registered(registry: Registry | None, name: str, alias: str, version: str) 
     found = registry.by_alias(name, alias) if alias else registry.version(name, version)
     if found is None:
         raise UserError(f"no registered model '{name}' with the alias '{alias}'")
-    return version_scores(found)
+    # All of them were made as "released model", which tells no two versions apart.
+    return replace(version_scores(found), model=f"{name}/{found.version}")

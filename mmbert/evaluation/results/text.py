@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Comparison, Difference, SuiteChange
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.scores import Score, is_share
+from mmbert.evaluation.scores import Score
 
 _LANGUAGES = 40
 _NAMES = 12

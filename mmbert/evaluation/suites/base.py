@@ -6,7 +6,7 @@ This module imports nothing heavy, so that a suite's tasks, languages and data c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,5 +101,9 @@ class Suite:
 
 
 def data_sets(tasks: Iterable[Task]) -> dict[str, DataSet]:
-    """The data sets of some tasks by repo."""
-    return {data.repo: data for task in tasks for data in task.data}
+    """The data sets of some tasks by repo, each with all the subsets that these tasks read."""
+    found: dict[str, DataSet] = {}
+    for data in (data for task in tasks for data in task.data):
+        before = found[data.repo].configs if data.repo in found else ()
+        found[data.repo] = replace(data, configs=tuple(dict.fromkeys((*before, *data.configs))))
+    return found

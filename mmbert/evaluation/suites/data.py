@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from mmbert import hub
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.suites.base import DataSet
+from mmbert.evaluation.suites.states import in_use
 from mmbert.places import cache_folder
 
 PARQUET_EXPORT = "refs/convert/parquet"
@@ -58,9 +61,8 @@ class DataAccess:
                 rows = datasets.load_dataset(place, split=split, **subset, **revision)
         # An unknown subset or split, files of another schema, a script, a file that is not there or is damaged.
         except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetGenerationError) as error:
-            cause = f" ({error.__cause__})" if error.__cause__ else ""
             raise UserError(
-                f"{place}, subset {config}, split {split}: {error}{cause}; {how_to_mirror(data)}"
+                f"{place}, subset {config}, split {split}: {_reason(error)}; {how_to_mirror(data)}"
             ) from error
         if missing := [column for column in columns if column not in rows.column_names]:
             raise UserError(
@@ -77,7 +79,9 @@ class DataAccess:
         say what to do; a mirror's errors pass through.
         """
         if self.folder(data) is not None:
-            with _kept_in(cache_folder() / "datasets" / self.revision(data)[:32]):
+            if data.repo in self.folders:
+                os.utime(self.folders[data.repo])
+            with _kept_in(in_use(cache_folder() / "datasets" / data.repo / self.revision(data)[:32])):
                 yield
             return
         with _advised(data), hub.explained("the suites' data", data.repo, data.revision):
@@ -104,6 +108,15 @@ def _kept_in(folder: Path) -> Iterator[None]:
         datasets.config.HF_DATASETS_CACHE = before
 
 
+def _reason(error: Exception) -> str:
+    """Why rows could not be loaded; an unknown subset in our own words."""
+    told = str(error)
+    if told.startswith("BuilderConfig"):
+        there = re.findall(r"'([^']+)'", told.partition("Available: ")[2])
+        return f"there is no such subset; it has {', '.join(there) or 'none'}"
+    return f"{told} ({error.__cause__})" if error.__cause__ else told
+
+
 @contextlib.contextmanager
 def _without_progress_bars() -> Iterator[None]:
     from datasets.utils import logging
@@ -120,7 +133,7 @@ def _without_progress_bars() -> Iterator[None]:
 def how_to_mirror(data: DataSet) -> str:
     return (
         f"mirror it where there is a network: hf download {data.repo} --repo-type dataset --revision {data.revision} "
-        f"--local-dir DIR/{data.repo}, and give --data-root DIR"
+        f"--local-dir DIR/{data.repo}, and give --data-root DIR (in a recipe evaluation.data_root)"
     )
 
 

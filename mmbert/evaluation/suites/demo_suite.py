@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.base import DataSet, ModelFolder, Setup, Suite, Task
-from mmbert.evaluation.suites.names import BITS_PER_BYTE, DEMO, INTENTS, LANGUAGE_ID, RETRIEVAL
+from mmbert.evaluation.suites.names import BITS_PER_BYTE, DEMO, DEMO_METRICS, INTENTS, LANGUAGE_ID, RETRIEVAL
 from mmbert.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -87,13 +87,13 @@ def _intents(run: DemoRun, _documents: HeldOut, _: int) -> list[Score]:
     return score_intents(run)
 
 
-def _task(name: str, run: Callable[[DemoRun, HeldOut, int], list[Score]], *metrics: str) -> Task:
+def _task(name: str, run: Callable[[DemoRun, HeldOut, int], list[Score]]) -> Task:
     return Task(
         name=name,
         version=1,
         data=(HELD_OUT_TEXT,),
         languages=(),
-        metrics=metrics,
+        metrics=DEMO_METRICS[name],
         settings={
             **{key: getattr(_RECIPE.evaluation, key) for key in _SETTINGS},
             "max_seq_len": _RECIPE.phases.decay.max_seq_len,
@@ -107,9 +107,9 @@ SUITE = Suite(
     DEMO,
     "Demo",
     (
-        _task(BITS_PER_BYTE, _bits_per_byte, "bits_per_byte"),
-        _task(RETRIEVAL, _retrieval, "accuracy"),
-        _task(LANGUAGE_ID, _language_identification, "accuracy"),
-        _task(INTENTS, _intents, "accuracy", "macro_f1"),
+        _task(BITS_PER_BYTE, _bits_per_byte),
+        _task(RETRIEVAL, _retrieval),
+        _task(LANGUAGE_ID, _language_identification),
+        _task(INTENTS, _intents),
     ),
 )

@@ -10,13 +10,15 @@ from mmbert.artifacts import digest_json
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.suites.base import DataSet, Task, data_sets
 from mmbert.evaluation.suites.data import DataAccess, how_to_mirror, hub_commit
+from mmbert.evaluation.suites.states import in_use
+from mmbert.evaluation.suites.subsets import CARD, check_subsets
 
 
 def present_states(tasks: Iterable[Task], root: str, wanted: Mapping[str, str]) -> dict[str, str]:
     """The state of each data set now: the hub's commit, or the digest of its files in the mirror at `root`.
 
-    `wanted` are branches, tags or commits on the hub by repo. Raises UserError for a data set that is not there,
-    InfrastructureError where the hub or S3 cannot be reached.
+    `wanted` are branches, tags or commits on the hub by repo. Raises UserError for a data set or subset that is not
+    there, InfrastructureError where the hub or S3 cannot be reached.
     """
     found = data_sets(tasks)
     if root:
@@ -29,7 +31,7 @@ def open_data(tasks: Iterable[Task], root: str, cache: Path, pinned: Mapping[str
     """The data of some tasks in their pinned state; from S3 they are fetched into `cache` first.
 
     Without a pinned state a data set's present one counts. Raises UserError where a mirror is in another state, or
-    lacks a data set.
+    lacks a data set or a subset of one.
     """
     if not root:
         return DataAccess(revisions=pinned)
@@ -44,17 +46,22 @@ def open_data(tasks: Iterable[Task], root: str, cache: Path, pinned: Mapping[str
             )
         if storage.is_s3(root):
             place = storage.join(root, repo)
-            folders[repo] = _fetched(place, revisions[repo], cache / "mirror" / revisions[repo][:32] / repo)
+            folders[repo] = _fetched(place, revisions[repo], cache / "mirror" / repo / revisions[repo][:32])
     return DataAccess(access.root, folders, revisions)
 
 
 def _mirrored(root: str, data: DataSet, access: DataAccess) -> str:
-    if not storage.is_s3(root):
-        return access.revision(data)
     place = storage.join(root, data.repo)
-    if not _listed(place):
-        raise UserError(f"{place}: nothing there; {how_to_mirror(data)}")
-    return digest_json(_listed(place))
+    if not storage.is_s3(root):
+        state = access.revision(data)
+        files = storage.list_files(place)
+    else:
+        listed = _listed(place)
+        if not listed:
+            raise UserError(f"{place}: nothing there; {how_to_mirror(data)}")
+        state, files = digest_json(listed), [path for path, _ in listed]
+    check_subsets(data, place, files, lambda: storage.read_bytes(storage.join(place, CARD)))
+    return state
 
 
 def _listed(uri: str) -> list[list[str]]:
@@ -72,4 +79,4 @@ def _fetched(uri: str, state: str, folder: Path) -> Path:
         if digest_json(_listed(uri)) != state:
             raise InfrastructureError(f"{uri}: its files changed while they were fetched; run it again")
 
-    return kept_folder(folder, make)
+    return in_use(kept_folder(folder, make))

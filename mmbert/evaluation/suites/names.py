@@ -1,4 +1,4 @@
-"""Names of suites that are special, and of the tasks of `demo`, as they stand in scores."""
+"""Names of suites that are special, and of the tasks of `demo` and their metrics, as they stand in scores."""
 
 DEMO = "demo"
 EFFICIENCY = "efficiency"
@@ -8,4 +8,11 @@ BITS_PER_BYTE_NEW = "masked_bits_per_byte_new_languages"
 RETRIEVAL = "article_retrieval"
 LANGUAGE_ID = "language_identification"
 INTENTS = "intent_classification"
-DEMO_TASKS = (BITS_PER_BYTE, BITS_PER_BYTE_NEW, RETRIEVAL, LANGUAGE_ID, INTENTS)
+DEMO_METRICS = {
+    BITS_PER_BYTE: ("bits_per_byte",),
+    BITS_PER_BYTE_NEW: ("bits_per_byte",),
+    RETRIEVAL: ("accuracy",),
+    LANGUAGE_ID: ("accuracy",),
+    INTENTS: ("accuracy", "macro_f1"),
+}
+"""The metrics of its tasks, the first one foremost."""

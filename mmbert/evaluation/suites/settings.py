@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.base import Suite, Task
 from mmbert.evaluation.suites.registry import chosen_tasks
+
+_MAY_BE_ZERO = ("epochs", "stride", "held_out")
+"""How the names of counts end that may be 0."""
 
 
 def changed_tasks(suite: Suite, names: Sequence[str], changes: Mapping[str, Any], where: str = "--set ") -> list[Task]:
@@ -20,6 +23,10 @@ def changed_tasks(suite: Suite, names: Sequence[str], changes: Mapping[str, Any]
     tasks = list(chosen_tasks(suite, names))
     for key, value in changes.items():
         name, _, setting = key.rpartition(".")
+        if name and name not in {task.name for task in tasks}:
+            if name not in {task.name for task in suite.tasks}:
+                raise UserError(f"{where}{key}: suite {suite.name} has no task '{name}'; it has {_names(suite.tasks)}")
+            raise UserError(f"{where}{key}: task {name} is not run; of suite {suite.name} these are: {_names(tasks)}")
         meant = [i for i, task in enumerate(tasks) if name in ("", task.name) and setting in task.settings]
         if not meant:
             known = sorted({s for task in tasks if name in ("", task.name) for s in task.settings})
@@ -33,10 +40,16 @@ def changed_tasks(suite: Suite, names: Sequence[str], changes: Mapping[str, Any]
     return tasks
 
 
+def _names(tasks: Iterable[Task]) -> str:
+    return ", ".join(task.name for task in tasks)
+
+
 def _like(key: str, value: Any, default: Any) -> Any:
     """The value as the type of the setting's default. Raises UserError where it is none."""
     if isinstance(default, int | float) and isinstance(value, int | float) and value < 0 <= default:
         raise UserError(f"{key}={value!r}: it cannot be negative")
+    if type(default) is int and value == 0 < default and not key.endswith(_MAY_BE_ZERO):
+        raise UserError(f"{key}={value!r}: it must be above 0")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(default, float) and isinstance(value, str):

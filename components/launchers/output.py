@@ -1,0 +1,40 @@
+"""A component's output, shown as it comes; its closing error is kept back, for who catches the exception to tell it."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Iterable, Iterator
+
+ERROR = "error: "
+"""What a component's closing message begins with."""
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
+    """What comes in chunks, as lines, each with its end."""
+    begun = ""
+    for text in codecs.iterdecode(chunks, "utf-8", "replace"):
+        *lines, begun = (begun + text).split("\n")
+        yield from (f"{line}\n" for line in lines)
+    if begun:
+        yield begun
+
+
+class Shown:
+    def __init__(self) -> None:
+        self._last = ""
+        self._error = ""
+
+    def follow(self, lines: Iterable[str]) -> None:
+        """Show lines, each with its end, until there are no more."""
+        for line in lines:
+            told, self._error = (self._error, line) if line.startswith(ERROR) else (self._error + line, "")
+            sys.stdout.write(told)
+            sys.stdout.flush()
+            self._last = line.strip() or self._last
+
+    def last_line(self, code: int) -> str:
+        """The last line, of an error its message; what was kept back is shown where it ended well."""
+        if code == 0:
+            sys.stdout.write(self._error)
+        return self._last.removeprefix(ERROR)
