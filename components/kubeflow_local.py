@@ -213,8 +213,9 @@ def _run_container(
             container.remove(force=True, v=True)
     except (docker.errors.APIError, requests.RequestException) as error:
         raise InfrastructureError(f"{image}: the container could not be run to its end: {error}") from error
+    last_line = shown.last_line(code)
     if code != 0:
-        raise _ContainerFailedError(code, shown.last_line(code))
+        raise _ContainerFailedError(code, last_line)
     return code
 
 

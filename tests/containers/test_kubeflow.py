@@ -9,10 +9,11 @@ import subprocess
 from dataclasses import dataclass
 
 import pytest
+from mlflow import MlflowClient
 
 from mmbert import artifacts, storage
 from tests.containers.conftest import Images
-from tests.fixtures_stack import ROOT, S3, clean_environment
+from tests.fixtures_stack import ROOT, S3, MlflowServer, clean_environment
 from tests.small_run import OVERRIDES, own_text
 
 # A dozen and a half containers, each of which loads its libraries anew.
@@ -52,7 +53,13 @@ def mmbert(environment: dict[str, str], *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, docker_host: str, images: Images) -> Finished:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    s3_server: S3,
+    mlflow_server: MlflowServer,
+    docker_host: str,
+    images: Images,
+) -> Finished:
     folder = tmp_path_factory.mktemp("kfp")
     bucket = s3_server.make_bucket("kfp")
     own_text(folder)
@@ -67,6 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, docker_hos
         "MMBERT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "DOCKER_HOST": docker_host,
         "MMBERT_IMAGE_PREFIX": images.prefix, "MMBERT_IMAGE_TAG": images.tag,
     }  # fmt: skip
+    login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    environment |= login | {"MLFLOW_TRACKING_URI": mlflow_server.uri}
     return Finished(f"{bucket}/root", flags, environment, mmbert(environment, "kfp", "run", "pretrain", *flags))
 
 
@@ -89,3 +98,14 @@ def test_a_container_makes_the_same_bytes_as_a_process(finished: Finished) -> No
     tokenizer = json.loads(mmbert(finished.environment, "run", "tokenizer", *words, *given).splitlines()[-1])["uri"]
     for kind, uri in (("documents", documents), ("tokenizer", tokenizer)):
         assert artifacts.open_artifact(uri).digest == artifacts.open_artifact(made[kind]).digest
+
+
+def test_reevaluation_finds_the_models_evaluation_done(finished: Finished, mlflow_server: MlflowServer) -> None:
+    printed = mmbert(finished.environment, "kfp", "run", "reevaluate", *finished.flags)
+    (scores,) = set(re.findall(r"uri: '(\S+/scores/\w+)'", printed))
+    assert scores in finished.printed
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("mmbert/mmbert-kfp")
+    runs = client.search_runs([experiment.experiment_id], "tags.`mmbert.role` = 'workflow'")
+    ended = {run.info.run_name.split()[0]: run.info.status for run in runs if run.info.run_name.startswith("local-")}
+    assert ended == {"local-mmbert-pretrain": "FINISHED", "local-mmbert-reevaluate": "FINISHED"}
