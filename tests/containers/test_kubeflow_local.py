@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ SECRET = "canary-77e0b4"
 
 
 @pytest.fixture(scope="module")
-def stand_in(engine: docker.DockerClient, images: Images, tmp_path_factory: pytest.TempPathFactory) -> None:
+def stand_in(engine: docker.DockerClient, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("image")
     shutil.copy(Path(__file__).with_name("stand_in.py"), folder / "mmbert")
     (folder / "mmbert").chmod(0o755)
@@ -29,6 +30,8 @@ def stand_in(engine: docker.DockerClient, images: Images, tmp_path_factory: pyte
     image, _ = engine.images.build(path=str(folder), tag=f"{PREFIX}data:latest")
     for target in ("train", "eval"):
         image.tag(f"{PREFIX}{target}", "latest")
+    yield
+    engine.images.remove(image.id, force=True)
 
 
 def run(docker_host: str, workflow: str, root: str) -> tuple[int, list[str], list[dict[str, Any]]]:
