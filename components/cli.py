@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,7 @@ from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
 from components.commands.import_checkpoint import import_command
+from components.commands.kfp import kfp_group
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
@@ -25,7 +27,10 @@ from components.commands.publish import publish_command
 from components.commands.results import results_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
-from mmbert.errors import MmbertError
+from mmbert.errors import MmbertError, UserError
+
+if TYPE_CHECKING:
+    from mmbert.artifacts import Artifact
 
 
 class _ComponentGroup(click.Group):
@@ -62,24 +67,72 @@ def _component_command(item: Component) -> click.Command:
     options.append(click.Option(["--task"], default=item.name, show_default=True, help="name of its run in MLflow"))
 
     options.append(click.Option(["--result-file"], default=None, help="a file to write the result to, as JSON"))
+    options.append(
+        click.Option(
+            ["--output", "output_files"], type=(click.Choice(["uri", *item.outputs]), str), multiple=True,
+            metavar="NAME FILE", help=f"a file to write one of {', '.join(('uri', *item.outputs))} to; lists as JSON",
+        )
+    )  # fmt: skip
+    options.append(
+        click.Option(
+            ["--expect", "expected"], type=(str, str), multiple=True, metavar="NAME JSON",
+            help="fail where the list NAME is another one: what follows was laid out for this one",
+        )
+    )  # fmt: skip
+    options.append(
+        click.Option(
+            ["--workflow-run"], default=None, help="the workflow run that this belongs to; MMBERT_WORKFLOW_RUN"
+        )
+    )
 
-    def callback(root: str | None, task: str, result_file: str | None, **arguments: Any) -> None:
+    def callback(
+        root: str | None,
+        task: str,
+        result_file: str | None,
+        output_files: tuple[tuple[str, str], ...],
+        expected: tuple[tuple[str, str], ...],
+        workflow_run: str | None,
+        **arguments: Any,
+    ) -> None:
         from components.launchers import result_json
         from components.processes import LAUNCHED
         from components.runtime import root_uri, run_component
         from mmbert import artifacts
 
+        if workflow_run:
+            os.environ["MMBERT_WORKFLOW_RUN"] = workflow_run
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         result = run_component(item, plain, root or root_uri(), task)
-        text = result_json(artifacts.open_artifact(result.uri), result.reused)
-        if result_file and os.environ.get("LOCAL_RANK", "0") == "0":
-            Path(result_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(result_file).write_text(text, "utf-8")
+        made = artifacts.open_artifact(result.uri)
+        text = result_json(made, result.reused)
+        _check_expected(made, expected)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            for path, value in _files(made, text, result_file, output_files):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(value, "utf-8")
         if not result.helped and LAUNCHED not in os.environ:
             click.echo(text)
 
     text = f"{item.summary}\n\n{item.description}"
     return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)
+
+
+def _check_expected(made: Artifact, expected: tuple[tuple[str, str], ...]) -> None:
+    for name, text in expected:
+        if (found := made.outputs.get(name)) != json.loads(text):
+            raise UserError(
+                f"the {made.manifest.kind}'s {name} are {json.dumps(found)}, and what follows was laid out for {text}: "
+                "compile the pipeline again"
+            )
+
+
+def _files(
+    made: Artifact, text: str, result_file: str | None, output_files: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[Path, str]]:
+    if result_file:
+        yield Path(result_file), text
+    for name, path in output_files:
+        yield Path(path), made.uri if name == "uri" else json.dumps(made.outputs[name])
 
 
 def _option(parameter: Parameter) -> click.Option:
@@ -160,6 +213,7 @@ for command in (
     convert_command,
     evaluate_command,
     import_command,
+    kfp_group,
     merge_command,
     mixture_command,
     promote_command,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,17 @@ import yaml
 
 from components.contract import Component, Parameter, component_folder, component_names, get_component
 from mmbert.errors import UserError
+
+STRING, LIST = "String", "JsonArray"
+"""Kubeflow's names of the types that a component's parameters have."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An input of component.yaml."""
+
+    name: str
+    type: str
 
 
 def generate_all(check: bool = False) -> list[Path]:
@@ -28,18 +41,34 @@ def generate_all(check: bool = False) -> list[Path]:
 
 
 def component_yaml(item: Component) -> str:
-    inputs = [{"name": p.name, "type": "String", "description": _about(p), **_optional(p)} for p in item.parameters]
-    inputs.append({"name": "root", "type": "String", "description": "where artifacts are kept (s3:// prefix)"})
+    header = "# Made by 'mmbert components generate' from the entry function in component.py. Do not edit.\n"
+    return header + yaml.safe_dump(component_document(item), sort_keys=False, width=120)
+
+
+def component_document(item: Component, items: Mapping[str, Sequence[Entry]] | None = None) -> dict[str, Any]:
+    """component.yaml as data. A list parameter in `items` is an input for each of its items, not one for the list."""
+    entries = {p.name: [Entry(p.name, _type(p))] for p in item.parameters} | dict(items or {})
+    inputs: list[dict[str, Any]] = []
     arguments: list[Any] = ["--root", {"inputValue": "root"}]
     for parameter in item.parameters:
-        arguments += [f"--{parameter.name.replace('_', '-')}", {"inputValue": parameter.name}]
-    document = {
+        for entry in entries[parameter.name]:
+            optional = _optional(parameter) if entry.name == parameter.name else {}
+            inputs.append({"name": entry.name, "type": entry.type, "description": _about(parameter), **optional})
+            arguments += [f"--{parameter.name.replace('_', '-')}", {"inputValue": entry.name}]
+    inputs.append({"name": "root", "type": STRING, "description": "where artifacts are kept (s3:// prefix)"})
+    about_result = f"JSON with the {item.produces} artifact's uri, its lists, and whether it was there already"
+    outputs = [
+        {"name": "uri", "type": STRING, "description": f"the {item.produces} artifact's URI"},
+        *({"name": name, "type": LIST, "description": f"the list {name} of it"} for name in item.outputs),
+        {"name": "result", "type": STRING, "description": about_result},
+    ]
+    for name in ("uri", *item.outputs):
+        arguments += ["--output", name, {"outputPath": name}]
+    return {
         "name": item.name,
         "description": f"{item.summary}\n\n{item.description}",
         "inputs": inputs,
-        "outputs": [
-            {"name": "result", "type": "String", "description": f"JSON with the {item.produces} artifact's uri"}
-        ],
+        "outputs": outputs,
         "implementation": {
             "container": {
                 "image": f"mmbert-{item.image}",
@@ -48,8 +77,6 @@ def component_yaml(item: Component) -> str:
             }
         },
     }
-    header = "# Made by 'mmbert components generate' from the entry function in component.py. Do not edit.\n"
-    return header + yaml.safe_dump(document, sort_keys=False, width=120)
 
 
 def readme(item: Component) -> str:
@@ -92,6 +119,10 @@ def _momentary(item: Component) -> str:
 def _about(parameter: Parameter) -> str:
     kinds = f" ({' or '.join(parameter.kinds)} artifact)" if parameter.kinds else ""
     return f"{parameter.help}{kinds}{'; a JSON list' if parameter.is_list else ''}"
+
+
+def _type(parameter: Parameter) -> str:
+    return LIST if parameter.is_list else STRING
 
 
 def _optional(parameter: Parameter) -> dict[str, Any]:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 ERROR = "error: "
 """What a component's closing message begins with."""
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
+    """What comes in chunks, as lines, each with its end."""
+    begun = ""
+    for text in codecs.iterdecode(chunks, "utf-8", "replace"):
+        *lines, begun = (begun + text).split("\n")
+        yield from (f"{line}\n" for line in lines)
+    if begun:
+        yield begun
 
 
 class Shown:

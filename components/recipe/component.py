@@ -5,7 +5,7 @@ from typing import Annotated
 from components.contract import component
 from components.planning import RECIPE_FILE
 from components.runtime import Work
-from mmbert.recipe import load_recipe, recipe_to_yaml
+from mmbert.recipe import Recipe, load_recipe, recipe_to_yaml
 from mmbert.recipe.pins import pin_revisions
 
 
@@ -25,7 +25,14 @@ def recipe(
     """
     checked = pin_revisions(load_recipe(preset, overrides))
     work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(checked).encode())
-    work.output.outputs["groups"] = [str(group) for group in range(checked.curation.groups)]
-    work.output.outputs["variants"] = list(checked.phases.decay.variants)
-    work.output.outputs["suites"] = checked.evaluation.measured()
+    work.output.outputs |= fan_out(checked)
     work.run.log_text(recipe_to_yaml(checked), RECIPE_FILE)
+
+
+def fan_out(checked: Recipe) -> dict[str, list[str]]:
+    """The lists that a workflow with this recipe fans out over, by name."""
+    return {
+        "groups": [str(group) for group in range(checked.curation.groups)],
+        "variants": list(checked.phases.decay.variants),
+        "suites": checked.evaluation.measured(),
+    }

@@ -236,3 +236,24 @@ def test_a_changed_file_beside_an_imported_checkpoint_is_seen(tmp_path: Path, so
         made = plan_of(tmp_path, component="import_checkpoint", source=str(path), phase="pretrain", then="next")
         fingerprints.append(made.fingerprint)
     assert len(set(fingerprints)) == 3
+
+
+def test_the_page_for_others_names_every_component_with_its_image() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reuse.md").read_text("utf-8")
+    for item in map(get_component, component_names()):
+        assert f"| `{item.name}` | mmbert-{item.image} | {item.produces} |" in page
+
+
+def test_a_components_outputs_are_written_into_files(tmp_path: Path) -> None:
+    files = {name: tmp_path / "made" / name for name in ("uri", "variants", "suites")}
+    words = [word for name, path in files.items() for word in ("--output", name, str(path))]
+    command = [sys.executable, "-m", "components.cli", "run", "recipe", "--preset", "tiny", "--root", str(tmp_path)]
+    more = ("--expect", "suites", '["demo"]', "--workflow-run", "the run")
+    subprocess.run([*command, *words, *more], check=True, capture_output=True)
+    made = artifacts.open_artifact(files["uri"].read_text(), "recipe")
+    assert made.outputs["variants"] == json.loads(files["variants"].read_text())
+    assert made.manifest.producer["workflow_run"] == "the run"
+    found = subprocess.run([*command, "--expect", "groups", '["0"]'], check=False, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "the recipe's groups are" in found.stderr
+    assert "compile the pipeline again" in found.stderr

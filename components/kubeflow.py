@@ -1,0 +1,270 @@
+"""The Kubeflow runner: makes a KFP pipeline's tasks of a workflow. One task is one container; URIs are parameters.
+
+The lists that a recipe fixes (groups, variants, suites) are laid out when the pipeline is compiled: the recipe is known
+then, and KFP can neither loop over what another loop left nor, locally, go on after one. Lists known only when it runs
+(models) are loops. The task `recipe` fails where its recipe asks for another layout than the compiled one.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import compiler, components, dsl
+from kfp.dsl.pipeline_channel import PipelineChannel
+
+from components import profiles
+from components.contract import Component, get_component
+from components.documents import LIST, STRING, Entry, component_document
+from components.recipe.component import fan_out
+from mmbert.errors import UserError
+from mmbert.recipe import load_recipe
+from mmbert.recipe.loading import presets
+
+PIPELINES = Path(__file__).resolve().parent.parent / "dags" / "kubeflow"
+
+SECRET, CONFIG_MAP = "mmbert-secrets", "mmbert-settings"
+"""What each container's environment comes from on a cluster; neither has to hold all of the variables."""
+SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "HF_TOKEN",
+)
+SETTINGS = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "AWS_REGION", "MLFLOW_TRACKING_URI", "HF_ENDPOINT")
+
+_WORKFLOW_RUN = f"{dsl.PIPELINE_JOB_NAME_PLACEHOLDER} {dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
+_RETRIES: dict[str, Any] = {
+    "num_retries": 2,
+    "backoff_duration": "10s",
+    "backoff_factor": 2,
+    "backoff_max_duration": "300s",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a pipeline is compiled for. `images` names single images by target, where prefix and tag are not enough."""
+
+    preset: str = "tiny"
+    overrides: Sequence[str] = ()
+    image_prefix: str = "mmbert-"
+    image_tag: str = "latest"
+    images: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 1
+    """On each node of those components to which the profile gives GPUs."""
+
+    def image(self, target: str) -> str:
+        return self.images.get(target, f"{self.image_prefix}{target}:{self.image_tag}")
+
+
+def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
+    """Write a workflow's compiled pipeline into `folder`. Raises UserError for a recipe that it cannot be made for."""
+    if layout.preset not in presets() and not layout.preset.startswith("s3://"):
+        raise UserError(
+            f"--preset {layout.preset}: no preset; a recipe file has to lie where containers read it (s3://)"
+        )
+    source = PIPELINES / f"mmbert_{workflow}.py"
+    found = importlib.util.spec_from_file_location(source.stem, source)
+    if found is None or found.loader is None or not source.is_file():
+        raise UserError(f"{source}: there is no such pipeline file; compile in a checkout of the project")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{source.stem}.yaml"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiler.Compiler().compile(module.pipeline(layout), str(path))
+    pipeline, platform = yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader)
+    _share(pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
+    path.write_text(yaml.dump_all([pipeline, platform], Dumper=yaml.CSafeDumper, sort_keys=False, width=120), "utf-8")
+    return path
+
+
+def render(workflow: Callable[..., Any], layout: Layout, root: Any, **own: Any) -> None:
+    """Make a workflow's tasks inside a `dsl.pipeline` function; `own` are the workflow's own arguments."""
+    runner = KubeflowRunner(root, layout)
+    with dsl.ExitHandler(runner.end()):
+        workflow(runner, layout.preset, list(layout.overrides), **own)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a task made: the handle that workflows pass on."""
+
+    component: str
+    task: Any
+    label: str = ""
+    in_loop: bool = False
+
+    def uri(self) -> Any:
+        channel = self.task.outputs["uri"]
+        # One for each use: the compiler changes it.
+        return dsl.Collected(channel) if self.in_loop else channel
+
+
+class KubeflowRunner:
+    """Implements components.workflows.Runner inside a `dsl.pipeline` function."""
+
+    def __init__(self, root: Any, layout: Layout) -> None:
+        self.root = root
+        self.layout = layout
+        self._recipe = load_recipe(layout.preset, layout.overrides)
+        self._lists = fan_out(self._recipe)
+
+    def run(self, component: str, *, task: str = "", **arguments: Any) -> _Made:
+        return self._run(component, task or component, arguments)
+
+    def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[_Made]:
+        laid_out = {name: items for name, items in over.items() if isinstance(items, list)}
+        loops = {name: items for name, items in over.items() if name not in laid_out}
+        if not loops:
+            return list(self._each(component, task or component, laid_out, arguments))
+        ((looped, items),) = loops.items()
+        with dsl.ParallelFor(items=items) as item:
+            return list(self._each(component, task or component, laid_out, {**arguments, looped: item}, in_loop=True))
+
+    def output(self, handle: _Made, name: str) -> Any:
+        return self._lists[name] if handle.component == "recipe" else handle.task.outputs[name]
+
+    def end(self) -> Any:
+        """The task that ends the workflow's run in MLflow, whatever became of the others."""
+        document = {
+            "name": "end",
+            "inputs": [{"name": "status", "type": "PipelineTaskFinalStatus"}],
+            "implementation": {
+                "container": {
+                    "image": self.layout.image("data"),
+                    "command": ["mmbert", "kfp", "end"],
+                    "args": [
+                        *("--experiment", f"mmbert/{self._recipe.name}", "--workflow-run", _WORKFLOW_RUN),
+                        *("--status", {"inputValue": "status"}),
+                    ],
+                }
+            },
+        }
+        task = _component(json.dumps(document))()
+        return self._settle(task)
+
+    def _each(
+        self, component: str, task: str, over: dict[str, list[Any]], arguments: dict[str, Any], in_loop: bool = False
+    ) -> Iterator[_Made]:
+        for items in itertools.product(*over.values()):
+            label = ", ".join(item.label if isinstance(item, _Made) else item for item in items)
+            given = {**arguments, **dict(zip(over, items, strict=True))}
+            yield self._run(component, task, given, label, in_loop)
+
+    def _run(
+        self, component: str, task: str, arguments: dict[str, Any], label: str = "", in_loop: bool = False
+    ) -> _Made:
+        item = get_component(component)
+        entries: dict[str, list[Entry]] = {}
+        inputs: dict[str, Any] = {"root": self.root}
+        for parameter in item.parameters:
+            value = arguments.get(parameter.name, [] if parameter.is_list else parameter.default)
+            if not parameter.is_list:
+                inputs[parameter.name] = _value(value)
+                continue
+            # Not one input with a list: of that, KFP would make a text with placeholders in it.
+            given = {f"{parameter.name}_{n}": _value(one) for n, one in enumerate(_flat(value), 1)}
+            entries[parameter.name] = [Entry(name, _type(one)) for name, one in given.items()]
+            inputs |= given
+        document = component_document(item, entries)
+        document["name"] = task
+        container = document["implementation"]["container"]
+        container["image"] = self.layout.image(item.image)
+        container["env"] = {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)}
+        if profile := os.environ.get("MMBERT_PROFILE"):
+            container["env"]["MMBERT_PROFILE"] = profile
+        container["args"] += ["--task", task, "--workflow-run", _WORKFLOW_RUN]
+        if component == "recipe":
+            for name, items in self._lists.items():
+                container["args"] += ["--expect", name, json.dumps(items)]
+        made = _component(json.dumps(document))(**inputs)
+        made.set_display_name(f"{task} {label}".strip())
+        made.set_retry(**_RETRIES)
+        self._give(made, item, arguments)
+        self._settle(made)
+        return _Made(component, made, label, in_loop)
+
+    def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
+        """The share of a machine that the profile gives this component."""
+        # Kubernetes takes a limit for a request too; each of these calls costs KFP tens of milliseconds.
+        task.set_cpu_limit(str(profiles.threads(item, arguments)))
+        if (memory := profiles.memory(item, arguments)) is not None:
+            task.set_memory_limit(f"{int(memory * 1024)}Mi")
+        if profiles.wants_gpus(item, arguments):
+            task.set_accelerator_type("nvidia.com/gpu")
+            task.set_accelerator_limit(self.layout.gpus)
+
+    def _settle(self, task: Any) -> Any:
+        """What holds for every task: no caching, since components find done work themselves, and its credentials."""
+        task.set_caching_options(False)
+        task.platform_config["kubernetes"] = _platform()
+        return task
+
+
+def _share(pipeline: dict[str, Any], platform: dict[str, Any]) -> None:
+    """Let tasks that differ in their inputs only share their definition.
+
+    KFP writes one for each; with 64 groups of languages a run would near the 1.5 MB that Kubernetes takes.
+    """
+    executors, parts = pipeline["deploymentSpec"]["executors"], pipeline["components"]
+    labels = _same({name: [executor, platform.get(name)] for name, executor in executors.items()})
+    for part in parts.values():
+        if "executorLabel" in part:
+            part["executorLabel"] = labels[part["executorLabel"]]
+    names = _same(parts)
+    for graph in (pipeline["root"], *parts.values()):
+        for task in graph.get("dag", {}).get("tasks", {}).values():
+            task["componentRef"]["name"] = names[task["componentRef"]["name"]]
+    for found, kept in ((executors, labels), (platform, labels), (parts, names)):
+        for name in found.keys() - set(kept.values()):
+            del found[name]
+
+
+def _same(values: Mapping[str, Any]) -> dict[str, str]:
+    """For each name the first one with the same value."""
+    first: dict[str, str] = {}
+    return {name: first.setdefault(json.dumps(value, sort_keys=True), name) for name, value in values.items()}
+
+
+@functools.cache
+def _component(text: str) -> Any:
+    return components.load_component_from_text(text)
+
+
+def _platform() -> dict[str, Any]:
+    """Variables from the secret and the config map, as the package kfp-kubernetes writes it."""
+    secrets = [{"secretKey": name, "envVar": name} for name in SECRETS]
+    settings = [{"configMapKey": name, "envVar": name} for name in SETTINGS]
+    return {
+        "secretAsEnv": [{"secretName": SECRET, "keyToEnv": secrets, "optional": True}],
+        "configMapAsEnv": [{"configMapName": CONFIG_MAP, "keyToEnv": settings, "optional": True}],
+    }
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, list) else [value]
+
+
+def _value(value: Any) -> Any:
+    return value.uri() if isinstance(value, _Made) else value
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, dsl.Collected):
+        return LIST
+    is_list = isinstance(value, PipelineChannel) and str(value.channel_type).upper() in {"LIST", "JSONARRAY"}
+    return LIST if is_list else STRING

@@ -1,0 +1,239 @@
+"""A compiled KFP pipeline on this machine: each container by KFP's local Docker runner, over any Docker API.
+
+Two things that KFP 2.16 does wrong locally are done right here. Its Docker runner has containers removed as soon as
+they end, and when that comes first takes any exit code for success. And it starts all loops after all other tasks,
+whoever waits for whom, and knows no exit handlers: so the order of the tasks and the loops are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from kfp.components import load_component_from_file
+from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, graph_utils, task_dispatcher, utils
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
+
+from components.code import code_digest
+from components.kubeflow import SECRETS, SETTINGS
+from components.launchers import ComponentFailedError
+from components.launchers.output import Shown, lines_of
+from mmbert.errors import InfrastructureError, MmbertError, UserError
+
+_ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
+_WHATEVER_HAPPENS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.Value("ALL_UPSTREAM_TASKS_COMPLETED")
+_KILLED = 128
+"""Exit codes from here on are signals."""
+_STOP_SECONDS = 20
+
+
+class _ContainerFailedError(Exception):
+    def __init__(self, code: int, last_line: str) -> None:
+        super().__init__(code, last_line)
+        self.code, self.last_line = code, last_line
+
+
+def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
+    """Run a compiled pipeline to its end, one container after the other.
+
+    The containers get this process's variables of SECRETS and SETTINGS. Raises what the first failing container's exit
+    code says: UserError, InfrastructureError or ComponentFailedError.
+    """
+    _check_docker()
+    spec = load_component_from_file(str(package)).pipeline_spec
+    with tempfile.TemporaryDirectory(prefix="mmbert-kfp-", ignore_cleanup_errors=True) as folder, _true_exit_codes():
+        run = _Run(spec, Path(folder))
+        missing = [name for name, i in spec.root.input_definitions.parameters.items() if not i.is_optional]
+        for name in set(missing) - arguments.keys():
+            raise UserError(f"the pipeline {spec.pipeline_info.name} needs {name}")
+        run.dag(spec.root, dict(arguments))
+
+
+def _check_docker() -> None:
+    try:
+        with contextlib.closing(docker.from_env()) as client:
+            client.ping()
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        where = os.environ.get("DOCKER_HOST", "the default socket")
+        raise InfrastructureError(
+            f"no Docker API answers at {where} ({error}); start Docker or podman's socket, and set DOCKER_HOST"
+        ) from error
+
+
+class _Run:
+    def __init__(self, spec: Any, folder: Path) -> None:
+        self.components = dict(spec.components.items())
+        self.executors = spec.deployment_spec["executors"]
+        self.folder = folder
+        # One name for all steps: what they make in this run belongs together.
+        self.name, self.id = f"local-{spec.pipeline_info.name}", uuid.uuid4().hex
+        self.steps = 0
+
+    def dag(self, component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of a component that is a graph."""
+        values = _with_defaults(component, given)
+        made: dict[str, dict[str, Any]] = {}
+        tasks = component.dag.tasks
+        always = [name for name, task in tasks.items() if task.trigger_policy.strategy == _WHATEVER_HAPPENS]
+        order = graph_utils.topological_sort_tasks(dict(tasks))[::-1]
+        try:
+            for name in order:
+                if name not in always:
+                    made[name] = self._task(tasks[name], values, made)
+        finally:
+            for name in always:
+                state = "SUCCEEDED" if made.keys() >= set(order) - set(always) else "FAILED"
+                self._task(tasks[name], values, made, json.dumps({"state": state}))
+        outputs = component.dag.outputs.parameters.items()
+        return {
+            key: made[one.value_from_parameter.producer_subtask][one.value_from_parameter.output_parameter_key]
+            for key, one in outputs
+        }
+
+    def _task(
+        self, task: Any, values: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], status: str = ""
+    ) -> dict[str, Any]:
+        component = self.components[task.component_ref.name]
+        given = {name: _given(one, values, made, status) for name, one in task.inputs.parameters.items()}
+        if task.WhichOneof("iterator"):
+            loop = task.parameter_iterator
+            items = given[loop.items.input_parameter] if loop.items.input_parameter else json.loads(loop.items.raw)
+            rounds = [self.dag(component, {**given, loop.item_input: item}) for item in items]
+            return {key: [one[key] for one in rounds] for key in component.output_definitions.parameters}
+        if component.WhichOneof("implementation") == "dag":
+            return self.dag(component, given)
+        return self._container(
+            task.task_info.name, task.component_ref.name, component, _with_defaults(component, given)
+        )
+
+    def _container(self, name: str, component_name: str, component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        executor = utils.struct_to_executor_spec(self.executors[component.executor_label])
+        self.steps += 1
+        folder = self.folder / str(self.steps)
+        folder.mkdir()
+        folder.chmod(0o777)  # the container may run as anyone
+        environment = {name: os.environ[name] for name in (*SECRETS, *SETTINGS) if name in os.environ}
+        # KFP leaves these out locally.
+        environment |= {one.name: one.value for one in executor.container.env}
+        try:
+            outputs, _ = task_dispatcher.run_single_task_implementation(
+                pipeline_resource_name=self.name,
+                component_name=component_name,
+                component_spec=component,
+                executor_spec=executor,
+                arguments=dict(given),
+                pipeline_root=str(folder),
+                runner=DockerRunner(environment=environment, **_settings(executor.container)),
+                raise_on_error=True,
+                block_input_artifact=False,
+                unique_pipeline_id=self.id,
+            )
+        except _ContainerFailedError as failed:
+            killed = failed.code >= _KILLED
+            error = _ERRORS.get(failed.code, InfrastructureError if killed else ComponentFailedError)
+            raise error(f"step '{name}' ended with exit code {failed.code}: {failed.last_line}") from None
+        if missing := component.output_definitions.parameters.keys() - outputs.keys():
+            raise ComponentFailedError(
+                f"step '{name}' said it was done, but left no {', '.join(sorted(missing))}; its image is "
+                f"{executor.container.image}"
+            )
+        return dict(outputs)
+
+
+def _settings(container: Any) -> dict[str, Any]:
+    """A step's share of the machine and its rights: what it may write is its own volume, its outputs and the cache."""
+    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    return {
+        "network_mode": os.environ.get("MMBERT_DOCKER_NETWORK", "host"),
+        "mounts": [docker.types.Mount("/work/cache", "mmbert-cache")],
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "shm_size": "2g",
+        "nano_cpus": int(container.resources.cpu_limit * 10**9) or None,
+        "mem_limit": int(container.resources.memory_limit * 10**9) or None,
+        "device_requests": gpus if container.resources.accelerator.type else None,
+    }
+
+
+def _given(one: Any, values: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], status: str) -> Any:
+    """A task's input: a constant, what another task made, an input of the graph, or how the others ended."""
+    kind = one.WhichOneof("kind")
+    if kind == "runtime_value":
+        return executor_output_utils.pb2_value_to_python(one.runtime_value.constant)
+    if kind == "task_output_parameter":
+        return made[one.task_output_parameter.producer_task][one.task_output_parameter.output_parameter_key]
+    return status if kind == "task_final_status" else values[one.component_input_parameter]
+
+
+def _with_defaults(component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = {
+        name: executor_output_utils.pb2_value_to_python(one.default_value)
+        for name, one in component.input_definitions.parameters.items()
+        if one.HasField("default_value")
+    }
+    return {**defaults, **given}
+
+
+@contextlib.contextmanager
+def _true_exit_codes() -> Iterator[None]:
+    """KFP's Docker runner with a container's own exit code as its result."""
+    before = docker_task_handler.run_docker_container
+    docker_task_handler.run_docker_container = _run_container
+    try:
+        yield
+    finally:
+        docker_task_handler.run_docker_container = before
+
+
+def _run_container(
+    client: Any, image: str, command: Sequence[str], volumes: Mapping[str, Any], **arguments: Any
+) -> int:
+    """In place of KFP's own. Raises _ContainerFailedError instead of returning another code than 0."""
+    found = _image(client, image)
+    shown = Shown()
+    try:
+        container = client.containers.run(found.id, list(command), detach=True, volumes=volumes, **arguments)
+        try:
+            shown.follow(lines_of(container.logs(stream=True, follow=True)))
+            code = int(container.wait(timeout=None)["StatusCode"])
+        except BaseException:
+            with contextlib.suppress(docker.errors.APIError):
+                container.stop(timeout=_STOP_SECONDS)
+            raise
+        finally:
+            container.remove(force=True, v=True)
+    except (docker.errors.APIError, requests.RequestException) as error:
+        raise InfrastructureError(f"{image}: the container could not be run to its end: {error}") from error
+    last_line = shown.last_line(code)
+    if code != 0:
+        raise _ContainerFailedError(code, last_line)
+    return code
+
+
+def _image(client: Any, name: str) -> Any:
+    try:
+        image = client.images.get(name)
+    except docker.errors.ImageNotFound:
+        try:
+            image = client.images.pull(name)
+        except docker.errors.APIError as error:
+            raise UserError(
+                f"{name}: no such image here, and it cannot be pulled ({error.explanation or error}); build it with "
+                "`make images`, or say which image to take with --image-prefix, --image-tag or --image"
+            ) from error
+    if image.labels.get("mmbert.code", code_digest()) != code_digest():
+        theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
+        raise UserError(
+            f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make "
+            "images`, or say which image to take with --image-prefix, --image-tag or --image"
+        )
+    return image

@@ -1,0 +1,298 @@
+"""The workflows as KFP pipelines, compiled and sent to a server; kfp's own library, no container."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from components import workflows
+from components.contract import component_names
+from components.recipe.component import fan_out
+from mmbert.recipe import load_recipe
+from tests.fixtures_stack import ROOT, MlflowServer, clean_environment
+from tests.integration.test_dag import orchestrator
+from tests.kubeflow_server import KubeflowServer
+
+SECRET_VALUE = "canary-2f9c1e"
+
+LOAD_COMPONENTS = """
+import json, sys
+from kfp import components
+found = {}
+for path in sys.argv[1:]:
+    loaded = components.load_component_from_file(path).component_spec
+    found[path] = {
+        "inputs": {name: i.type for name, i in loaded.inputs.items()},
+        "outputs": {name: o.type for name, o in loaded.outputs.items()},
+    }
+print(json.dumps(found))
+"""
+
+
+def mmbert(*words: str, **variables: str) -> tuple[int, str]:
+    ended = subprocess.run(
+        [str(ROOT / ".venv" / "bin" / "mmbert"), "kfp", *words],
+        env=clean_environment() | variables, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+    """By workflow: its compiled pipeline, and what of it is Kubernetes' own."""
+    folder = tmp_path_factory.mktemp("kfp")
+    images = ("--image-prefix=registry.example/team/mmbert-", "--image-tag=v7", "--image=eval=e@sha256:abc")
+    code, said = mmbert("compile", "--out", str(folder), *images, AWS_SECRET_ACCESS_KEY=SECRET_VALUE)
+    assert code == 0, said
+    assert SECRET_VALUE not in "".join(path.read_text() for path in folder.iterdir())
+    return {name: _documents(folder / f"mmbert_{name}.yaml") for name in ("pretrain", "reevaluate")}
+
+
+def _documents(path: Path) -> tuple[Any, Any]:
+    pipeline, platform = yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader)
+    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+class Graph:
+    """A runner that writes down the names of who needs whose result, lists laid out as the recipe's."""
+
+    def __init__(self) -> None:
+        self.lists = fan_out(load_recipe("tiny"))
+        self.upstream: dict[str, set[str]] = {}
+
+    def run(self, component: str, *, task: str = "", **arguments: Any) -> Any:
+        return self._add(task or component, "", arguments)
+
+    def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> Any:
+        made = []
+        for items in itertools.product(*over.values()):
+            label = ", ".join(filter(None, (item[1] if isinstance(item, tuple) else item for item in items)))
+            made.append(self._add(task or component, label, {**arguments, **dict(zip(over, items, strict=True))}))
+        return made
+
+    def output(self, handle: Any, name: str) -> Any:
+        return self.lists.get(name, [handle] if name == "models" else handle)
+
+    def _add(self, task: str, label: str, arguments: dict[str, Any]) -> tuple[str, str]:
+        name = f"{task} {label}".strip()
+        self.upstream[name] = {one[0] for value in arguments.values() for one in _handles(value)}
+        return name, label
+
+
+def _handles(value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, tuple):
+        return [value]
+    return [one for item in value for one in _handles(item)] if isinstance(value, list) else []
+
+
+def edges(graph: Any, parts: dict[str, Any], outer: dict[str, str] | None = None) -> dict[str, set[str]]:
+    """By display name of each task that is a container: those whose results it gets, also through loops."""
+    tasks = graph["dag"]["tasks"]
+    found: dict[str, set[str]] = {}
+    for task in tasks.values():
+        part, given = parts[task["componentRef"]["name"]], task.get("inputs", {}).get("parameters", {})
+        sources = {name: _source(one, tasks, parts, outer or {}) for name, one in given.items()}
+        if "dag" in part:
+            if loop := task.get("parameterIterator"):
+                sources[loop["itemInput"]] = sources[loop["items"]["inputParameter"]]
+            found |= edges(part, parts, {name: s for name, s in sources.items() if s})
+        else:
+            found[task["taskInfo"]["name"]] = {source for source in sources.values() if source}
+    return found
+
+
+def _source(one: Any, tasks: Any, parts: Any, outer: dict[str, str]) -> str:
+    if "componentInputParameter" in one:
+        return outer.get(one["componentInputParameter"], "")
+    if "taskOutputParameter" not in one:
+        return ""
+    name, key = one["taskOutputParameter"]["producerTask"], one["taskOutputParameter"]["outputParameterKey"]
+    part = parts[tasks[name]["componentRef"]["name"]]
+    if "dag" in part:
+        inner = part["dag"]["outputs"]["parameters"][key]["valueFromParameter"]
+        return str(part["dag"]["tasks"][inner["producerSubtask"]]["taskInfo"]["name"])
+    return str(tasks[name]["taskInfo"]["name"])
+
+
+@pytest.mark.parametrize("name", ["pretrain", "reevaluate"])
+def test_the_graph_is_the_workflows(compiled: dict[str, Any], name: str) -> None:
+    graph = Graph()
+    workflows.WORKFLOWS[name](graph, "tiny", [])
+    pipeline, _ = compiled[name]
+    found = edges(pipeline["root"], pipeline["components"])
+    assert found.pop("end") == set()
+    assert found == graph.upstream
+
+
+def test_uris_are_text_parameters_and_lists_are_lists(compiled: dict[str, Any]) -> None:
+    pipeline, _ = compiled["reevaluate"]
+    select = pipeline["components"]["comp-select"]["outputDefinitions"]["parameters"]
+    kinds = {name: one["parameterType"] for name, one in select.items()}
+    assert kinds == {"uri": "STRING", "models": "LIST", "documents": "LIST", "result": "STRING"}
+    for pipeline, _ in compiled.values():
+        for part in pipeline["components"].values():
+            for way in ("inputDefinitions", "outputDefinitions"):
+                assert "artifacts" not in part.get(way, {})
+
+
+def test_every_container_has_its_image_its_run_and_no_cache(compiled: dict[str, Any]) -> None:
+    pipeline, _ = compiled["pretrain"]
+    executors = {n: e["container"] for n, e in pipeline["deploymentSpec"]["executors"].items()}
+    assert executors["exec-train-extend"]["image"] == "registry.example/team/mmbert-train:v7"
+    assert executors["exec-report"]["image"] == "e@sha256:abc"
+    for name, container in executors.items():
+        run = container["args"][container["args"].index("--workflow-run") + 1]
+        assert run == "{{$.pipeline_job_name}} {{$.pipeline_job_uuid}}"
+        assert name == "exec-end" or container["resources"]["resourceCpuLimit"]
+    train = {one["name"]: one["value"] for one in executors["exec-train-decay"]["env"]}
+    assert train["OMP_NUM_THREADS"] == "1"
+    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"].values()
+    assert not any(task["cachingOptions"].get("enableCache") for task in tasks)
+    assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in tasks)
+
+
+def test_credentials_come_from_secrets(compiled: dict[str, Any]) -> None:
+    for pipeline, platform in compiled.values():
+        assert platform.keys() == pipeline["deploymentSpec"]["executors"].keys()
+        for one in platform.values():
+            (secret,), (settings,) = one["secretAsEnv"], one["configMapAsEnv"]
+            assert (secret["secretName"], settings["configMapName"]) == ("mmbert-secrets", "mmbert-settings")
+            assert {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD"} <= {e["envVar"] for e in secret["keyToEnv"]}
+            assert "MLFLOW_TRACKING_URI" in {e["envVar"] for e in settings["keyToEnv"]}
+
+
+@pytest.mark.slow
+def test_the_largest_preset_is_far_from_kubernetes_limit(tmp_path: Path) -> None:
+    code, said = mmbert("compile", "pretrain", "--preset=base", "--out", str(tmp_path), MMBERT_PROFILE="gpu")
+    assert code == 0, said
+    pipeline, platform = _documents(tmp_path / "mmbert_pretrain.yaml")
+    assert len(json.dumps([pipeline, platform])) < 700_000
+    tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert len([name for name in tasks if name.startswith("curate")]) == 64
+    train = pipeline["deploymentSpec"]["executors"]["exec-train-extend"]["container"]["resources"]
+    assert train["accelerator"]["resourceType"] == "nvidia.com/gpu"
+
+
+def test_kfp_loads_every_component_yaml(tmp_path: Path) -> None:
+    paths = [str(ROOT / "components" / name / "component.yaml") for name in component_names()]
+    found = orchestrator(LOAD_COMPONENTS, *paths, home=tmp_path)
+    assert list(found) == paths
+    for path, one in found.items():
+        assert one["inputs"]["root"] == "String", path
+        assert one["outputs"]["uri"] == "String", path
+    merge, select = (found[str(ROOT / "components" / name / "component.yaml")] for name in ("merge", "select"))
+    assert merge["inputs"]["checkpoints"] == "List"
+    assert select["outputs"]["models"] == "List"
+
+
+def test_airflow_does_not_read_the_kfp_pipelines(tmp_path: Path) -> None:
+    script = (
+        "import json, sys; from airflow.utils.file import list_py_file_paths;"
+        "print(json.dumps(sorted(list_py_file_paths(sys.argv[1], safe_mode=False))))"
+    )
+    found = orchestrator(script, str(ROOT / "dags"), home=tmp_path)
+    assert [Path(path).name for path in found] == ["mmbert_pretrain.py", "mmbert_reevaluate.py"]
+
+
+@pytest.fixture
+def server() -> Iterator[KubeflowServer]:
+    server = KubeflowServer()
+    yield server
+    server.stop()
+
+
+def test_a_run_is_submitted_with_its_arguments(server: KubeflowServer) -> None:
+    words = ("pretrain", "--endpoint", server.url, "--root=s3://b/r", "--set=seed=7", "--run-name=first")
+    code, said = mmbert("submit", *words, MMBERT_KFP_TOKEN="the-token")
+    assert code == 0, said
+    assert said.splitlines()[-1] == f"{server.url}/#/runs/details/the-runs"
+    body, token = server.made("runs")
+    assert token == "Bearer the-token"
+    assert (body["display_name"], body["experiment_id"]) == ("first", "the-experiments")
+    assert body["runtime_config"]["parameters"] == {"root": "s3://b/r"}
+    assert "seed=7" in json.dumps(body["pipeline_spec"])
+
+
+def test_reevaluation_becomes_a_recurring_run_without_catching_up(server: KubeflowServer) -> None:
+    words = ("reevaluate", "--endpoint", server.url, "--root=s3://b/r", "--schedule=30 3 * * 1", "--model=@candidate")
+    code, said = mmbert("submit", *words)
+    assert code == 0, said
+    body, _ = server.made("recurringruns")
+    assert body["trigger"] == {"cron_schedule": {"cron": "0 30 3 * * 1"}}
+    assert (body["no_catchup"], body["max_concurrency"], body["mode"]) == (True, 1, "ENABLE")
+    assert body["runtime_config"]["parameters"] == {"root": "s3://b/r", "model": "@candidate"}
+
+
+@pytest.mark.parametrize(("status", "expected"), [(400, 2), (503, 3)])
+def test_a_refusal_is_told_with_its_reason(server: KubeflowServer, status: int, expected: int) -> None:
+    server.refuse = status
+    code, said = mmbert("submit", "reevaluate", "--endpoint", server.url, "--root=s3://b/r")
+    assert code == expected
+    assert f"{server.url}: Kubeflow Pipelines answered {status}" in said
+    assert "the server says no" in said
+    assert "Traceback" not in said
+
+
+WRONG = {
+    ("submit", "pretrain", "--endpoint=http://127.0.0.1:9", "--root=s3://b/r"): (
+        3, "http://127.0.0.1:9: no Kubeflow Pipelines server answers there"),
+    ("submit", "pretrain", "--endpoint=http://127.0.0.1:9", "--root=out"): (
+        2, "--root out: containers see no folder of this machine; give an s3:// prefix"),
+    ("submit", "reevaluate", "--endpoint=http://127.0.0.1:9", "--root=s3://b/r", "--schedule=often"): (
+        2, "--schedule 'often': give five cron fields"),
+    ("submit", "pretrain", "--endpoint=http://127.0.0.1:9", "--root=s3://b/r", "--model=7"): (
+        2, "the workflow 'pretrain' takes no model"),
+    ("compile", "--out=x", "--preset=mine.yaml"): (2, "--preset mine.yaml: no preset"),
+    ("compile", "--out=x", "--set=phases.decay.tokns=1M"): (2, "phases.decay.tokns = '1M': unknown key"),
+    ("compile", "--out=x", "--image=gpu=x"): (2, "--image gpu=x: it is data=IMAGE"),
+    ("run", "pretrain", "--root=s3://b/r"): (3, "no Docker API answers at unix:///nowhere.sock"),
+}  # fmt: skip
+
+COMMANDS = """
+import contextlib, functools, io, json, sys
+from components.cli import _exit_code, cli
+found = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = _exit_code(functools.partial(cli, ["kfp", *words], standalone_mode=False))
+    found.append((code, said.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    found = orchestrator(COMMANDS, json.dumps(list(WRONG)), home=tmp_path, DOCKER_HOST="unix:///nowhere.sock")
+    for (words, (code, message)), (ended, said) in zip(WRONG.items(), found, strict=True):
+        assert (ended, message in said, "Traceback" in said) == (code, True, False), (words, said)
+
+
+def test_without_kfp_it_says_what_to_install(tmp_path: Path) -> None:
+    python = ROOT / ".venv" / "bin" / "python"
+    for path, message in ((tmp_path / "python", "there is no"), (python, "the package kfp is not installed there")):
+        code, said = mmbert("compile", "--out", str(tmp_path), MMBERT_ORCHESTRATOR_PYTHON=str(path))
+        assert code == 2
+        assert message in said
+        assert "mmbert-pipeline[orchestrator]" in said
+
+
+def test_the_last_step_ends_the_workflows_run_in_mlflow(mlflow_server: MlflowServer) -> None:
+    # KFP's own clusters say COMPLETE for a graph that succeeded.
+    expected = {"SUCCEEDED": "FINISHED", "COMPLETE": "FINISHED", "FAILED": "FAILED"}
+    login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    for state in expected:
+        words = ("--experiment=mmbert/kfp-end", f"--workflow-run={state}", f'--status={{"state": "{state}"}}')
+        code, said = mmbert("end", *words, **login | {"MLFLOW_TRACKING_URI": mlflow_server.uri})
+        assert code == 0, said
+    client = MlflowClient(mlflow_server.uri)
+    experiment = client.get_experiment_by_name("mmbert/kfp-end")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == expected
