@@ -7,7 +7,6 @@ and gains no rights; what it may write is a volume of its own, the cache volume,
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import hashlib
 import os
@@ -24,7 +23,7 @@ from docker.types import DeviceRequest, Mount
 from components import planning, profiles
 from components.code import code_digest
 from components.contract import Component
-from components.launchers.output import Shown
+from components.launchers.output import Shown, lines_of
 from components.planning import Plan
 from mmbert import artifacts, storage
 from mmbert.errors import InfrastructureError, UserError
@@ -65,7 +64,7 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
         shown = Shown()
         try:
             with _ended_with_us(container):
-                shown.follow(_lines(container))
+                shown.follow(lines_of(_output(container)))
                 code = int(container.wait(timeout=None)["StatusCode"])
                 container.reload()
         except APIError as error:
@@ -273,17 +272,6 @@ def _running(container: Container) -> Container:
         _remove(container)
         raise
     return container
-
-
-def _lines(container: Container) -> Iterator[str]:
-    """The container's output until it ends, each line with its end."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    begun = ""
-    for chunk in _output(container):
-        *lines, begun = (begun + decoder.decode(chunk)).split("\n")
-        yield from (f"{line}\n" for line in lines)
-    if begun:
-        yield begun
 
 
 def _output(container: Container) -> Iterator[bytes]:
