@@ -15,7 +15,7 @@ commit=$(git rev-parse HEAD)
 code=$("$python" -P -c 'import sys; sys.path.insert(0, "."); from components.code import code_digest; print(code_digest())')
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 more=()
-for argument in ${BASE:+BASE="$BASE"} ${BUILD_ARGS:-}; do more+=(--build-arg "$argument"); done
+for argument in ${BASE:+"BASE=$BASE"} ${BUILD_ARGS:-}; do more+=(--build-arg "$argument"); done
 
 # What this machine needs to reach package sources, as secrets of the build: in no layer and no history.
 secrets=$(mktemp -d)
