@@ -24,7 +24,7 @@ up: setup ## start S3, MLflow and Airflow on this machine; print links and login
 down: ## stop the local stack; no process is left
 	@.venv-orchestrator/bin/python -m infra.local down
 
-login: ## the local Airflow's user and password
+login: ## links, users and passwords of the local Airflow and MLflow
 	@.venv-orchestrator/bin/python -m infra.local login
 
 status: ## what of the local stack is running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -62,11 +63,15 @@ class LocalStack:
         return _call(f"http://127.0.0.1:{self.airflow_port}{path}", body, headers)
 
     def mlflow(self, path: str, body: Any = None) -> Any:
-        """One call of MLflow's REST API."""
-        return _call(f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/{path}", body, {})
+        """One call of MLflow's REST API, as its admin."""
+        return _call(f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/{path}", body, self.mlflow_login())
 
-    def token(self) -> str:
-        login = {"username": "admin", "password": self.credentials()["AIRFLOW_ADMIN_PASSWORD"]}
+    def mlflow_login(self) -> dict[str, str]:
+        """The header of a request that is logged in."""
+        return basic("admin", self.credentials()["MLFLOW_ADMIN_PASSWORD"])
+
+    def token(self, name: str = "admin") -> str:
+        login = {"username": name, "password": self.credentials()[f"AIRFLOW_{name.upper()}_PASSWORD"]}
         return str(self.airflow("/auth/token", login)["access_token"])
 
     def pid(self, service: str) -> int:
@@ -94,10 +99,14 @@ def _call(url: str, body: Any, headers: dict[str, str]) -> Any:
         return json.load(answer)
 
 
-def status_of(url: str) -> int:
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+def status_of(url: str, headers: dict[str, str] | None = None) -> int:
     """The HTTP status of a page."""
     try:
-        with _OPENER.open(url, timeout=20) as answer:
+        with _OPENER.open(urllib.request.Request(url, headers=headers or {}), timeout=20) as answer:  # noqa: S310
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
