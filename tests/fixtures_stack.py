@@ -17,6 +17,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from tests.canaries import CANARIES
+
 ROOT = Path(__file__).resolve().parents[1]
 RCLONE = ROOT / ".venv-orchestrator" / "bin" / "rclone"
 MLFLOW = ROOT / ".venv-mlflow" / "bin" / "mlflow"
@@ -135,6 +137,7 @@ class MlflowServer:
 
     uri: str
     password: str
+    home: Path
     server: Server
 
     def kill(self) -> None:
@@ -150,9 +153,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = home / "buckets"
     folder.mkdir()
     endpoint = f"http://127.0.0.1:{(port := free_port())}"
-    key, secret = "test-key", "test-secret"
-    command = [str(RCLONE), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"127.0.0.1:{port}", str(folder)]
+    key, secret = "test-key", CANARIES["AWS_SECRET_ACCESS_KEY"]
+    command = [str(RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder)]
     environment = clean_environment() | {"RCLONE_CONFIG": str(home / "rclone.conf")}
+    # Every user of the machine can read command lines.
+    environment["RCLONE_AUTH_KEY"] = f'"{key},{secret}"'
     server = Server(command, environment, home / "log", lambda: answers(endpoint))
     try:
         server.start()
@@ -178,7 +183,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> It
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     environment["MLFLOW_AUTH_CONFIG_PATH"] = str(rules)
     environment["MLFLOW_AUTH_ADMIN_USERNAME"] = "admin"
-    environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = password = "the-tests-own-password"
+    environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = password = CANARIES["MLFLOW_TRACKING_PASSWORD"]
     environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "the-tests-own-key"
     server = Server(command, environment, home / "log", lambda: answers(f"{uri}/health"))
     with pytest.MonkeyPatch.context() as patch:
@@ -186,6 +191,6 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> It
         patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
         try:
             server.start()
-            yield MlflowServer(uri, password, server)
+            yield MlflowServer(uri, password, home, server)
         finally:
             server.kill()

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from tests.canaries import search_command_lines, search_folder
 from tests.fixtures_stack import ROOT, clean_environment, free_port
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -56,6 +57,13 @@ class LocalStack:
     def credentials(self) -> dict[str, str]:
         lines = (self.home / "credentials.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+    def leaks(self) -> dict[str, set[str]]:
+        """Files of the stack in which a secret stands, but those that are there to hold one; and command lines."""
+        secrets = [value for name, value in self.credentials().items() if name != "AWS_ACCESS_KEY_ID"]
+        kept = ("credentials.env", "airflow/airflow.cfg", "airflow/passwords.json")
+        visible = {f"process {pid}": found for pid, found in search_command_lines(secrets).items()}
+        return {**search_folder(self.home, secrets, kept), **visible}
 
     def airflow(self, path: str, body: Any = None, token: str = "") -> Any:
         """One call of Airflow's REST API; raises urllib's HTTPError."""
