@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train bench-release generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -44,6 +44,9 @@ check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/mmbert components generate --check
+
+audit: setup ## licences and known vulnerabilities of what is installed (ADVISORIES=, a file, folder or zip in OSV's format)
+	@.venv/bin/python scripts/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)")
 
 format: ## format the code and write generated files anew
 	@.venv/bin/ruff format --quiet .
