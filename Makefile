@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check format bench bench-data bench-train bench-release bench-containers images base-image test-containers generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers generate lock clean
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,7 +24,7 @@ up: setup ## start S3, MLflow and Airflow on this machine; print links and login
 down: ## stop the local stack; no process is left
 	@.venv-orchestrator/bin/python -m infra.local down
 
-login: ## the local Airflow's user and password
+login: ## links, users and passwords of the local Airflow and MLflow
 	@.venv-orchestrator/bin/python -m infra.local login
 
 status: ## what of the local stack is running
@@ -53,6 +53,9 @@ check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/mmbert components generate --check
+
+audit: setup ## licences and known vulnerabilities of what is installed (ADVISORIES=, a file, folder or zip in OSV's format)
+	@.venv/bin/python scripts/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)")
 
 format: ## format the code and write generated files anew
 	@.venv/bin/ruff format --quiet .

@@ -28,6 +28,7 @@ from components.commands.results import results_command
 from components.contract import Component, Parameter, component_names, get_component
 from mmbert import __version__
 from mmbert.errors import MmbertError, UserError
+from mmbert.showing import shown
 
 if TYPE_CHECKING:
     from mmbert.artifacts import Artifact
@@ -258,14 +259,14 @@ def _exit_code(command: Callable[[], Any]) -> int:
         return 130
     except MmbertError as error:
         if os.environ.get("MMBERT_DEBUG"):
-            traceback.print_exc()
+            click.echo(shown(traceback.format_exc()), err=True)
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {shown(str(error))}", err=True)
         return 3
     except Exception:
-        traceback.print_exc()
+        click.echo(shown(traceback.format_exc()), err=True)
         click.echo(
             f"error: this is a bug in mmbert {__version__}; please report it with the trace above",
             err=True,

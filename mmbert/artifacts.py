@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 import uuid
@@ -30,6 +31,7 @@ from mmbert.errors import UserError
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 KEPT = "kept"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -237,9 +239,9 @@ def _parse(uri: str, data: bytes) -> Manifest:
             raise UserError(
                 f"{uri}: manifest schema {raw['schema']} is not {MANIFEST_SCHEMA}; it was written by another version"
             )
-        files = tuple(File(**f) for f in raw["files"])
+        files = tuple(_checked(File(**f)) for f in raw["files"])
         manifest = Manifest(**{**raw, "files": files})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{uri}: {MANIFEST} cannot be read ({error}); delete it and run the step again") from error
     if content_digest(manifest.kind, manifest.files) != manifest.content_digest:
         raise UserError(
@@ -247,6 +249,16 @@ def _parse(uri: str, data: bytes) -> Manifest:
             "delete it and run the step again"
         )
     return manifest
+
+
+def _checked(file: File) -> File:
+    """Raises ValueError where what it names could lie outside of the artifact, or of a folder that it is brought to."""
+    for place in (file.path, file.key):
+        if not place or not storage.stays_below(place):
+            raise ValueError(f"{place!r} is no path inside of it")
+    if not _SHA256.fullmatch(file.sha256):
+        raise ValueError(f"'{file.path}' has no sha256")
+    return file
 
 
 def write_folder_manifest(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from mmbert.showing import shown
+
 
 class MmbertError(Exception):
-    """An error whose message is meant to be read: what was wrong, where, what to do. Exit code 1."""
+    """An error whose message is meant to be read: what was wrong, where, what to do. Exit code 1.
+
+    Messages quote what came from outside, and end in logs: they are made fit to be shown.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
 
 
 class UserError(MmbertError):

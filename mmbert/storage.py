@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
+from urllib.parse import urlsplit
 
 from mmbert.errors import InfrastructureError, UserError
 
@@ -41,6 +42,11 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *[p.strip("/") for p in parts if p]])
 
 
+def stays_below(path: str) -> bool:
+    """Whether a relative path, joined to a folder, names something below that folder."""
+    return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
+
+
 def split_s3(uri: str) -> tuple[str, str]:
     """`s3://bucket/a/b` -> (`bucket`, `a/b`). Raises UserError where there is no bucket."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -56,6 +62,11 @@ def s3_client() -> Any:
     from botocore.config import Config
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("S3_ENDPOINT_URL")
+    if endpoint and "@" in urlsplit(endpoint).netloc:
+        raise UserError(
+            "AWS_ENDPOINT_URL holds a login, which would stand in logs; take it out and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
     config = Config(
         retries={"max_attempts": _S3_ATTEMPTS, "mode": "standard"},
         connect_timeout=5,
@@ -205,14 +216,37 @@ def exists(uri: str) -> bool:
 
 @_said_plainly
 def list_files(uri: str) -> list[str]:
-    """Paths of all files below a prefix, relative to it, sorted; empty where there are none."""
+    """Paths of all files below a prefix, relative to it, sorted; empty where there are none.
+
+    Raises UserError where one of them leaves it: an object whose key has `..`, a link that points outside.
+    """
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        prefix = key.rstrip("/") + "/" if key else ""
-        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted(item["Key"][len(prefix) :] for page in pages for item in page.get("Contents", []))
+        return sorted(_checked(uri, path) for path, _ in _s3_objects(uri))
     root = Path(uri)
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+    return sorted(str(_inside(root, p).relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+def _s3_objects(uri: str) -> Iterator[tuple[str, str]]:
+    """(path below the prefix, version) of each object."""
+    bucket, key = split_s3(uri)
+    prefix = key.rstrip("/") + "/" if key else ""
+    pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return ((item["Key"][len(prefix) :], item["ETag"]) for page in pages for item in page.get("Contents", []))
+
+
+def _checked(uri: str, path: str) -> str:
+    if not stays_below(path):
+        raise UserError(f"{uri}: an object here is named {path!r}, which leaves its folder; rename or delete it")
+    return path
+
+
+def _inside(root: Path, path: Path) -> Path:
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"{path}: a link that points out of {root}, to {path.resolve()}; put the file itself there, or "
+            "name its own folder"
+        )
+    return path
 
 
 @_said_plainly
@@ -223,9 +257,7 @@ def list_versions(uri: str) -> list[list[str]]:
     """
     if is_s3(uri):
         bucket, key = split_s3(uri)
-        prefix = key.rstrip("/") + "/" if key else ""
-        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = sorted([i["Key"][len(prefix) :], i["ETag"]] for page in pages for i in page.get("Contents", []))
+        found = sorted([_checked(uri, path), version] for path, version in _s3_objects(uri))
         if not found and key and exists(uri):
             return [[key.rpartition("/")[2], s3_client().head_object(Bucket=bucket, Key=key)["ETag"]]]
         return found
@@ -312,7 +344,7 @@ def delete_tree(uri: str) -> None:
         shutil.rmtree(uri, ignore_errors=True)
         return
     bucket, key = split_s3(uri)
-    keys = [{"Key": join(key, path)} for path in list_files(uri)]
+    keys = [{"Key": join(key, path)} for path, _ in _s3_objects(uri)]
     for begin in range(0, len(keys), _DELETED_AT_ONCE):
         request = {"Objects": keys[begin : begin + _DELETED_AT_ONCE], "Quiet": True}
         s3_client().delete_objects(Bucket=bucket, Delete=request)

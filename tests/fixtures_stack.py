@@ -17,6 +17,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from tests.canaries import CANARIES
+
 ROOT = Path(__file__).resolve().parents[1]
 RCLONE = ROOT / ".venv-orchestrator" / "bin" / "rclone"
 MLFLOW = ROOT / ".venv-mlflow" / "bin" / "mlflow"
@@ -128,9 +130,14 @@ class S3:
 
 @dataclass(frozen=True)
 class MlflowServer:
-    """An MLflow server that takes artifacts over HTTP. `kill` and `start` it as the test wants; data stays."""
+    """An MLflow server that takes artifacts over HTTP. `kill` and `start` it as the test wants; data stays.
+
+    Clients find its login in the environment.
+    """
 
     uri: str
+    password: str
+    home: Path
     server: Server
 
     def kill(self) -> None:
@@ -146,9 +153,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = home / "buckets"
     folder.mkdir()
     endpoint = f"http://127.0.0.1:{(port := free_port())}"
-    key, secret = "test-key", "test-secret"
-    command = [str(RCLONE), "serve", "s3", "--auth-key", f"{key},{secret}", "--addr", f"127.0.0.1:{port}", str(folder)]
+    key, secret = "test-key", CANARIES["AWS_SECRET_ACCESS_KEY"]
+    command = [str(RCLONE), "serve", "s3", "--addr", f"127.0.0.1:{port}", str(folder)]
     environment = clean_environment() | {"RCLONE_CONFIG": str(home / "rclone.conf")}
+    # Every user of the machine can read command lines.
+    environment["RCLONE_AUTH_KEY"] = f'"{key},{secret}"'
     server = Server(command, environment, home / "log", lambda: answers(endpoint))
     try:
         server.start()
@@ -161,15 +170,27 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> Iterator[MlflowServer]:
     home = tmp_path_factory.mktemp("mlflow")
     uri = f"http://127.0.0.1:{(port := free_port())}"
+    rules = home / "auth.ini"
+    rules.write_text(
+        f"[mlflow]\ndefault_permission = READ\nauth_cache_ttl_seconds = 300\ndatabase_uri = sqlite:///{home}/users.db\n"
+    )
     command = [str(MLFLOW), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--app-name", "basic-auth"]
     command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db"]
     command += ["--artifacts-destination", f"{s3_server.make_bucket('mlflow')}/artifacts"]
     environment = clean_environment() | s3_server.environment
     environment["MLFLOW_S3_ENDPOINT_URL"] = s3_server.endpoint
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    environment["MLFLOW_AUTH_CONFIG_PATH"] = str(rules)
+    environment["MLFLOW_AUTH_ADMIN_USERNAME"] = "admin"
+    environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = password = CANARIES["MLFLOW_TRACKING_PASSWORD"]
+    environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = "the-tests-own-key"
     server = Server(command, environment, home / "log", lambda: answers(f"{uri}/health"))
-    try:
-        server.start()
-        yield MlflowServer(uri, server)
-    finally:
-        server.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        try:
+            server.start()
+            yield MlflowServer(uri, password, home, server)
+        finally:
+            server.kill()

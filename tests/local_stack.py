@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from tests.canaries import search_command_lines, search_folder
 from tests.fixtures_stack import ROOT, clean_environment, free_port
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -56,17 +58,28 @@ class LocalStack:
         lines = (self.home / "credentials.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
+    def leaks(self) -> dict[str, set[str]]:
+        """Files of the stack in which a secret stands, but those that are there to hold one; and command lines."""
+        secrets = [value for name, value in self.credentials().items() if name != "AWS_ACCESS_KEY_ID"]
+        kept = ("credentials.env", "airflow/airflow.cfg", "airflow/passwords.json")
+        visible = {f"process {pid}": found for pid, found in search_command_lines(secrets).items()}
+        return {**search_folder(self.home, secrets, kept), **visible}
+
     def airflow(self, path: str, body: Any = None, token: str = "") -> Any:
         """One call of Airflow's REST API; raises urllib's HTTPError."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return _call(f"http://127.0.0.1:{self.airflow_port}{path}", body, headers)
 
     def mlflow(self, path: str, body: Any = None) -> Any:
-        """One call of MLflow's REST API."""
-        return _call(f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/{path}", body, {})
+        """One call of MLflow's REST API, as its admin."""
+        return _call(f"http://127.0.0.1:{self.mlflow_port}/api/2.0/mlflow/{path}", body, self.mlflow_login())
 
-    def token(self) -> str:
-        login = {"username": "admin", "password": self.credentials()["AIRFLOW_ADMIN_PASSWORD"]}
+    def mlflow_login(self) -> dict[str, str]:
+        """The header of a request that is logged in."""
+        return basic("admin", self.credentials()["MLFLOW_ADMIN_PASSWORD"])
+
+    def token(self, name: str = "admin") -> str:
+        login = {"username": name, "password": self.credentials()[f"AIRFLOW_{name.upper()}_PASSWORD"]}
         return str(self.airflow("/auth/token", login)["access_token"])
 
     def pid(self, service: str) -> int:
@@ -94,10 +107,14 @@ def _call(url: str, body: Any, headers: dict[str, str]) -> Any:
         return json.load(answer)
 
 
-def status_of(url: str) -> int:
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
+
+
+def status_of(url: str, headers: dict[str, str] | None = None) -> int:
     """The HTTP status of a page."""
     try:
-        with _OPENER.open(url, timeout=20) as answer:
+        with _OPENER.open(urllib.request.Request(url, headers=headers or {}), timeout=20) as answer:  # noqa: S310
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

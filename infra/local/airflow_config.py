@@ -7,7 +7,7 @@ import io
 import json
 import os
 
-from infra.local.credentials import ADMIN, Credentials, write_private
+from infra.local.credentials import ADMIN, VIEWER, Credentials, write_private
 from infra.local.settings import PROJECT, Settings
 
 PASSWORDS = "passwords.json"
@@ -19,7 +19,8 @@ def write_airflow_config(settings: Settings, credentials: Credentials) -> None:
     """Write airflow.cfg and the passwords file, both for their owner only."""
     home = settings.airflow_home
     home.mkdir(parents=True, exist_ok=True)
-    write_private(home / PASSWORDS, json.dumps({ADMIN: credentials.airflow_password}) + "\n")
+    passwords = {ADMIN: credentials.airflow_password, VIEWER: credentials.airflow_viewer_password}
+    write_private(home / PASSWORDS, json.dumps(passwords) + "\n")
     parser = configparser.ConfigParser(interpolation=None)
     for section, values in _sections(settings, credentials).items():
         # Airflow interpolates `%`, so a path that holds one needs it doubled.
@@ -39,7 +40,7 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
             "dags_are_paused_at_creation": False,
             "parallelism": _PARALLELISM,
             "max_active_tasks_per_dag": _PARALLELISM,
-            "simple_auth_manager_users": f"{ADMIN}:admin",
+            "simple_auth_manager_users": f"{ADMIN}:admin,{VIEWER}:viewer",
             "simple_auth_manager_passwords_file": home / PASSWORDS,
             "execution_api_server_url": f"{settings.airflow_url}/execution/",
             "fernet_key": credentials.airflow_fernet_key,

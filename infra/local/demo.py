@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import time
@@ -166,7 +167,7 @@ def _print_results(settings: Settings, run: DagRun, workflow_run: str, console: 
     for claim in summary["claims"]:
         mark = Text("✓ ", "green") if claim["holds"] else Text("✗ ", "bold red")
         console.print(mark + Text(f"{claim['text']} ({claim['figures']})"), soft_wrap=True)
-    console.print("\nOpen", style="bold")
+    console.print("\nOpen (the logins: `make login`)", style="bold")
     links = {"Airflow run": run.page, **_mlflow_links(settings, workflow_run), **summary.get("links", {})}
     for name, url in links.items():
         console.print(f"  {name:12} {url}", soft_wrap=True, markup=False)
@@ -199,16 +200,19 @@ def _run_page(settings: Settings, run: dict[str, Any]) -> str:
 
 
 def _search_runs(settings: Settings, wanted: str) -> list[dict[str, Any]]:
-    base = f"{settings.mlflow_url}/api/2.0/mlflow"
+    experiments = _mlflow_call(settings, f"experiments/search?{urllib.parse.urlencode({'max_results': 1000})}")
+    ids = [e["experiment_id"] for e in experiments.get("experiments", [])]
+    found = _mlflow_call(settings, "runs/search", {"experiment_ids": ids, "filter": wanted, "max_results": 10})
+    return list(found.get("runs", []))
+
+
+def _mlflow_call(settings: Settings, path: str, body: Any = None) -> Any:
+    login = f"{ADMIN}:{load(settings.home).mlflow_password}".encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {base64.b64encode(login).decode()}"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{settings.mlflow_url}/api/2.0/mlflow/{path}", data=data, headers=headers)  # noqa: S310
     try:
-        with OPENER.open(
-            f"{base}/experiments/search?{urllib.parse.urlencode({'max_results': 1000})}", timeout=20
-        ) as answer:
-            ids = [e["experiment_id"] for e in json.load(answer).get("experiments", [])]
-        body = json.dumps({"experiment_ids": ids, "filter": wanted, "max_results": 10}).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{base}/runs/search", data=body, headers=headers)  # noqa: S310
         with OPENER.open(request, timeout=20) as answer:
-            return list(json.load(answer).get("runs", []))
+            return json.load(answer)
     except (OSError, ValueError) as error:
         raise InfrastructureError(f"MLflow at {settings.mlflow_url} does not answer ({error})") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from infra.local.airflow_api import OPENER
-from infra.local.credentials import Credentials
+from infra.local.credentials import ADMIN, Credentials, write_private
 from infra.local.settings import BUCKET, PROJECT, Settings, base_environment, task_environment
 
 ORCHESTRATOR = PROJECT / ".venv-orchestrator" / "bin"
@@ -57,10 +57,12 @@ def _s3(settings: Settings, credentials: Credentials) -> Service:
 
 
 def _mlflow(settings: Settings, credentials: Credentials) -> Service:
+    rules = settings.home / "mlflow-auth.ini"
+    write_private(rules, _mlflow_rules(settings))
     return Service(
         name="mlflow",
         command=(
-            *(str(MLFLOW / "python"), "-m", "mlflow", "server"),
+            *(str(MLFLOW / "python"), "-m", "infra.local.mlflow_server", "server", "--app-name", "basic-auth"),
             *("--host", "127.0.0.1", "--port", str(settings.ports.mlflow), "--workers", "1"),
             *("--backend-store-uri", f"sqlite:///{settings.home / 'mlflow.db'}"),
             *("--artifacts-destination", f"s3://{BUCKET}/mlflow"),
@@ -71,11 +73,29 @@ def _mlflow(settings: Settings, credentials: Credentials) -> Service:
             "AWS_ACCESS_KEY_ID": credentials.s3_access_key,
             "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_key,
             "AWS_EC2_METADATA_DISABLED": "true",
+            "MLFLOW_AUTH_CONFIG_PATH": str(rules),
+            "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": credentials.mlflow_password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": credentials.mlflow_session_key,
             # Without background jobs the server needs 485 MB instead of 1.1 GB.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
-        healthy=lambda _started: _status(f"{settings.mlflow_url}/health") == 200,
+        # It answers, and nobody without a login.
+        healthy=lambda _started: _status(f"{settings.mlflow_url}/api/2.0/mlflow/users/current") == 401,
         port=settings.ports.mlflow,
+    )
+
+
+def _mlflow_rules(settings: Settings) -> str:
+    """Users that the admin adds may read everything, and change what they made."""
+    # The file's reader interpolates `%`, so a path that holds one needs it doubled.
+    users = str(settings.mlflow_users).replace("%", "%%")
+    return (
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        f"database_uri = sqlite:///{users}\n"
+        # A password's slow hash is compared once in five minutes, not with each request.
+        "auth_cache_ttl_seconds = 300\n"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.local.credentials import Credentials
+from infra.local.credentials import ADMIN, Credentials
 from mmbert.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -46,6 +46,11 @@ class Settings:
     @property
     def airflow_home(self) -> Path:
         return self.home / "airflow"
+
+    @property
+    def mlflow_users(self) -> Path:
+        """MLflow's database of users and what each may do."""
+        return self.home / "mlflow-users.db"
 
     @property
     def s3_url(self) -> str:
@@ -118,6 +123,8 @@ def task_environment(settings: Settings, credentials: Credentials) -> dict[str, 
         "AWS_SECRET_ACCESS_KEY": credentials.s3_secret_key,
         "AWS_EC2_METADATA_DISABLED": "true",
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
+        "MLFLOW_TRACKING_USERNAME": ADMIN,
+        "MLFLOW_TRACKING_PASSWORD": credentials.mlflow_password,
         "MMBERT_ROOT": f"s3://{BUCKET}/artifacts",
         "MMBERT_LAUNCHER": os.environ.get("MMBERT_LAUNCHER", "process"),
         "MMBERT_CACHE": str(settings.home / "cache"),

@@ -17,7 +17,7 @@ import psutil
 from infra.local import processes
 from infra.local.airflow_api import AirflowApi, ensure_pool
 from infra.local.airflow_config import write_airflow_config
-from infra.local.credentials import ADMIN, FILE, Credentials, load_or_create
+from infra.local.credentials import ADMIN, FILE, VIEWER, Credentials, load_or_create
 from infra.local.services import Service, airflow_migration, all_services
 from infra.local.settings import PORT_VARIABLES, Settings, record_ports, recorded_ports
 from mmbert.errors import InfrastructureError, UserError
@@ -43,11 +43,14 @@ def up(settings: Settings, say: Say) -> None:
     """
     for folder in (settings.home, settings.run, settings.logs):
         folder.mkdir(parents=True, exist_ok=True)
+    # What the services write (databases, logs, artifacts) is for nobody else, whatever mode they give it.
+    settings.home.chmod(0o700)
     with _locked(settings.home):
         credentials = load_or_create(settings.home)
         services = all_services(settings, credentials)
         missing = [s for s in services if processes.find(s.name, settings.run) is None]
         _refuse_other_ports(settings, running=len(missing) < len(services))
+        _refuse_without_login(settings, missing)
         if missing:
             _refuse_taken_ports(missing)
             record_ports(settings)
@@ -100,12 +103,13 @@ def status(settings: Settings) -> tuple[str, bool]:
 
 
 def links(settings: Settings) -> str:
-    """The three addresses and the login, for people."""
+    """The three addresses and the logins, for people."""
     credentials = load_or_create(settings.home)
     return "\n".join(
         [
-            f"Airflow  {settings.airflow_url}   login: {ADMIN} / {credentials.airflow_password}",
-            f"MLflow   {settings.mlflow_url}",
+            f"Airflow  {settings.airflow_url}   login: {ADMIN} / {credentials.airflow_password}"
+            f", or to read only: {VIEWER} / {credentials.airflow_viewer_password}",
+            f"MLflow   {settings.mlflow_url}   login: {ADMIN} / {credentials.mlflow_password}",
             f"S3       {settings.s3_url}   keys: {settings.home / FILE}",
         ]
     )
@@ -201,6 +205,11 @@ def _migrate(settings: Settings, started: Iterable[str], deadline: float) -> Non
 def _refuse_other_ports(settings: Settings, running: bool) -> None:
     if running and recorded_ports(settings.home) not in ({}, vars(settings.ports)):
         raise UserError("the stack already runs on other ports; run `make down` first, or unset MMBERT_*_PORT")
+
+
+def _refuse_without_login(settings: Settings, missing: list[Service]) -> None:
+    if not any(s.name == "mlflow" for s in missing) and not settings.mlflow_users.exists():
+        raise UserError("MLflow runs from before it had a login; run `make down` first")
 
 
 def _refuse_taken_ports(services: list[Service]) -> None:

@@ -102,6 +102,10 @@ def _check_entry(uri: str, entry: dict[str, Any]) -> None:
     columns = dict(zip(entry.get("column_names", []), entry.get("column_encodings", []), strict=False))
     if columns != COLUMNS:
         raise UserError(f"{uri}: its columns are {columns}, not {COLUMNS}; write it with `mmbert run tokenize`")
+    for place in ("raw_data", "zip_data"):
+        name = (entry[place] or {}).get("basename", "")
+        if not storage.stays_below(name):
+            raise UserError(f"{uri}: a shard is named {name!r}, which leaves its folder; tokenize again")
     if not entry["hashes"]:
         raise UserError(f"{uri}: its shards have no checksums; write the data set with hashes, such as ['xxh64']")
 
@@ -109,7 +113,7 @@ def _check_entry(uri: str, entry: dict[str, Any]) -> None:
 def _parsed(uri: str, data: bytes, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     try:
         return json.loads(data, object_hook=hook)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{uri}: it is damaged ({error}); tokenize again") from error
 
 

@@ -104,7 +104,9 @@ def _load(out_dir: Path) -> Any:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        return AutoModelForMaskedLM.from_pretrained(out_dir, dtype=torch.float32, attn_implementation="sdpa").eval()
+        return AutoModelForMaskedLM.from_pretrained(
+            out_dir, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+        ).eval()
     finally:
         if shown:
             logging.enable_progress_bar()

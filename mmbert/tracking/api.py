@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
+from requests.auth import AuthBase, HTTPBasicAuth
 
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
@@ -21,7 +22,11 @@ _FIRST_WAIT_SECONDS = 0.5
 
 
 class Unavailable(InfrastructureError):  # noqa: N818 - a state of the server, and the message says the error
-    """MLflow gave no answer of its own: connection refused, timeout, 5xx, a proxy's page, refused credentials."""
+    """MLflow gave no answer of its own: connection refused, timeout, 5xx, a proxy's page."""
+
+
+class Denied(Unavailable):
+    """MLflow asks for another login. Asking again at once is of no use; what is unsent is kept as for any absence."""
 
 
 class Refused(MmbertError):  # noqa: N818
@@ -36,19 +41,24 @@ class Api:
     """Calls to one MLflow server. Not for several threads at once: a session is one thread's."""
 
     def __init__(self, uri: str) -> None:
-        """Raises UserError where `uri` is not an MLflow server's address."""
+        """Raises UserError where `uri` is not an MLflow server's address.
+
+        The login comes from the variables that MLflow's own client reads: MLFLOW_TRACKING_USERNAME and
+        MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.
+        """
         if not uri.startswith(("http://", "https://")):
             raise UserError(
                 f"MLFLOW_TRACKING_URI is '{uri}'; it must be a server's address, like http://127.0.0.1:5000 "
                 "(unset it to work without MLflow)"
             )
+        if "@" in urlsplit(uri).netloc:
+            raise UserError(
+                "MLFLOW_TRACKING_URI holds a login, which would stand in logs; take it out and set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         self.uri = uri.rstrip("/")
         self._session = requests.Session()
-        user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
-        if user:
-            self._session.auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", ""))
-        elif token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        self._session.auth = _login()
 
     def get(self, path: str, query: Mapping[str, str]) -> Any:
         return self._json(self._send("GET", f"/api/2.0/mlflow/{path}", params=query))
@@ -76,9 +86,10 @@ class Api:
         if response.ok:
             return response
         if response.status_code in {401, 403}:
-            raise Unavailable(
+            raise Denied(
                 f"MLflow at {self.uri} refused access ({response.status_code}: {response.text[:200].strip()}); check "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and the server's --allowed-hosts"
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN), what that user may "
+                "do, and the server's --allowed-hosts"
             )
         refusal = _refusal(response)
         if refusal is not None:
@@ -90,6 +101,25 @@ class Api:
             return response.json()
         except ValueError as error:
             raise Unavailable(f"{self.uri} answered something that is not JSON; is it an MLflow server?") from error
+
+
+def _login() -> AuthBase | None:
+    name, password = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if name and password:
+        return HTTPBasicAuth(name.encode(), password.encode())
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return _Token(token) if token else None
+
+
+class _Token(AuthBase):
+    """As a header of the session it would give way to what ~/.netrc says of the host."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
 
 
 def _refusal(response: requests.Response) -> Refused | None:
@@ -108,6 +138,8 @@ def patiently(action: Callable[[], T]) -> T:
     for attempt in range(_ATTEMPTS - 1):
         try:
             return action()
+        except Denied:
+            raise
         except Unavailable:
             time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
     return action()

@@ -6,6 +6,7 @@ for the next attempt. It is emptied each time that everything has been sent.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import threading
@@ -91,12 +92,14 @@ def spool_path(folder: Path, run_id: str) -> Path:
 def abandoned(folder: Path, run_id: str) -> Iterator[Path]:
     """Spools of a run whose processes have ended."""
     for path in sorted(folder.glob(f"mlflow-spool-{run_id}-*.jsonl")):
-        with path.open("rb") as stream:
+        # Others look at the same moment; who held the lock before may have sent and deleted it.
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            yield path
+            if path.exists():
+                yield path
 
 
 def parse(data: bytes) -> list[Operation]:

@@ -203,6 +203,12 @@ def test_a_drop_is_told_and_the_trend_page_stands_in_mlflow(
     assert [file["path"] for file in files] == ["trend/trend.html"]
 
 
+def test_no_secret_stands_in_logs_xcom_mlflow_or_artifacts(stack: LocalStack, first: Demo) -> None:
+    """After runs that worked and one that failed: task logs, both databases, the whole store, command lines."""
+    assert list(stack.home.glob("airflow/logs/dag_id=mmbert_pretrain/**/*.log"))
+    assert stack.leaks() == {}
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_after_everything_was_killed(stack: LocalStack, first: Demo) -> None:
     other = {"seed": "18"}

@@ -212,3 +212,24 @@ def test_infrastructure_is_tried_again(tmp_path: Path, reason: str) -> None:
     how, _, pushed = orchestrator(EXECUTE, "[]", home=tmp_path, **variables)
     assert how == "to be retried"
     assert pushed == {"mmbert_exit_code": 3}
+
+
+RENDER = """
+import json, sys
+from airflow.sdk import DAG
+from components.airflow import AirflowRunner, TriggerParameter, _plain
+
+with DAG(dag_id="rendered", schedule=None) as dag:
+    runner = AirflowRunner()
+    runner.run("recipe", preset=TriggerParameter("preset"), overrides=TriggerParameter("overrides"))
+(operator,) = dag.tasks
+context = {"params": {"preset": sys.argv[1], "overrides": [sys.argv[1]]}, "secret": "the-secret"}
+operator.render_template_fields(context)
+print(json.dumps({name: _plain(value, context) for name, value in operator.arguments.items()}))
+"""
+
+
+def test_a_template_in_the_trigger_form_is_text(tmp_path: Path) -> None:
+    """Whoever may start a run may not have Airflow's templates run something in its worker."""
+    hostile = "name={{ secret }}{{ ''.__class__.__mro__ }}{% raw %}"
+    assert orchestrator(RENDER, hostile, home=tmp_path) == {"preset": hostile, "overrides": [hostile]}

@@ -10,14 +10,24 @@ import subprocess
 import time
 import urllib.error
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.fixtures_stack import ROOT
-from tests.local_stack import LocalStack, status_of
+from tests.fixtures_stack import ROOT, clean_environment
+from tests.local_stack import LocalStack, basic, status_of
 
+# What a stack made before MLflow had a login.
+OLD_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "1f" * 10,
+    "AWS_SECRET_ACCESS_KEY": "2e" * 20,
+    "AIRFLOW_ADMIN_PASSWORD": "an-old-password",
+    "AIRFLOW_JWT_SECRET": "3d" * 24,
+    "AIRFLOW_FERNET_KEY": "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=",
+}
+OPEN_IN_AIRFLOW = {"/api/v2/monitor/health", "/api/v2/version", "/api/v2/auth/login", "/api/v2/auth/logout"}
 SERVICES = {"s3", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dags"}
 
 
@@ -25,6 +35,7 @@ SERVICES = {"s3", "mlflow", "airflow-api", "airflow-scheduler", "airflow-dags"}
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     # A home with a space and a percent sign in its path, as some laptops have.
     stack = LocalStack.new(tmp_path_factory.mktemp("a 100% home"))
+    (stack.home / "credentials.env").write_text("".join(f"{name}={value}\n" for name, value in OLD_CREDENTIALS.items()))
     try:
         started = stack.run("up")
         assert started.returncode == 0, started.stdout + started.stderr
@@ -45,7 +56,7 @@ def test_every_service_is_healthy(stack: LocalStack) -> None:
     assert shown.returncode == 0
     rows = {line.split()[0]: line.split()[1] for line in shown.stdout.splitlines()[1:]}
     assert rows == dict.fromkeys(SERVICES, "healthy")
-    assert status_of(f"http://127.0.0.1:{stack.mlflow_port}/") == 200
+    assert status_of(f"http://127.0.0.1:{stack.mlflow_port}/", stack.mlflow_login()) == 200
     assert status_of(f"http://127.0.0.1:{stack.airflow_port}/") == 200
 
 
@@ -64,10 +75,10 @@ def test_a_second_up_changes_nothing_and_is_quick(stack: LocalStack) -> None:
 def test_credentials_are_for_their_owner_only(stack: LocalStack) -> None:
     for name in ("credentials.env", "airflow/airflow.cfg", "airflow/passwords.json"):
         assert stat.S_IMODE((stack.home / name).stat().st_mode) == 0o600
-    secrets = set(stack.credentials().values())
-    assert len(secrets) == 5
-    visible = " ".join(" ".join(process.cmdline()) for process in stack.processes())
-    assert not [secret for secret in secrets if secret in visible]
+    # Nobody else reaches what the services write: databases, logs, artifacts.
+    assert stat.S_IMODE(stack.home.stat().st_mode) == 0o700
+    assert len(set(stack.credentials().values())) == 8
+    assert stack.leaks() == {}
     ignored = subprocess.run(["git", "check-ignore", "-q", ".local/credentials.env"], cwd=ROOT, check=False)
     assert ignored.returncode == 0
 
@@ -81,6 +92,50 @@ def test_only_the_right_password_logs_in(stack: LocalStack) -> None:
     assert anonymous.value.code == 401
     pools = stack.airflow("/api/v2/pools", token=stack.token())["pools"]
     assert {pool["name"]: pool["slots"] for pool in pools}["cores"] == max(os.cpu_count() or 1, 2)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "api/2.0/mlflow/experiments/search?max_results=1",
+        "api/2.0/mlflow/registered-models/search",
+        "ajax-api/2.0/mlflow/experiments/search?max_results=1",
+        "api/2.0/mlflow-artifacts/artifacts",
+        "get-artifact?run_uuid=a&path=b",
+        "graphql",
+        "signup",
+    ],
+)
+def test_mlflow_shows_nothing_without_the_login(stack: LocalStack, path: str) -> None:
+    page = f"http://127.0.0.1:{stack.mlflow_port}/{path}"
+    assert status_of(page) == 401
+    assert status_of(page, basic("admin", "admin")) == 401
+    assert status_of(page, basic("admin", "password1234")) == 401
+
+
+def test_a_viewer_reads_airflow_and_changes_nothing(stack: LocalStack) -> None:
+    token = stack.token("viewer")
+    assert "mmbert_pretrain" in {dag["dag_id"] for dag in stack.airflow("/api/v2/dags", token=token)["dags"]}
+    pool = {"name": "mine", "slots": 1, "description": "", "include_deferred": False}
+    run = {"logical_date": None, "conf": {}}
+    for path, body in (("/api/v2/dags/mmbert_pretrain/dagRuns", run), ("/api/v2/pools", pool)):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            stack.airflow(path, body, token)
+        assert refused.value.code == 403
+
+
+def test_airflow_shows_nothing_without_the_login(stack: LocalStack) -> None:
+    """Each of its addresses, by its own list of them, but those that say whether it lives and who it is."""
+    token = stack.token()
+    paths = stack.airflow("/openapi.json", token=token)["paths"]
+    asked = [path for path, methods in paths.items() if "get" in methods and path.startswith(("/api/", "/ui/"))]
+    assert len(asked) > 60
+    url = f"http://127.0.0.1:{stack.airflow_port}"
+    with ThreadPoolExecutor(8) as pool:
+        codes = pool.map(lambda path: status_of(url + path.replace("{", "").replace("}", "")), asked)
+        found = dict(zip(asked, codes, strict=True))
+    assert {path for path, code in found.items() if code not in (401, 403)} == OPEN_IN_AIRFLOW
 
 
 def test_services_listen_on_loopback_only(stack: LocalStack) -> None:
@@ -169,6 +224,31 @@ def test_a_service_that_ends_while_starting_shows_its_log(tmp_path: Path) -> Non
     assert "mlflow ended while starting" in refused.stderr
     assert "file is not a database" in refused.stderr
     assert stack.processes() == []
+
+
+def test_credentials_from_before_mlflow_had_a_login_are_completed(stack: LocalStack) -> None:
+    now = stack.credentials()
+    assert OLD_CREDENTIALS.items() < now.items()
+    assert f"login: admin / {now['MLFLOW_ADMIN_PASSWORD']}" in stack.run("login").stdout
+
+
+def test_a_stack_from_before_mlflow_had_a_login_is_to_be_stopped_first(stack: LocalStack) -> None:
+    users = stack.home / "mlflow-users.db"
+    users.rename(stack.home / "elsewhere")
+    refused = stack.run("up")
+    (stack.home / "elsewhere").rename(users)
+    assert refused.returncode == 2
+    assert "MLflow runs from before it had a login; run `make down` first" in refused.stderr
+
+
+def test_a_new_password_counts_though_mlflow_knew_another(stack: LocalStack) -> None:
+    new = "another-password"
+    variables = {"CONFIG_PATH": str(stack.home / "mlflow-auth.ini"), "ADMIN_USERNAME": "admin", "ADMIN_PASSWORD": new}
+    environment = clean_environment() | {f"MLFLOW_AUTH_{name}": value for name, value in variables.items()}
+    started = [str(ROOT / ".venv-mlflow" / "bin" / "python"), "-m", "infra.local.mlflow_server", "--version"]
+    subprocess.run(started, cwd=stack.home, env=environment, capture_output=True, check=True)
+    page = f"http://127.0.0.1:{stack.mlflow_port}/api/2.0/mlflow/users/current"
+    assert status_of(page, basic("admin", new)) == 200
 
 
 def test_down_leaves_no_process_and_says_so(stack: LocalStack) -> None:

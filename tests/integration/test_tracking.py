@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import math
 import os
@@ -22,7 +24,9 @@ from mlflow import MlflowClient
 
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.tracking import ComponentRun, Tracker, connect
-from mmbert.tracking.delivery import groups
+from mmbert.tracking.api import Api
+from mmbert.tracking.delivery import get_run, groups
+from mmbert.tracking.election import parse_run
 from mmbert.tracking.spool import Spool, parse
 from tests.fixtures_stack import MlflowServer, free_port
 
@@ -351,6 +355,73 @@ def test_a_server_that_is_away_at_the_start_is_said_plainly(monkeypatch: pytest.
         connect("mmbert/test")
 
 
+def test_a_login_that_is_refused_names_the_variables_and_loses_nothing(
+    client: MlflowClient, at_server: str, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = start(connect("mmbert/login"), tmp_path)
+    run.close()
+    found = parse_run(get_run(Api(mlflow_server.uri), str(run.run_id)))
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-wrong-wrong")
+    with pytest.raises(InfrastructureError, match=r"refused access.*MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASS"):
+        connect("mmbert/login").open_workflow()
+    # As where the password is changed while a component works.
+    during = ComponentRun(Api(mlflow_server.uri), found, tmp_path)
+    during.log_metrics({"loss": 2.5}, step=1)
+    unsent = during.finish("FINISHED", wait_seconds=0.5)
+    assert unsent is not None
+    assert b"wrong-wrong-wrong" not in unsent.read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", mlflow_server.password)
+    connect("mmbert/login").replay_spool(unsent)
+    assert run.run_id
+    assert points(client, run.run_id, "loss") == [(1, 2.5)]
+
+
+def test_the_server_shows_nothing_without_a_login(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    with pytest.raises(InfrastructureError, match="refused access"):
+        Api(mlflow_server.uri).get("experiments/search", {"max_results": "1"})
+
+
+def test_a_token_is_sent_as_mlflows_own_client_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "the-token")
+    with listening() as (uri, headers):
+        Api(uri).get("experiments/search", {})
+    assert headers == ["Bearer the-token"]
+
+
+def test_a_login_in_the_address_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as refused:
+        Api("https://someone:the-password@mlflow.example.org")
+    assert "the-password" not in str(refused.value)
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[tuple[str, list[str | None]]]:
+    """A server that answers `{}` to everything and keeps what stands in `Authorization`."""
+    headers: list[str | None] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            headers.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", headers
+        server.shutdown()
+        thread.join()
+
+
 def test_without_a_server_tracking_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracker = connect("mmbert/test")
@@ -400,7 +471,7 @@ operation = st.one_of(
 )
 
 
-@settings(deadline=None)
+@settings(deadline=None)  # other tests run beside it
 @given(st.lists(operation, max_size=12), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_the_spool_gives_back_all_operations_in_order_in_groups_that_the_server_takes(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], writes_first: list[bool]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hmac
 import itertools
 import logging
 import os
 import pickle
+import secrets
 import struct
 import tempfile
 import traceback
@@ -31,6 +33,7 @@ from mmbert.errors import InfrastructureError, MmbertError, UserError
 logger.disable("datatrove")
 
 EXECUTORS = ("local", "ray")
+_SEAL_BYTES = 32
 _PASSED_ON = ("AWS_", "S3_", "HF_", "MMBERT_")
 """Beginnings of the variables by which a cluster's processes find the stores that this one uses."""
 
@@ -39,25 +42,36 @@ class Jobs:
     """What a pipeline's tasks have to do, in a file that each task reads its own part of.
 
     Executors send the whole pipeline to every task: with a list in it, sending would take time with the square of the
-    number of tasks. The file: where each job begins (uint64), then the jobs, pickled.
+    number of tasks. The file: where each job begins (uint64), then the jobs, pickled, each behind its seal: the key is
+    sent with the pipeline and is not in the store, so nobody who may write there can have a pickle of his own run.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, key: bytes) -> None:
+        self._uri, self._key = uri, key
 
     def __getitem__(self, task: int) -> Any:
+        """Raises UserError where the file was altered."""
         begin, end = struct.unpack("<QQ", storage.read_range(self._uri, 8 * task, 16))
-        return pickle.loads(storage.read_range(self._uri, begin, end - begin))  # noqa: S301 - written by this run
+        sealed = storage.read_range(self._uri, begin, end - begin)
+        seal, data = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
+        if not hmac.compare_digest(seal, self._seal(task, data)):
+            raise UserError(f"{self._uri}: it was altered since this run wrote it; see who can write there")
+        return pickle.loads(data)  # noqa: S301 - sealed by this run
+
+    def _seal(self, task: int, data: bytes) -> bytes:
+        return hmac.digest(self._key, struct.pack("<Q", task) + data, "sha256")
 
     @classmethod
     @contextlib.contextmanager
     def written(cls, store: WorkStore, attempt: str, jobs: Sequence[Any]) -> Iterator[Jobs]:
         uri = storage.join(store.uri, "jobs", attempt)
-        data = [pickle.dumps(job) for job in jobs]
+        made = cls(uri, secrets.token_bytes(_SEAL_BYTES))
+        pickled = [pickle.dumps(job) for job in jobs]
+        data = [made._seal(task, job) + job for task, job in enumerate(pickled)]
         begins = itertools.accumulate(map(len, data), initial=8 * (len(data) + 1))
         storage.write_bytes(uri, struct.pack(f"<{len(data) + 1}Q", *begins) + b"".join(data))
         try:
-            yield cls(uri)
+            yield made
         finally:
             storage.delete_file(uri)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 
-from mmbert import hub
+from mmbert import hub, storage
 from mmbert.data.sources.reader import UnreadableError
 from mmbert.data.sources.rows import Row
 from mmbert.recipe.schema import TokenSpans
@@ -27,7 +28,7 @@ def read_samples(dataset: str, commit: str, index: str) -> Iterator[tuple[str, i
     try:
         with hub.open_file(dataset, commit, index) as stream:
             shards = json.loads(stream.read())["shards"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnreadableError("not_mds", f"not an index of MDS shards: {error}") from error
     for shard in shards:
         with tempfile.TemporaryDirectory(prefix="mmbert-mds-") as local:
@@ -43,16 +44,27 @@ def read_samples(dataset: str, commit: str, index: str) -> Iterator[tuple[str, i
 
 def _fetch(dataset: str, commit: str, folder: str, shard: Any, local: Path) -> str:
     """Bring a shard's file here, decompressed; returns its name in the data set."""
-    from streaming.base.compression import decompress
-
     raw, compressed = shard["raw_data"], shard.get("zip_data") if shard.get("compression") else None
     name = str((compressed or raw)["basename"])
+    for basename in (name, raw["basename"]):
+        if not storage.stays_below(basename):
+            raise UnreadableError("not_mds", f"a shard is named {basename!r}, which leaves its folder")
     target = local / raw["basename"]
     target.parent.mkdir(parents=True, exist_ok=True)
     with hub.open_file(dataset, commit, f"{folder}/{name}") as stream:
         data = stream.read()
-    target.write_bytes(decompress(shard["compression"], data) if compressed else data)
+    target.write_bytes(_decompressed(shard["compression"], data, raw["bytes"]) if compressed else data)
     return name
+
+
+def _decompressed(compression: str, data: bytes, size: int) -> bytes:
+    """No more than the index says, where that is known before: repeated text expands ten thousandfold."""
+    from streaming.base.compression import decompress
+
+    if compression.partition(":")[0] != "zstd":
+        return bytes(decompress(compression, data))
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as stream:
+        return stream.read(size)
 
 
 def read_texts(

@@ -95,7 +95,7 @@ def _train(model: ModelFolder, setup: Setup, rate: float, seed: int, work: Path,
 
     settings, on_gpu = setup.settings, setup.device != "cpu"
     triplets, held_out = _triplets(setup)
-    encoder = SentenceTransformer(str(model.path), device=setup.device)
+    encoder = SentenceTransformer(str(model.path), device=setup.device, trust_remote_code=False)
     trainer = SentenceTransformerTrainer(
         model=encoder,
         args=SentenceTransformerTrainingArguments(

@@ -136,7 +136,9 @@ def _transformers(spec: Spec, _: Mapping[str, Any], documents: list[Ids]) -> Pre
     """The same weights in transformers' model, padded, with SDPA."""
     from transformers import AutoModel
 
-    return _padded(AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa"), spec, documents)
+    return _padded(
+        AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa", trust_remote_code=False), spec, documents
+    )
 
 
 def _xlm_roberta(spec: Spec, config: Mapping[str, Any], documents: list[Ids]) -> Prepared:
@@ -213,7 +215,7 @@ def _export(spec: Spec) -> None:
     import torch
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa").eval()
+    model = AutoModel.from_pretrained(spec.folder, attn_implementation="sdpa", trust_remote_code=False).eval()
     rng = np.random.default_rng(spec.seed)
     sample = [rng.integers(5, model.config.vocab_size, n) for n in (24, 7)]
     ids, mask = _padded_batches(replace(spec, length=24, batch_tokens=48), sample)[0]

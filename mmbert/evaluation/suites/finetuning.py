@@ -63,7 +63,7 @@ class FineTuning:
 def load_tokenizer(model: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(model))
+    return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
 
 
 def fine_tune(
@@ -138,7 +138,7 @@ def load_head(model: Path, head: Head, labels: int) -> Any:
         kinds["problem_type"] = "regression" if labels == 1 else "single_label_classification"
     with _quiet():
         return getattr(transformers, _AUTO_CLASS[head]).from_pretrained(
-            str(model), dtype="float32", ignore_mismatched_sizes=True, **kinds
+            str(model), dtype="float32", ignore_mismatched_sizes=True, trust_remote_code=False, **kinds
         )
 
 

@@ -91,7 +91,7 @@ def measure(
         place = {"revision": data_revision} if data_folder is None else {"path": str(data_folder)}
         task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, **place}})
         task.load_data()  # mteb forgets what it loads by itself, and the gold values are needed below
-        encoder = SentenceTransformer(str(encoder_folder), device=device)
+        encoder = SentenceTransformer(str(encoder_folder), device=device, trust_remote_code=False)
         encoder.max_seq_length = min(encoder.max_seq_length or max_seq_length, max_seq_length)
         pairs = task.metadata.type in _PAIRS
         with _queries_kept(task) as queries:
