@@ -19,7 +19,7 @@ from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
 from components.commands.import_checkpoint import import_command
-from components.commands.kfp import kfp_group
+from components.commands.kfp import filled_in, kfp_group
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
@@ -86,6 +86,13 @@ def _component_command(item: Component) -> click.Command:
         )
     )
 
+    options.append(
+        click.Option(
+            ["--each"], type=click.Choice([p.name for p in item.parameters if not p.is_list]),
+            help="this argument is a JSON list: run once for each of its items; the results are lists, too",
+        )
+    )  # fmt: skip
+
     def callback(
         root: str | None,
         task: str,
@@ -93,29 +100,49 @@ def _component_command(item: Component) -> click.Command:
         output_files: tuple[tuple[str, str], ...],
         expected: tuple[tuple[str, str], ...],
         workflow_run: str | None,
+        each: str | None,
         **arguments: Any,
     ) -> None:
-        from components.launchers import result_json
         from components.processes import LAUNCHED
         from components.runtime import root_uri, run_component
         from mmbert import artifacts
 
         if workflow_run:
-            os.environ["MMBERT_WORKFLOW_RUN"] = workflow_run
+            os.environ["MMBERT_WORKFLOW_RUN"] = filled_in(workflow_run)
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-        result = run_component(item, plain, root or root_uri(), task)
-        made = artifacts.open_artifact(result.uri)
-        text = result_json(made, result.reused)
-        _check_expected(made, expected)
+        calls = [{**plain, each: one} for one in _items(each, str(plain[each]))] if each else [plain]
+        results = [run_component(item, call, root or root_uri(), task) for call in calls]
+        made = [artifacts.open_artifact(result.uri) for result in results]
+        told = [_result(one, result.reused) for one, result in zip(made, results, strict=True)]
+        for one in made:
+            _check_expected(one, expected)
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            for path, value in _files(made, text, result_file, output_files):
+            for path, values in _files(made, told, result_file, output_files):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(value, "utf-8")
-        if not result.helped and LAUNCHED not in os.environ:
-            click.echo(text)
+                path.write_text(_text(values if each else values[0]), "utf-8")
+        if not any(result.helped for result in results) and LAUNCHED not in os.environ:
+            click.echo(_text(told if each else told[0]))
 
     text = f"{item.summary}\n\n{item.description}"
     return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)
+
+
+def _items(name: str, text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise UserError(f"--{name.replace('_', '-')} {text}: with --each {name} it is a JSON list of texts")
+    return found
+
+
+def _result(made: Artifact, reused: bool) -> dict[str, Any]:
+    return {"uri": made.uri, "reused": reused, "outputs": dict(made.outputs)}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _check_expected(made: Artifact, expected: tuple[tuple[str, str], ...]) -> None:
@@ -128,12 +155,15 @@ def _check_expected(made: Artifact, expected: tuple[tuple[str, str], ...]) -> No
 
 
 def _files(
-    made: Artifact, text: str, result_file: str | None, output_files: tuple[tuple[str, str], ...]
-) -> Iterator[tuple[Path, str]]:
+    made: list[Artifact],
+    results: list[dict[str, Any]],
+    result_file: str | None,
+    output_files: tuple[tuple[str, str], ...],
+) -> Iterator[tuple[Path, list[Any]]]:
     if result_file:
-        yield Path(result_file), text
+        yield Path(result_file), results
     for name, path in output_files:
-        yield Path(path), made.uri if name == "uri" else json.dumps(made.outputs[name])
+        yield Path(path), [one.uri if name == "uri" else one.outputs[name] for one in made]
 
 
 def _option(parameter: Parameter) -> click.Option:

@@ -14,6 +14,7 @@ from mmbert.errors import UserError
 
 STRING, LIST = "String", "JsonArray"
 """Kubeflow's names of the types that a component's parameters have."""
+ROOT_INPUT = {"name": "root", "type": STRING, "description": "where artifacts are kept (s3:// prefix)"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,13 @@ def component_yaml(item: Component) -> str:
     return header + yaml.safe_dump(component_document(item), sort_keys=False, width=120)
 
 
-def component_document(item: Component, items: Mapping[str, Sequence[Entry]] | None = None) -> dict[str, Any]:
-    """component.yaml as data. A list parameter in `items` is an input for each of its items, not one for the list."""
+def component_document(
+    item: Component, items: Mapping[str, Sequence[Entry]] | None = None, each: str = ""
+) -> dict[str, Any]:
+    """component.yaml as data. `items` says which inputs a parameter gets in place of one of its own name and type.
+
+    With `each` the component runs once for each item of that parameter, and leaves a list of URIs.
+    """
     entries = {p.name: [Entry(p.name, _type(p))] for p in item.parameters} | dict(items or {})
     inputs: list[dict[str, Any]] = []
     arguments: list[Any] = ["--root", {"inputValue": "root"}]
@@ -55,13 +61,14 @@ def component_document(item: Component, items: Mapping[str, Sequence[Entry]] | N
             optional = _optional(parameter) if entry.name == parameter.name else {}
             inputs.append({"name": entry.name, "type": entry.type, "description": _about(parameter), **optional})
             arguments += [f"--{parameter.name.replace('_', '-')}", {"inputValue": entry.name}]
-    inputs.append({"name": "root", "type": STRING, "description": "where artifacts are kept (s3:// prefix)"})
+    inputs.append(ROOT_INPUT)
     about_result = f"JSON with the {item.produces} artifact's uri, its lists, and whether it was there already"
     outputs = [
-        {"name": "uri", "type": STRING, "description": f"the {item.produces} artifact's URI"},
+        {"name": "uri", "type": LIST if each else STRING, "description": f"the {item.produces} artifact's URI"},
         *({"name": name, "type": LIST, "description": f"the list {name} of it"} for name in item.outputs),
         {"name": "result", "type": STRING, "description": about_result},
     ]
+    arguments += ["--each", each] if each else []
     for name in ("uri", *item.outputs):
         arguments += ["--output", name, {"outputPath": name}]
     return {

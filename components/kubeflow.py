@@ -1,8 +1,9 @@
 """The Kubeflow runner: makes a KFP pipeline's tasks of a workflow. One task is one container; URIs are parameters.
 
 The lists that a recipe fixes (groups, variants, suites) are laid out when the pipeline is compiled: the recipe is known
-then, and KFP can neither loop over what another loop left nor, locally, go on after one. Lists known only when it runs
-(models) are loops. The task `recipe` fails where its recipe asks for another layout than the compiled one.
+then. A list known only when it runs (models) is worked off within one task: KFP's loops fail within exit handlers on
+some servers, and hide from them how they ended on others. The task `recipe` fails where its recipe asks for another
+layout than the compiled one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components import profiles
 from components.contract import Component, get_component
-from components.documents import LIST, STRING, Entry, component_document
+from components.documents import LIST, ROOT_INPUT, STRING, Entry, component_document
 from components.recipe.component import fan_out
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
@@ -44,7 +45,10 @@ SECRETS = (
 )
 SETTINGS = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "AWS_REGION", "MLFLOW_TRACKING_URI", "HF_ENDPOINT")
 
-_WORKFLOW_RUN = f"{dsl.PIPELINE_JOB_NAME_PLACEHOLDER} {dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
+# A server fills it in only where it is the whole value of a task's input.
+_WORKFLOW_RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+_WORKFLOW_RUN_INPUT = {"name": "workflow_run", "type": STRING, "description": "the run that this belongs to"}
+_WORKFLOW_RUN_ARGUMENTS = ("--workflow-run", {"inputValue": "workflow_run"})
 _RETRIES: dict[str, Any] = {
     "num_retries": 2,
     "backoff_duration": "10s",
@@ -95,8 +99,21 @@ def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
 def render(workflow: Callable[..., Any], layout: Layout, root: Any, **own: Any) -> None:
     """Make a workflow's tasks inside a `dsl.pipeline` function; `own` are the workflow's own arguments."""
     runner = KubeflowRunner(root, layout)
-    with dsl.ExitHandler(runner.end()):
+    last = workflow(_Names(), layout.preset, list(layout.overrides), **own)
+    with dsl.ExitHandler(runner.end(last)):
         workflow(runner, layout.preset, list(layout.overrides), **own)
+
+
+class _Names:
+    """Implements components.workflows.Runner; a handle is its task's name. KFP wants an exit task before the others."""
+
+    def run(self, component: str, *, task: str = "", **_: Any) -> str:
+        return task or component
+
+    map = run
+
+    def output(self, handle: str, name: str) -> str:
+        return f"{handle}.{name}"
 
 
 @dataclass(frozen=True)
@@ -106,12 +123,6 @@ class _Made:
     component: str
     task: Any
     label: str = ""
-    in_loop: bool = False
-
-    def uri(self) -> Any:
-        channel = self.task.outputs["uri"]
-        # One for each use: the compiler changes it.
-        return dsl.Collected(channel) if self.in_loop else channel
 
 
 class KubeflowRunner:
@@ -128,51 +139,52 @@ class KubeflowRunner:
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[_Made]:
         laid_out = {name: items for name, items in over.items() if isinstance(items, list)}
-        loops = {name: items for name, items in over.items() if name not in laid_out}
-        if not loops:
+        unknown = {name: items for name, items in over.items() if name not in laid_out}
+        if not unknown:
             return list(self._each(component, task or component, laid_out, arguments))
-        ((looped, items),) = loops.items()
-        with dsl.ParallelFor(items=items) as item:
-            return list(self._each(component, task or component, laid_out, {**arguments, looped: item}, in_loop=True))
+        ((each, items),) = unknown.items()
+        return list(self._each(component, task or component, laid_out, {**arguments, each: items}, each))
 
     def output(self, handle: _Made, name: str) -> Any:
         return self._lists[name] if handle.component == "recipe" else handle.task.outputs[name]
 
-    def end(self) -> Any:
-        """The task that ends the workflow's run in MLflow, whatever became of the others."""
+    def end(self, last: Sequence[str]) -> Any:
+        """The task that ends the workflow's run in MLflow, by what became of the last tasks."""
         document = {
             "name": "end",
-            "inputs": [{"name": "status", "type": "PipelineTaskFinalStatus"}],
+            "inputs": [ROOT_INPUT, _WORKFLOW_RUN_INPUT],
             "implementation": {
                 "container": {
                     "image": self.layout.image("data"),
                     "command": ["mmbert", "kfp", "end"],
                     "args": [
-                        *("--experiment", f"mmbert/{self._recipe.name}", "--workflow-run", _WORKFLOW_RUN),
-                        *("--status", {"inputValue": "status"}),
+                        *("--experiment", f"mmbert/{self._recipe.name}", "--root", {"inputValue": "root"}),
+                        *_WORKFLOW_RUN_ARGUMENTS,
+                        *(word for name in last for word in ("--last", name)),
                     ],
                 }
             },
         }
-        task = _component(json.dumps(document))()
-        return self._settle(task)
+        return self._settle(_component(json.dumps(document))(root=self.root, workflow_run=_WORKFLOW_RUN))
 
     def _each(
-        self, component: str, task: str, over: dict[str, list[Any]], arguments: dict[str, Any], in_loop: bool = False
+        self, component: str, task: str, over: dict[str, list[Any]], arguments: dict[str, Any], each: str = ""
     ) -> Iterator[_Made]:
         for items in itertools.product(*over.values()):
             label = ", ".join(item.label if isinstance(item, _Made) else item for item in items)
             given = {**arguments, **dict(zip(over, items, strict=True))}
-            yield self._run(component, task, given, label, in_loop)
+            yield self._run(component, task, given, label, each)
 
-    def _run(
-        self, component: str, task: str, arguments: dict[str, Any], label: str = "", in_loop: bool = False
-    ) -> _Made:
+    def _run(self, component: str, task: str, arguments: dict[str, Any], label: str = "", each: str = "") -> _Made:
+        """`each` names the argument that is a list, where the component takes one of its items."""
         item = get_component(component)
-        entries: dict[str, list[Entry]] = {}
-        inputs: dict[str, Any] = {"root": self.root}
+        entries: dict[str, list[Entry]] = {each: [Entry(f"{each}_list", LIST)]} if each else {}
+        inputs: dict[str, Any] = {"root": self.root, "workflow_run": _WORKFLOW_RUN}
         for parameter in item.parameters:
             value = arguments.get(parameter.name, [] if parameter.is_list else parameter.default)
+            if parameter.name == each:
+                inputs[f"{each}_list"] = value
+                continue
             if not parameter.is_list:
                 inputs[parameter.name] = _value(value)
                 continue
@@ -180,23 +192,24 @@ class KubeflowRunner:
             given = {f"{parameter.name}_{n}": _value(one) for n, one in enumerate(_flat(value), 1)}
             entries[parameter.name] = [Entry(name, _type(one)) for name, one in given.items()]
             inputs |= given
-        document = component_document(item, entries)
-        document["name"] = task
+        document = component_document(item, entries, each)
+        # Not as its display name: older servers look a task's outputs up by one name and keep them by the other.
+        document["name"] = f"{task} {label}".strip()
+        document["inputs"].append(_WORKFLOW_RUN_INPUT)
         container = document["implementation"]["container"]
         container["image"] = self.layout.image(item.image)
         container["env"] = {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)}
         if profile := os.environ.get("MMBERT_PROFILE"):
             container["env"]["MMBERT_PROFILE"] = profile
-        container["args"] += ["--task", task, "--workflow-run", _WORKFLOW_RUN]
+        container["args"] += ["--task", task, *_WORKFLOW_RUN_ARGUMENTS]
         if component == "recipe":
             for name, items in self._lists.items():
                 container["args"] += ["--expect", name, json.dumps(items)]
         made = _component(json.dumps(document))(**inputs)
-        made.set_display_name(f"{task} {label}".strip())
         made.set_retry(**_RETRIES)
         self._give(made, item, arguments)
         self._settle(made)
-        return _Made(component, made, label, in_loop)
+        return _Made(component, made, label)
 
     def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
         """The share of a machine that the profile gives this component."""
@@ -260,11 +273,9 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _value(value: Any) -> Any:
-    return value.uri() if isinstance(value, _Made) else value
+    return value.task.outputs["uri"] if isinstance(value, _Made) else value
 
 
 def _type(value: Any) -> str:
-    if isinstance(value, dsl.Collected):
-        return LIST
     is_list = isinstance(value, PipelineChannel) and str(value.channel_type).upper() in {"LIST", "JSONARRAY"}
     return LIST if is_list else STRING

@@ -18,6 +18,7 @@ from typing import Any
 
 import docker
 import requests
+from kfp import dsl
 from kfp.components import load_component_from_file
 from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, graph_utils, task_dispatcher, utils
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
@@ -73,8 +74,9 @@ class _Run:
         self.components = dict(spec.components.items())
         self.executors = spec.deployment_spec["executors"]
         self.folder = folder
-        # One name for all steps: what they make in this run belongs together.
-        self.name, self.id = f"local-{spec.pipeline_info.name}", uuid.uuid4().hex
+        self.name = f"local-{spec.pipeline_info.name}"
+        # One for all steps: what they make in this run belongs together.
+        self.id = f"{self.name}-{uuid.uuid4().hex}"
         self.steps = 0
 
     def dag(self, component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +104,10 @@ class _Run:
         self, task: Any, values: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], status: str = ""
     ) -> dict[str, Any]:
         component = self.components[task.component_ref.name]
-        given = {name: _given(one, values, made, status) for name, one in task.inputs.parameters.items()}
+        given = {
+            name: self.id if _asks_for_the_run(one) else _given(one, values, made, status)
+            for name, one in task.inputs.parameters.items()
+        }
         if task.WhichOneof("iterator"):
             loop = task.parameter_iterator
             items = given[loop.items.input_parameter] if loop.items.input_parameter else json.loads(loop.items.raw)
@@ -162,6 +167,10 @@ def _settings(container: Any) -> dict[str, Any]:
         "mem_limit": int(container.resources.memory_limit * 10**9) or None,
         "device_requests": gpus if container.resources.accelerator.type else None,
     }
+
+
+def _asks_for_the_run(one: Any) -> bool:
+    return bool(one.runtime_value.constant.string_value == dsl.PIPELINE_JOB_ID_PLACEHOLDER)
 
 
 def _given(one: Any, values: Mapping[str, Any], made: Mapping[str, Mapping[str, Any]], status: str) -> Any:

@@ -137,7 +137,7 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
             among.agree(_committed)
         return _helped(work_plan, reused=False)
     tracker = tracking.connect(experiment(work_plan))
-    _replay_spools(tracker, root)
+    replay_spools(tracker, root)
     with _child_run(tracker, work_plan, task, root) as run, scratch_folder() as scratch, among.guarded():
         for name, entries in work_plan.inputs.items():
             for entry in entries:
@@ -219,7 +219,7 @@ def _child_run(
             unsent.unlink()
 
 
-def _replay_spools(tracker: tracking.Tracker, root: str) -> None:
+def replay_spools(tracker: tracking.Tracker, root: str) -> None:
     """Send what earlier components could not, MLflow having been away when they ended."""
     if not tracker.active:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from mmbert.errors import InfrastructureError, UserError
 
 PYTHON = "MMBERT_ORCHESTRATOR_PYTHON"
 _PROJECT = Path(__file__).resolve().parents[2]
-_DONE = {"SUCCEEDED", "COMPLETE"}
 
 
 @click.group(name="kfp")
@@ -73,6 +71,16 @@ def _need_kfp() -> None:
     path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     os.execve(python, [str(python), "-P", "-m", "components.cli", *sys.argv[1:]], environment)  # noqa: S606
+
+
+def filled_in(workflow_run: str) -> str:
+    """The name of the workflow's run. Raises UserError where it is still the placeholder that a server replaces."""
+    if "{{$." in workflow_run:
+        raise UserError(
+            f"--workflow-run {workflow_run}: the Kubeflow Pipelines server did not fill this in, so all runs would be "
+            "one; it needs version 2.15 or newer"
+        )
+    return workflow_run
 
 
 def _named(image: str) -> tuple[str, str]:
@@ -164,15 +172,21 @@ def _arguments(workflow: str, root: str, model: str) -> dict[str, str]:
 
 @kfp_group.command(name="end", hidden=True)
 @click.option("--experiment", required=True)
+@click.option("--root", required=True)
 @click.option("--workflow-run", required=True)
-@click.option("--status", required=True, help="KFP's final status, as JSON")
-def end_command(experiment: str, workflow_run: str, status: str) -> None:
-    """End the workflow's run in MLflow: the last task of each pipeline."""
+@click.option("--last", multiple=True, required=True, help="a task without which the workflow is not done")
+def end_command(experiment: str, root: str, workflow_run: str, last: tuple[str, ...]) -> None:
+    """End the workflow's run in MLflow: the last task of each pipeline.
+
+    Whether it failed is read there too: of what servers say of a run that ends, not all is true.
+    """
+    from components.runtime import replay_spools
     from mmbert import tracking
 
-    worked = json.loads(status).get("state") in _DONE
     try:
-        tracking.connect(experiment, workflow_run).finish_workflow("FINISHED" if worked else "FAILED")
+        tracker = tracking.connect(experiment, filled_in(workflow_run))
+        replay_spools(tracker, root)
+        tracker.finish_workflow("FINISHED" if tracker.finished(last) else "FAILED")
     except InfrastructureError as error:
         # MLflow being away has no say in whether the workflow succeeded.
         click.echo(f"the run in MLflow was not ended: {error}", err=True)

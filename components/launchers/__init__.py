@@ -6,7 +6,6 @@ an orchestrator never imports an ML library.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -73,7 +72,3 @@ def command_line(item: Component, arguments: Mapping[str, Any], root: str, task:
         for one in value if parameter.is_list else [value]:
             line += [flag, str(one)]
     return line
-
-
-def result_json(artifact: artifacts.Artifact, reused: bool) -> str:
-    return json.dumps({"uri": artifact.uri, "reused": reused, "outputs": dict(artifact.outputs)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmbert.places import cache_folder
 from mmbert.tracking import delivery
 from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.component_run import ComponentRun, Status
-from mmbert.tracking.election import Run, find_or_create
+from mmbert.tracking.election import Run, find_or_create, search
 from mmbert.tracking.registry import Registry
 from mmbert.tracking.spool import parse
 
@@ -85,6 +85,17 @@ class Tracker:
         """End the workflow's own run. Raises UserError where MMBERT_WORKFLOW_RUN is not set."""
         if self._api is not None:
             _update(self._api, self._workflow(self._api), status)
+
+    def finished(self, tasks: Sequence[str]) -> bool:
+        """Whether each of these tasks of the workflow's run was done or found done."""
+        if self._api is None or self.workflow_run is None:
+            return False
+        identity = {"mmbert.workflow_run": self.workflow_run, "mmbert.role": "component"}
+        experiment_id = self._experiment_id(self._api)
+        return all(
+            any(run.status == "FINISHED" for run in search(self._api, experiment_id, {**identity, "mmbert.task": task}))
+            for task in tasks
+        )
 
     def link_reused(self, task: str, fingerprint: str, producer_run_id: str, uri: str) -> str | None:
         """Show a task whose artifact was found done: a finished child run that points to the run that made it.

@@ -19,7 +19,7 @@ from components.launchers import command_line
 from components.workflows import WORKFLOWS
 from mmbert import artifacts
 from mmbert.errors import UserError
-from mmbert.recipe import load_recipe
+from mmbert.recipe import load_recipe, recipe_to_yaml
 
 
 def test_there_are_all_the_components() -> None:
@@ -257,3 +257,29 @@ def test_a_components_outputs_are_written_into_files(tmp_path: Path) -> None:
     assert found.returncode == 2
     assert "the recipe's groups are" in found.stderr
     assert "compile the pipeline again" in found.stderr
+
+
+def test_one_call_does_each_item_of_a_list(tmp_path: Path) -> None:
+    files = {name: tmp_path / "made" / name for name in ("uri", "suites")}
+    words = [word for name, path in files.items() for word in ("--output", name, str(path))]
+    command = [sys.executable, "-m", "components.cli", "run", "recipe", "--root", str(tmp_path), "--each", "preset"]
+    other = tmp_path / "other.yaml"
+    other.write_text(recipe_to_yaml(load_recipe("tiny", ["seed=7"])), "utf-8")
+    presets = ("--preset", json.dumps(["tiny", str(other), "tiny"]))
+    said = subprocess.run([*command, *presets, *words], check=True, capture_output=True, text=True).stdout
+    uris = json.loads(files["uri"].read_text())
+    made = [artifacts.open_artifact(uri, "recipe") for uri in uris]
+    assert json.loads(files["suites"].read_text()) == [one.outputs["suites"] for one in made]
+    assert uris[0] == uris[2] != uris[1]
+    assert [one["uri"] for one in json.loads(said.splitlines()[-1])] == uris
+    found = subprocess.run([*command, "--preset", "tiny"], check=False, capture_output=True, text=True)
+    assert (found.returncode, "--preset tiny: with --each preset it is a JSON list" in found.stderr) == (2, True)
+
+
+def test_a_workflow_run_that_a_server_did_not_fill_in_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "components.cli", "run", "recipe", "--preset", "tiny", "--root", str(tmp_path)]
+    given = ("--workflow-run", "{{$.pipeline_job_uuid}}")
+    found = subprocess.run([*command, *given], check=False, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "--workflow-run {{$.pipeline_job_uuid}}: the Kubeflow Pipelines server did not fill this in" in found.stderr
+    assert not list(tmp_path.iterdir())
