@@ -103,10 +103,12 @@ def _component_command(item: Component) -> click.Command:
         each: str | None,
         **arguments: Any,
     ) -> None:
+        from components.code import check_identity
         from components.processes import LAUNCHED
         from components.runtime import root_uri, run_component
         from mmbert import artifacts
 
+        check_identity()
         if workflow_run:
             os.environ["MMBERT_WORKFLOW_RUN"] = filled_in(workflow_run)
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}

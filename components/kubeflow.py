@@ -12,7 +12,6 @@ import functools
 import importlib.util
 import itertools
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import yaml
 from kfp import compiler, components, dsl
 from kfp.dsl.pipeline_channel import PipelineChannel
 
-from components import profiles
+from components import code, profiles
 from components.contract import Component, get_component
 from components.documents import LIST, ROOT_INPUT, STRING, Entry, component_document
 from components.recipe.component import fan_out
@@ -155,7 +154,8 @@ class KubeflowRunner:
             "inputs": [ROOT_INPUT, _WORKFLOW_RUN_INPUT],
             "implementation": {
                 "container": {
-                    "image": self.layout.image("data"),
+                    "image": (image := self.layout.image("data")),
+                    "env": _identity(image),
                     "command": ["mmbert", "kfp", "end"],
                     "args": [
                         *("--experiment", f"mmbert/{self._recipe.name}", "--root", {"inputValue": "root"}),
@@ -198,9 +198,11 @@ class KubeflowRunner:
         document["inputs"].append(_WORKFLOW_RUN_INPUT)
         container = document["implementation"]["container"]
         container["image"] = self.layout.image(item.image)
-        container["env"] = {"MMBERT_IMAGE": container["image"], **profiles.environment(item, arguments)}
-        if profile := os.environ.get("MMBERT_PROFILE"):
-            container["env"]["MMBERT_PROFILE"] = profile
+        container["env"] = {
+            **_identity(container["image"]),
+            **profiles.environment(item, arguments),
+            profiles.PROCESSES: profiles.wanted_processes(item, arguments),
+        }
         container["args"] += ["--task", task, *_WORKFLOW_RUN_ARGUMENTS]
         if component == "recipe":
             for name, items in self._lists.items():
@@ -208,8 +210,7 @@ class KubeflowRunner:
         made = _component(json.dumps(document))(**inputs)
         made.set_retry(**_RETRIES)
         self._give(made, item, arguments)
-        self._settle(made)
-        return _Made(component, made, label)
+        return _Made(component, self._settle(made, item.resources in ("train", "eval")), label)
 
     def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
         """The share of a machine that the profile gives this component."""
@@ -221,10 +222,10 @@ class KubeflowRunner:
             task.set_accelerator_type("nvidia.com/gpu")
             task.set_accelerator_limit(self.layout.gpus)
 
-    def _settle(self, task: Any) -> Any:
-        """What holds for every task: no caching, since components find done work themselves, and its credentials."""
+    def _settle(self, task: Any, shares_memory: bool = False) -> Any:
+        """What holds for every task: no caching, since components find done work themselves, and its pod's needs."""
         task.set_caching_options(False)
-        task.platform_config["kubernetes"] = _platform()
+        task.platform_config["kubernetes"] = _platform(shares_memory)
         return task
 
 
@@ -258,11 +259,21 @@ def _component(text: str) -> Any:
     return components.load_component_from_text(text)
 
 
-def _platform() -> dict[str, Any]:
-    """Variables from the secret and the config map, as the package kfp-kubernetes writes it."""
+def _identity(image: str) -> dict[str, str]:
+    return {"MMBERT_IMAGE": image, code.WANTED: code.identity()}
+
+
+def _platform(shares_memory: bool) -> dict[str, Any]:
+    """Variables from the secret and the config map, and volumes, as the package kfp-kubernetes writes it."""
     secrets = [{"secretKey": name, "envVar": name} for name in SECRETS]
     settings = [{"configMapKey": name, "envVar": name} for name in SETTINGS]
+    # The images' own volume, which Kubernetes does not know: where a cluster makes pods' root file systems read-only.
+    volumes = [{"volumeName": "work", "mountPath": "/work"}]
+    if shares_memory:
+        # torch's loader workers hand over batches there; a pod has 64 MB.
+        volumes.append({"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"})  # noqa: S108
     return {
+        "emptyDirMounts": volumes,
         "secretAsEnv": [{"secretName": SECRET, "keyToEnv": secrets, "optional": True}],
         "configMapAsEnv": [{"configMapName": CONFIG_MAP, "keyToEnv": settings, "optional": True}],
     }

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import mmbert
 from components import planning, processes
+from components.code import commit
 from components.contract import Component
 from mmbert import artifacts, ranks, storage, tracking
 from mmbert.errors import InfrastructureError, UserError
@@ -245,15 +245,6 @@ def _producer(item: Component, run: tracking.ComponentRun, task: str, seconds: f
         "seconds": round(seconds, 3),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
     }
-
-
-def commit() -> str:
-    """The commit that this code is at: MMBERT_COMMIT in an image, git's in a checkout, else empty."""
-    if "MMBERT_COMMIT" in os.environ:
-        return os.environ["MMBERT_COMMIT"]
-    folder = Path(__file__).resolve().parent.parent
-    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

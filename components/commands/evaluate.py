@@ -47,8 +47,8 @@ def evaluate_command(
     task is done once for the same model, settings and data (kept below MMBERT_CACHE), so a killed evaluation goes on
     with what is missing. Data sets come from the hub by name, or from --data-root.
     """
+    from components.code import commit
     from components.planning import read_recipe
-    from components.runtime import commit
     from mmbert.evaluation.suites.data import DataAccess
     from mmbert.evaluation.suites.mirror import open_data
     from mmbert.evaluation.suites.models import open_model

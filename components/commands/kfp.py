@@ -180,9 +180,11 @@ def end_command(experiment: str, root: str, workflow_run: str, last: tuple[str, 
 
     Whether it failed is read there too: of what servers say of a run that ends, not all is true.
     """
+    from components.code import check_identity
     from components.runtime import replay_spools
     from mmbert import tracking
 
+    check_identity()
     try:
         tracker = tracking.connect(experiment, filled_in(workflow_run))
         replay_spools(tracker, root)

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from components.code import commit
 from components.contract import RECIPE_HELP, Input, component
-from components.runtime import Work, commit
+from components.runtime import Work
 from mmbert.artifacts import Artifact, find
 from mmbert.errors import UserError
 from mmbert.evaluation.suites.names import DEMO

@@ -16,6 +16,9 @@ import yaml
 from components.contract import RESOURCE_CLASSES, Component
 from mmbert.errors import UserError
 
+PROCESSES = "MMBERT_PROCESSES"
+"""Where the profile's file is not: a number of processes, or gpus."""
+
 
 @functools.cache
 def _profile(name: str) -> dict[str, Any]:
@@ -57,8 +60,13 @@ def threads(item: Component, arguments: Mapping[str, Any]) -> int:
 
 def processes(item: Component, arguments: Mapping[str, Any]) -> int:
     """Processes a node for a component; `gpus` in a profile is one a visible GPU."""
-    count = _asked("processes", item, arguments)[1]
-    return _gpus(_name()) if count == "gpus" else int(count or 1)
+    count = os.environ.get(PROCESSES) or wanted_processes(item, arguments)
+    return _gpus() if count == "gpus" else int(count)
+
+
+def wanted_processes(item: Component, arguments: Mapping[str, Any]) -> str:
+    """What the profile says of a component's processes, for PROCESSES."""
+    return str(_asked("processes", item, arguments)[1] or 1)
 
 
 def wants_gpus(item: Component, arguments: Mapping[str, Any]) -> bool:
@@ -89,12 +97,14 @@ def _asked(section: str, item: Component, arguments: Mapping[str, Any]) -> tuple
     return key, classes.get(key)
 
 
-def _gpus(profile: str) -> int:
+def _gpus() -> int:
     import torch
 
     count = torch.cuda.device_count()
     if count == 0:
-        raise UserError(f"MMBERT_PROFILE={profile} wants a process a GPU, and no GPU is visible here; use 'laptop'")
+        raise UserError(
+            "the resource profile wants a process a GPU, and no GPU is visible here; set MMBERT_PROFILE=laptop"
+        )
     return count
 
 

@@ -16,6 +16,7 @@ import yaml
 from mlflow import MlflowClient
 
 from components import workflows
+from components.code import code_digest, commit
 from components.contract import component_names
 from components.recipe.component import fan_out
 from mmbert import tracking
@@ -25,6 +26,11 @@ from tests.integration.test_dag import orchestrator
 from tests.kubeflow_server import KubeflowServer
 
 SECRET_VALUE = "canary-2f9c1e"
+PROFILE = """
+threads: {small: 1, data: 1, train: 3, train.decay: 2, eval: 1}
+processes: {train: 2}
+memory: {train: 4}
+"""
 
 LOAD_COMPONENTS = """
 import json, sys
@@ -52,8 +58,10 @@ def mmbert(*words: str, **variables: str) -> tuple[int, str]:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
     """By workflow: its compiled pipeline, and what of it is Kubernetes' own."""
     folder = tmp_path_factory.mktemp("kfp")
+    (folder / "own.yaml").write_text(PROFILE, "utf-8")
     images = ("--image-prefix=registry.example/team/mmbert-", "--image-tag=v7", "--image=eval=e@sha256:abc")
-    code, said = mmbert("compile", "--out", str(folder), *images, AWS_SECRET_ACCESS_KEY=SECRET_VALUE)
+    variables = {"AWS_SECRET_ACCESS_KEY": SECRET_VALUE, "MMBERT_PROFILE": str(folder / "own.yaml")}
+    code, said = mmbert("compile", "--out", str(folder), *images, **variables)
     assert code == 0, said
     assert SECRET_VALUE not in "".join(path.read_text() for path in folder.iterdir())
     return {name: _documents(folder / f"mmbert_{name}.yaml") for name in ("pretrain", "reevaluate")}
@@ -183,10 +191,32 @@ def test_every_container_has_its_image_its_run_and_no_cache(compiled: dict[str, 
     for name, container in executors.items():
         assert name == "exec-end" or container["resources"]["resourceCpuLimit"]
     train = {one["name"]: one["value"] for one in executors["exec-train-decay-decay-all"]["env"]}
-    assert train["OMP_NUM_THREADS"] == "1"
+    # The profile is a file of this machine: what it says goes along.
+    assert "MMBERT_PROFILE" not in train
+    assert (train["OMP_NUM_THREADS"], train["MMBERT_PROCESSES"]) == ("2", "2")
+    resources = executors["exec-train-decay-decay-all"]["resources"]
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("2", "4096Mi")
     tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"].values()
     assert not any(task["cachingOptions"].get("enableCache") for task in tasks)
     assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in tasks)
+
+
+def test_containers_are_told_whose_code_they_have_to_be(compiled: dict[str, Any]) -> None:
+    for pipeline, _ in compiled.values():
+        for executor in pipeline["deploymentSpec"]["executors"].values():
+            given = {one["name"]: one["value"] for one in executor["container"]["env"]}
+            assert given["MMBERT_CODE"] == f"{code_digest()} {commit()}"
+
+
+def test_loaders_have_shared_memory_and_all_a_folder_to_write(compiled: dict[str, Any]) -> None:
+    _, pretrain = compiled["pretrain"]
+    _, reevaluate = compiled["reevaluate"]
+    work = {"volumeName": "work", "mountPath": "/work"}
+    shared = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"}  # noqa: S108
+    for name in ("exec-train-pretrain", "exec-evaluate-untrained"):
+        assert pretrain[name]["emptyDirMounts"] == [work, shared]
+    assert reevaluate["exec-evaluate-demo"]["emptyDirMounts"] == [work, shared]
+    assert reevaluate["exec-select"]["emptyDirMounts"] == reevaluate["exec-end"]["emptyDirMounts"] == [work]
 
 
 def test_credentials_come_from_secrets(compiled: dict[str, Any]) -> None:
@@ -209,6 +239,8 @@ def test_the_largest_preset_is_far_from_kubernetes_limit(tmp_path: Path) -> None
     assert len([name for name in tasks if name.startswith("curate")]) == 64
     train = pipeline["deploymentSpec"]["executors"]["exec-train-extend"]["container"]["resources"]
     assert train["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    given = pipeline["deploymentSpec"]["executors"]["exec-train-extend"]["container"]["env"]
+    assert {"name": "MMBERT_PROCESSES", "value": "gpus"} in given
 
 
 def test_kfp_loads_every_component_yaml(tmp_path: Path) -> None:

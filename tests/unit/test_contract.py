@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from components import planning
+from components.code import code_digest
 from components.contract import check_arguments, component_names, get_component
 from components.documents import component_yaml, generate_all
 from components.launchers import command_line
@@ -283,3 +285,13 @@ def test_a_workflow_run_that_a_server_did_not_fill_in_is_refused(tmp_path: Path)
     assert found.returncode == 2
     assert "--workflow-run {{$.pipeline_job_uuid}}: the Kubeflow Pipelines server did not fill this in" in found.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_step_of_other_code_than_its_workflow_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "components.cli", "run", "recipe", "--preset", "tiny", "--root", str(tmp_path)]
+    own = {"MMBERT_IMAGE": "mmbert-data:v7", "MMBERT_COMMIT": "bbb"}
+    for given, code in ((code_digest(), 0), ("0" * 64, 2)):
+        environment = {**os.environ, **own, "MMBERT_CODE": f"{given} aaa"}
+        found = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+        assert found.returncode == code
+    assert "mmbert-data:v7 is of commit bbb, and the workflow was compiled of other code, of commit aaa" in found.stderr

@@ -39,3 +39,13 @@ def test_a_number_of_nodes_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("NNODES", "two")
     with pytest.raises(UserError, match="NNODES=two: it must be a whole number"):
         processes.wanted(get_component("train"), {})
+
+
+def test_what_a_profile_says_of_processes_can_be_passed_on_without_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    train = get_component("train")
+    monkeypatch.setenv("MMBERT_PROFILE", "gpu")
+    assert profiles.wanted_processes(train, {}) == "gpus"
+    monkeypatch.delenv("MMBERT_PROFILE")
+    monkeypatch.setenv("MMBERT_PROCESSES", "3")
+    assert processes.wanted(train, {}) == processes.Group(3, 1, 0)
