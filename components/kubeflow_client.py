@@ -40,7 +40,7 @@ def submit(server: Server, package: Path, arguments: Mapping[str, str], name: st
     try:
         return _submit(server, package, arguments, name, cron)
     except kfp_server_api.ApiException as error:
-        raise _refused(server, error) from error
+        raise _refused(server, error.status or 0, error.reason, error.body) from error
     except (urllib3.exceptions.HTTPError, requests.RequestException) as error:
         raise InfrastructureError(
             f"{server.endpoint}: no Kubeflow Pipelines server answers there ({error}); check --endpoint and the network"
@@ -49,8 +49,7 @@ def submit(server: Server, package: Path, arguments: Mapping[str, str], name: st
 
 def _submit(server: Server, package: Path, arguments: Mapping[str, str], name: str, cron: str) -> str:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # the error that is raised says it
-    # The client itself would wait without end.
-    requests.get(f"{server.endpoint.rstrip('/')}/apis/v2beta1/healthz", timeout=20)
+    _check(server)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         token = os.environ.get(TOKEN)
@@ -67,6 +66,23 @@ def _submit(server: Server, package: Path, arguments: Mapping[str, str], name: s
     return f"{server.endpoint.rstrip('/')}/#/recurringrun/details/{made.recurring_run_id}"
 
 
+def _check(server: Server) -> None:
+    """Ask the server how it is; the client itself would wait without end, or try a refused login for long."""
+    token = os.environ.get(TOKEN)
+    answer = requests.get(
+        f"{server.endpoint.rstrip('/')}/apis/v2beta1/healthz",
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+        timeout=20,
+    )
+    if not answer.ok:
+        raise _refused(server, answer.status_code, answer.reason, answer.text[:500])
+    if "json" not in answer.headers.get("Content-Type", ""):
+        raise UserError(
+            f"{server.endpoint}: what answers there is no Kubeflow Pipelines server but a page, a login perhaps "
+            f"({answer.url}); check --endpoint, and put a token into {TOKEN}"
+        )
+
+
 def cron_of(schedule: str) -> str:
     """KFP's cron, which begins with seconds. Raises UserError for what is none."""
     if schedule in _TIMES:
@@ -80,8 +96,8 @@ def cron_of(schedule: str) -> str:
     return " ".join(["0"] * (6 - len(fields)) + fields)
 
 
-def _refused(server: Server, error: Any) -> MmbertError:
-    message = f"{server.endpoint}: Kubeflow Pipelines answered {error.status} ({error.reason}): {error.body}"
-    if error.status in (401, 403):
+def _refused(server: Server, status: int, reason: Any, body: Any) -> MmbertError:
+    message = f"{server.endpoint}: Kubeflow Pipelines answered {status} ({reason}): {body}"
+    if status in (401, 403):
         return UserError(f"{message}; put a token into {TOKEN}, and check --namespace")
-    return UserError(message) if 400 <= (error.status or 0) < 500 else InfrastructureError(message)
+    return UserError(message) if 400 <= status < 500 else InfrastructureError(message)

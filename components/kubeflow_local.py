@@ -90,10 +90,14 @@ class _Run:
             for name in order:
                 if name not in always:
                     made[name] = self._task(tasks[name], values, made)
-        finally:
+        except BaseException:
             for name in always:
-                state = "SUCCEEDED" if made.keys() >= set(order) - set(always) else "FAILED"
-                self._task(tasks[name], values, made, json.dumps({"state": state}))
+                # What failed first is the reason to tell.
+                with _shown_only():
+                    self._task(tasks[name], values, made, json.dumps({"state": "FAILED"}))
+            raise
+        for name in always:
+            self._task(tasks[name], values, made, json.dumps({"state": "SUCCEEDED"}))
         outputs = component.dag.outputs.parameters.items()
         return {
             key: made[one.value_from_parameter.producer_subtask][one.value_from_parameter.output_parameter_key]
@@ -190,6 +194,14 @@ def _with_defaults(component: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         if one.HasField("default_value")
     }
     return {**defaults, **given}
+
+
+@contextlib.contextmanager
+def _shown_only() -> Iterator[None]:
+    try:
+        yield
+    except MmbertError as error:
+        print(error, flush=True)
 
 
 @contextlib.contextmanager

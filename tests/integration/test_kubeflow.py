@@ -293,14 +293,32 @@ def test_reevaluation_becomes_a_recurring_run_without_catching_up(server: Kubefl
     assert body["runtime_config"]["parameters"] == {"root": "s3://b/r", "model": "@candidate"}
 
 
-@pytest.mark.parametrize(("status", "expected"), [(400, 2), (503, 3)])
-def test_a_refusal_is_told_with_its_reason(server: KubeflowServer, status: int, expected: int) -> None:
-    server.refuse = status
+@pytest.mark.parametrize(
+    ("refused", "status", "expected"),
+    [
+        ("healthz", 401, 2),
+        ("healthz", 503, 3),
+        ("experiments", 403, 2),
+        ("runs", 400, 2),
+        ("runs", 503, 3),
+    ],
+)
+def test_a_refusal_is_told_with_its_reason(server: KubeflowServer, refused: str, status: int, expected: int) -> None:
+    server.refuse, server.refused = status, {refused}
     code, said = mmbert("submit", "reevaluate", "--endpoint", server.url, "--root=s3://b/r")
     assert code == expected
     assert f"{server.url}: Kubeflow Pipelines answered {status}" in said
     assert "the server says no" in said
+    assert ("put a token into MMBERT_KFP_TOKEN" in said) == (status in (401, 403))
     assert "Traceback" not in said
+    assert server.asked <= 5
+
+
+def test_a_login_page_is_no_server(server: KubeflowServer) -> None:
+    server.login_page = True
+    code, said = mmbert("submit", "reevaluate", "--endpoint", server.url, "--root=s3://b/r")
+    assert code == 2
+    assert "no Kubeflow Pipelines server but a page, a login perhaps" in said
 
 
 WRONG = {
