@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import requests
 from docker.errors import APIError
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ KILLED = 137
 _STOP_SECONDS = 3
 """Airflow kills a task 5 seconds after it told it to end."""
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
 
 
 def network() -> str:
@@ -73,11 +73,11 @@ def output(container: Container) -> Iterator[bytes]:
 
 
 def _ended_within(container: Container, seconds: float) -> bool:
-    try:
-        container.wait(timeout=seconds)
-    except requests.exceptions.RequestException:  # what a timeout is: urllib3's, in one of two coats
-        return False
-    return True
+    deadline = time.monotonic() + seconds
+    while container.status != "exited" and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK_SECONDS))
+        container.reload()
+    return bool(container.status == "exited")
 
 
 def stop(container: Container) -> None:
