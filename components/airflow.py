@@ -138,6 +138,10 @@ class ComponentOperator(BaseOperator):
             _announce(context, arguments, step)
         return step.uri
 
+    def on_kill(self) -> None:
+        """Airflow calls it at SIGTERM and kills the task 5 seconds later: the launcher ends what runs."""
+        raise KeyboardInterrupt
+
 
 class OutputOperator(BaseOperator):
     """Returns a list that a component left in its artifact, because Airflow maps over return values only."""

@@ -6,12 +6,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from components import launchers, planning
 from components.contract import get_component
 from components.runtime import link_reused
-from mmbert import artifacts
+from mmbert import artifacts, storage
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: s
 
     Raises UserError, InfrastructureError or ComponentFailedError.
     """
+    root = root if storage.is_s3(root) else str(Path(root).absolute())  # a component may run in another folder
     with _workflow_run(workflow_run):
         plan = planning.plan(get_component(component), arguments, root)
         done = plan.done()

@@ -27,7 +27,9 @@ debootstrap --variant=minbase --include="$packages" bookworm "$folder/root" $mir
   echo "error: the base image could not be made; check the network, or name a mirror: MMBERT_DEBIAN_MIRROR=..." >&2
   exit 3
 }
-rm -rf "$folder"/root/var/cache/apt/* "$folder"/root/var/lib/apt/lists/* "$folder"/root/usr/share/{doc,man,locale,info}/*
+# A mirror's login is not the image's.
+sed -i 's#//[^@/ ]*@#//#' "$folder/root/etc/apt/sources.list"
+rm -rf "$folder"/root/var/log/* "$folder"/root/debootstrap "$folder"/root/var/cache/apt/* "$folder"/root/var/lib/apt/lists/* "$folder"/root/usr/share/{doc,man,locale,info}/*
 tar -C "$folder/root" -c . | "$engine" import --change "ENV PATH=/usr/local/bin:/usr/bin:/bin" \
   --change "LABEL mmbert.made-from=$made_from" - "$image" >/dev/null
 echo "$image is ready"

@@ -23,7 +23,8 @@ trap 'rm -rf "$secrets"' EXIT
 chmod 700 "$secrets"
 cat "${SSL_CERT_FILE:-/dev/null}" >"$secrets/ca"
 for name in UV_DEFAULT_INDEX UV_INDEX PIP_INDEX_URL PIP_EXTRA_INDEX_URL NPM_CONFIG_REGISTRY HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-  [ -z "${!name:-}" ] || printf "%s='%s'\n" "$name" "${!name}"
+  value=${!name:-}
+  [ -z "$value" ] || printf "%s='%s'\n" "$name" "${value//\'/\'\\\'\'}"
 done >"$secrets/sources"
 
 mkdir -p build/sbom .cache/images

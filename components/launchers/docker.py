@@ -10,72 +10,80 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
-import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import DeviceRequest, Mount
 
 from components import planning, profiles
 from components.code import code_digest
 from components.contract import Component
+from components.launchers import containers
 from components.launchers.output import Shown, lines_of
 from components.planning import Plan
 from mmbert import artifacts, storage
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.ranks import STOPPED
+from mmbert.release import names
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
     from docker.models.images import Image
 
-_PASSED = ("MMBERT_", "AWS_", "S3_", "MLFLOW_", "HF_", "MALLOC_")
-# They name places of this machine, or say how this process works.
+_PASSED = ("AWS_", "S3_", "MLFLOW_", "HF_", "MALLOC_")
+_PASSED_OURS = ("MMBERT_DEBUG", "MMBERT_EXECUTOR", "MMBERT_ROOT", "MMBERT_USER", "MMBERT_WORKFLOW_RUN", "RAY_ADDRESS")
+# They name files of this machine.
 _KEPT = {
-    "MMBERT_CACHE", "MMBERT_SCRATCH", "MMBERT_COMMAND", "MMBERT_LAUNCHER", "MMBERT_STACK", "MMBERT_LOCAL_HOME",
-    "MMBERT_UDHR", "MMBERT_COMMIT", "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_PROFILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "HF_DATASETS_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH",
 }  # fmt: skip
-_CACHE = "mmbert-cache"
-# torch's loader workers hand over batches there; the engine's default of 64 MB is too little.
-_SHARED_MEMORY = "2g"
-_STOP_SECONDS = 20
-_POLL_SECONDS = 0.5
-# Engines keep the two streams apart and their lines lose their order: the last would not be the error's.
-_MERGED = ("sh", "-c", 'exec "$@" 2>&1', "sh")
-_KILLED = 137
+_STORE = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
 _CONFLICTS = (409, 500)
 """Docker's and podman's answers where a container of that name exists."""
+_LOCK = Path(__file__).resolve().parents[2] / "requirements" / "ml-image.txt"
+"""In a checkout; where there is none, the code's digest alone tells."""
+_SIGNAL = 128
+"""Exit codes above are this and a signal's number."""
 
 
 def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
-    """Run `mmbert` with these arguments in a container; exit code and last line.
+    """Run `mmbert` with these arguments in a container; exit code (negative: the signal that ended it) and last line.
 
     Raises InfrastructureError where no Docker API answers or the container was killed, UserError where the image is not
     there or not of this code.
     """
     with _told(), contextlib.closing(_client()) as client:
         image = _image(client, plan.component)
-        name = f"mmbert-{plan.component.name}-{hashlib.sha256(plan.uri.encode()).hexdigest()[:16]}"
-        container = _started(client, name, _settings(plan, arguments, root, image))
+        name = _container_name(plan)
+        container = _started(client, name, _settings(plan, arguments, root, image, client.info().get("NCPU")))
         shown = Shown()
         try:
             with _ended_with_us(container):
-                shown.follow(lines_of(_output(container)))
+                shown.follow(lines_of(containers.output(container)))
                 code = int(container.wait(timeout=None)["StatusCode"])
                 container.reload()
         except APIError as error:
             if not _gone(error):
                 raise
             return _done_beside(plan, name)
-        out_of_memory = bool(container.attrs["State"].get("OOMKilled"))
-        _remove(container)
-    if out_of_memory or code == _KILLED:
-        raise InfrastructureError(_about_memory(plan, out_of_memory))
-    return code, shown.last_line(code)
+        state = container.attrs["State"]
+        containers.remove(container)
+    if code == containers.KILLED or (code and state.get("OOMKilled")):
+        limit, key = (
+            profiles.memory(plan.component, plan.arguments),
+            profiles.memory_key(plan.component, plan.arguments),
+        )
+        raise InfrastructureError(containers.about_memory(plan.component.name, limit, key, state))
+    return _SIGNAL - code if code > _SIGNAL and code != STOPPED else code, shown.last_line(code)
+
+
+def _container_name(plan: Plan) -> str:
+    """After the work and the store it is for: stores on two addresses may have buckets of one name."""
+    place = "\n".join([plan.uri, *(os.environ.get(name, "") for name in _STORE)])
+    return f"mmbert-{plan.component.name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def _done_beside(plan: Plan, name: str) -> tuple[int, str]:
@@ -88,17 +96,6 @@ def _done_beside(plan: Plan, name: str) -> tuple[int, str]:
 def _gone(error: APIError) -> bool:
     # podman says it with 500.
     return isinstance(error, NotFound) or "no such container" in str(error.explanation)
-
-
-def _about_memory(plan: Plan, certain: bool) -> str:
-    limit = profiles.memory(plan.component, plan.arguments)
-    name = plan.component.name
-    if limit is None:
-        return f"the container of '{name}' was killed (SIGKILL), by lack of memory perhaps; it has no limit of its own"
-    gave = f"its memory limit of {limit:g} GiB ({profiles.memory_key(plan.component, plan.arguments)})"
-    if certain:
-        return f"the container of '{name}' ran out of memory: {gave}; raise it in a profile of your own"
-    return f"the container of '{name}' was killed (SIGKILL): by {gave}, unless somebody stopped it"
 
 
 @contextlib.contextmanager
@@ -141,12 +138,18 @@ def _image(client: docker.DockerClient, item: Component) -> Image:
     except ImageNotFound:
         image = _pulled(client, name)
     if image.labels.get("mmbert.code") != code_digest():
-        theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
-        raise UserError(
-            f"image {name} is of {theirs}, and its code is not this workflow's; build it anew (`make images`), or name "
-            "the image that belongs to this code: MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG"
-        )
+        raise UserError(_other(name, image, "its code is not this workflow's"))
+    if _LOCK.exists() and image.labels.get("mmbert.lock") != f"sha256:{artifacts.digest_file(_LOCK)}":
+        raise UserError(_other(name, image, f"its packages are not those of {_LOCK.name}"))
     return image
+
+
+def _other(name: str, image: Image, why: str) -> str:
+    theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
+    return (
+        f"image {name} is of {theirs}, and {why}; build it anew (`make images`), or name the image that belongs to "
+        "this code: MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG"
+    )
 
 
 def _pulled(client: docker.DockerClient, name: str) -> Image:
@@ -162,39 +165,53 @@ def _pulled(client: docker.DockerClient, name: str) -> Image:
     )
 
 
-def _settings(plan: Plan, arguments: list[str], root: str, image: Image) -> dict[str, Any]:
+def _settings(plan: Plan, arguments: list[str], root: str, image: Image, cores: int | None) -> dict[str, Any]:
     """What the container is created with."""
     item = plan.component
     owner = None if storage.is_s3(root) else _owner(root)
-    volume = _CACHE if owner is None else f"{_CACHE}-{owner.split(':', maxsplit=1)[0]}"
-    memory = profiles.memory(item, plan.arguments)
-    gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if profiles.wants_gpus(item, plan.arguments) else []
+    volume = f"{containers.CACHE_VOLUME}-{owner.split(':', maxsplit=1)[0]}" if owner else containers.CACHE_VOLUME
+    mounts = _mounts(plan, root)
     return {
         "image": image.id,
-        "command": [*_MERGED, "mmbert", *arguments],
+        "command": containers.merged(["mmbert", *arguments]),
         "environment": {
             **_environment(os.environ),
             **profiles.environment(item, plan.arguments),
             "MMBERT_IMAGE": f"{image_name(item.image)}@{image.id}",
+            "MMBERT_PROFILE": _profile(),
         },
         "labels": {"mmbert.fingerprint": plan.fingerprint, "mmbert.component": item.name},
-        "network_mode": os.environ.get("MMBERT_DOCKER_NETWORK", "host"),
-        "working_dir": str(Path.cwd()) if _relative(_named_files(plan)) else "/work",
-        "mounts": [Mount("/work/cache", volume), *_mounts(plan, root)],
+        "network_mode": containers.network(),
+        # Relative paths in a recipe are of the folder that the workflow was started in.
+        "working_dir": str(Path.cwd()) if any(not Path(path).is_absolute() for path in _named(plan)) else "/work",
+        "mounts": [Mount("/work/cache", volume), *mounts],
         "user": owner,
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "shm_size": _SHARED_MEMORY,
-        "nano_cpus": profiles.threads(item, plan.arguments) * 10**9,
-        **({"mem_limit": int(memory * 2**30), "memswap_limit": int(memory * 2**30)} if memory else {}),
-        **({"device_requests": gpus} if gpus else {}),
+        **containers.RESTRICTED,
+        **containers.memory_limits(profiles.memory(item, plan.arguments)),
+        **_processors(item, plan.arguments, cores),
     }
+
+
+def _processors(item: Component, arguments: Mapping[str, Any], cores: int | None) -> dict[str, Any]:
+    """CPUs, no more than the engine has; GPUs instead, with what CPUs there are, where the profile gives them."""
+    if profiles.wants_gpus(item, arguments):
+        return {"device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]}
+    count = profiles.threads(item, arguments) * profiles.processes(item, arguments)
+    return {"nano_cpus": min(count, cores or count) * 10**9}
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     """The settings and credentials that a component reads; nothing else of this process's environment."""
-    return {name: value for name, value in ours.items() if name.startswith(_PASSED) and name not in _KEPT}
+    return {
+        name: value
+        for name, value in ours.items()
+        if name in _PASSED_OURS or (name.startswith(_PASSED) and name not in _KEPT)
+    }
+
+
+def _profile() -> str:
+    name = os.environ.get("MMBERT_PROFILE", "laptop")
+    return str(Path(name).absolute()) if name.endswith(".yaml") else name
 
 
 def _owner(root: str) -> str:
@@ -205,9 +222,9 @@ def _owner(root: str) -> str:
 
 
 def _mounts(plan: Plan, root: str) -> list[Mount]:
-    """The root where it is a local folder, and every local file or folder that arguments and recipe name, read-only."""
+    """The root where it is a local folder; the profile and what arguments and recipe name, where local, read-only."""
     mounts = {}
-    for path in _named_files(plan):
+    for path in [*_named(plan), *([_profile()] if _profile().endswith(".yaml") else [])]:
         absolute = str(Path(path).absolute())
         mounts[absolute] = Mount(absolute, absolute, type="bind", read_only=True)
     if not storage.is_s3(root):
@@ -216,15 +233,19 @@ def _mounts(plan: Plan, root: str) -> list[Mount]:
     return [mounts[path] for path in sorted(mounts)]
 
 
-def _named_files(plan: Plan) -> list[str]:
+def _named(plan: Plan) -> list[str]:
+    """The local files and folders that arguments and recipe name, and what is read beside them."""
     recipe = planning.recipe_of(plan.arguments).model_dump(mode="json")
-    return sorted({text for text in _strings([plan.arguments, recipe]) if _is_local_file(text)})
+    found = {text for text in _strings([plan.arguments, recipe]) if _is_local(text)}
+    return sorted(found | {beside for text in found for beside in names.beside(text) if _is_local(beside)})
 
 
 def _strings(value: Any) -> Iterator[str]:
+    """All text in a value; of `key=value` the value too, and of `fasttext:path#label` the path."""
     if isinstance(value, str):
         yield value
-        yield from (value.rpartition("=")[2],) if "=" in value else ()  # an override
+        yield value.rpartition("=")[2]
+        yield value.removeprefix("fasttext:").rpartition("#")[0]
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _strings(item)
@@ -233,17 +254,14 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _is_local_file(text: str) -> bool:
-    """Whether this names a file or folder of this machine; what has no slash is a name and no path."""
-    if "/" not in text.strip("/") or "://" in text or "\n" in text:
+def _is_local(text: str) -> bool:
+    """Whether this names a file or folder of this machine. `tiny` is a name and no path, whatever lies here."""
+    named = text.startswith("/") or "/" in text or text.endswith((".yaml", ".yml"))
+    if not named or "://" in text or "\n" in text or not text.strip("/."):
         return False
     with contextlib.suppress(OSError, ValueError):
         return Path(text).exists()
     return False
-
-
-def _relative(paths: list[str]) -> bool:
-    return any(not Path(path).is_absolute() for path in paths)
 
 
 def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -> Container:
@@ -252,67 +270,36 @@ def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -
         try:
             container = client.containers.create(name=name, **settings)
         except APIError as error:
-            with contextlib.suppress(NotFound):
-                if error.status_code not in _CONFLICTS:
-                    raise
+            if error.status_code not in _CONFLICTS:
+                raise
+            try:
                 container = client.containers.get(name)
-                if container.status in ("running", "created"):
-                    print(f"{name} runs already; waiting for it", flush=True)
-                    return _running(container)
-                _remove(container)
-                continue
+            except NotFound:
+                if error.status_code == _CONFLICTS[0]:
+                    continue  # it ended and was removed in between
+                raise error from None
+            if container.status in ("running", "created"):
+                print(f"{name} runs already; waiting for it", flush=True)
+                container.start()  # nothing happens where it runs
+                return container
+            containers.remove(container)
+            continue
+        try:
+            container.start()
+        except APIError:
+            containers.remove(container)
             raise
-        return _running(container)
-
-
-def _running(container: Container) -> Container:
-    try:
-        container.start()  # nothing happens where it runs
-    except APIError:
-        _remove(container)
-        raise
-    return container
-
-
-def _output(container: Container) -> Iterator[bytes]:
-    """What the log holds that was not shown, again and again, at most a twentieth of the time.
-
-    Following it would be simpler, but podman leaves lines out where there are many at once, and the last ones where the
-    container ends; and its times stand within lines.
-    """
-    seen, pause = 0, _POLL_SECONDS
-    while True:
-        ended = _ended_within(container, pause)
-        began, place = time.monotonic(), 0
-        for chunk in container.logs(stream=True, follow=False):
-            yield chunk[max(0, seen - place) :]
-            place += len(chunk)
-        if ended:
-            return
-        seen, pause = max(seen, place), max(_POLL_SECONDS, 20 * (time.monotonic() - began))
-
-
-def _ended_within(container: Container, seconds: float) -> bool:
-    try:
-        container.wait(timeout=seconds)
-    except requests.exceptions.RequestException:  # what a timeout is: urllib3's, in one of two coats
-        return False
-    return True
-
-
-def _remove(container: Container) -> None:
-    # Another start of the same work may have removed it first.
-    with contextlib.suppress(APIError):
-        container.remove(v=True, force=True)
+        return container
 
 
 @contextlib.contextmanager
 def _ended_with_us(container: Container) -> Iterator[None]:
-    """What stops the task stops its container; after a SIGKILL it goes on, and the task's next attempt meets it."""
+    """What stops the task stops its container. After an error of the engine's or a SIGKILL it goes on, and the task's
+    next attempt meets it."""
     try:
         yield
+    except Exception:
+        raise
     except BaseException:
-        with contextlib.suppress(APIError):
-            container.stop(timeout=_STOP_SECONDS)
-        _remove(container)
+        containers.stop(container)
         raise

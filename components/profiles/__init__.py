@@ -70,8 +70,8 @@ def wanted_processes(item: Component, arguments: Mapping[str, Any]) -> str:
 
 
 def wants_gpus(item: Component, arguments: Mapping[str, Any]) -> bool:
-    """Whether the profile gives a component one process a GPU."""
-    return bool(_asked("processes", item, arguments)[1] == "gpus")
+    """Whether the profile gives a component GPUs: one a process, or as its `gpus` says."""
+    return bool(_asked("processes", item, arguments)[1] == "gpus" or _asked("gpus", item, arguments)[1])
 
 
 def memory(item: Component, arguments: Mapping[str, Any]) -> float | None:

@@ -37,6 +37,7 @@ case $(cat "$root/do") in
   refuse) echo "error: the key is wrong"; exit 2 ;;
   break) echo "error: this is a bug"; exit 1 ;;
   nothing) exit 0 ;;
+  terminate) kill -TERM $$ ;;
   talk) seq 100000 120000; echo "error: the end is told" >&2; exit 2 ;;
 esac
 """
@@ -131,6 +132,7 @@ def one_running(engine: docker.DockerClient, place: Place) -> Container:
     [
         ("refuse", UserError, "component 'recipe' ended with exit code 2: the key is wrong"),
         ("break", launchers.ComponentFailedError, "ended with exit code 1: this is a bug"),
+        ("terminate", InfrastructureError, r"\(killed by SIGTERM\)"),
         ("talk", UserError, "ended with exit code 2: the end is told"),
         ("nothing", launchers.ComponentFailedError, "said it was done, but .* is not complete"),
     ],

