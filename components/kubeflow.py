@@ -214,8 +214,10 @@ class KubeflowRunner:
 
     def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
         """The share of a machine that the profile gives this component."""
+        processes = profiles.wanted_processes(item, arguments)
+        count = self.layout.gpus if processes == "gpus" else int(processes)
         # Kubernetes takes a limit for a request too; each of these calls costs KFP tens of milliseconds.
-        task.set_cpu_limit(str(profiles.threads(item, arguments)))
+        task.set_cpu_limit(str(profiles.threads(item, arguments) * count))
         if (memory := profiles.memory(item, arguments)) is not None:
             task.set_memory_limit(f"{int(memory * 1024)}Mi")
         if profiles.wants_gpus(item, arguments):

@@ -23,23 +23,28 @@ from kfp.components import load_component_from_file
 from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, graph_utils, task_dispatcher, utils
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
+from components import profiles
 from components.code import code_digest
+from components.contract import get_component
 from components.kubeflow import SECRETS, SETTINGS
-from components.launchers import ComponentFailedError
+from components.launchers import ComponentFailedError, containers
 from components.launchers.output import Shown, lines_of
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 _WHATEVER_HAPPENS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.Value("ALL_UPSTREAM_TASKS_COMPLETED")
-_KILLED = 128
+_SIGNAL = 128
 """Exit codes from here on are signals."""
-_STOP_SECONDS = 20
 
 
 class _ContainerFailedError(Exception):
-    def __init__(self, code: int, last_line: str) -> None:
+    def __init__(self, code: int, last_line: str, state: Mapping[str, Any]) -> None:
         super().__init__(code, last_line)
-        self.code, self.last_line = code, last_line
+        self.code, self.last_line, self.state = code, last_line, state
+
+    @property
+    def killed(self) -> bool:
+        return self.code == containers.KILLED or bool(self.state.get("OOMKilled"))
 
 
 def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
@@ -146,8 +151,11 @@ class _Run:
                 unique_pipeline_id=self.id,
             )
         except _ContainerFailedError as failed:
-            killed = failed.code >= _KILLED
-            error = _ERRORS.get(failed.code, InfrastructureError if killed else ComponentFailedError)
+            if failed.killed:
+                limit, key = _gib(executor.container), _memory_key(executor.container, given)
+                raise InfrastructureError(containers.about_memory(name, limit, key, failed.state)) from None
+            ended = failed.code >= _SIGNAL
+            error = _ERRORS.get(failed.code, InfrastructureError if ended else ComponentFailedError)
             raise error(f"step '{name}' ended with exit code {failed.code}: {failed.last_line}") from None
         if missing := component.output_definitions.parameters.keys() - outputs.keys():
             raise ComponentFailedError(
@@ -159,18 +167,30 @@ class _Run:
 
 def _settings(container: Any) -> dict[str, Any]:
     """A step's share of the machine and its rights: what it may write is its own volume, its outputs and the cache."""
-    gpus = [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    share: dict[str, Any] = {"nano_cpus": int(container.resources.cpu_limit * 10**9)}
+    if container.resources.accelerator.type:
+        # With what CPUs there are.
+        share = {"device_requests": [docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])]}
     return {
-        "network_mode": os.environ.get("MMBERT_DOCKER_NETWORK", "host"),
-        "mounts": [docker.types.Mount("/work/cache", "mmbert-cache")],
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "shm_size": "2g",
-        "nano_cpus": int(container.resources.cpu_limit * 10**9) or None,
-        "mem_limit": int(container.resources.memory_limit * 10**9) or None,
-        "device_requests": gpus if container.resources.accelerator.type else None,
+        "network_mode": containers.network(),
+        "mounts": [docker.types.Mount("/work/cache", containers.CACHE_VOLUME)],
+        **containers.RESTRICTED,
+        **containers.memory_limits(_gib(container)),
+        **share,
     }
+
+
+def _gib(container: Any) -> float | None:
+    """A step's memory limit; KFP's own number is in GB."""
+    return container.resources.memory_limit * 10**9 / 2**30 or None
+
+
+def _memory_key(container: Any, given: Mapping[str, Any]) -> str:
+    """Where a step's memory limit comes from, for people."""
+    words = list(container.command)
+    if words[:2] != ["mmbert", "run"]:
+        return "the pipeline's"
+    return profiles.memory_key(get_component(words[2]), given)
 
 
 def _asks_for_the_run(one: Any) -> bool:
@@ -221,22 +241,26 @@ def _run_container(
     """In place of KFP's own. Raises _ContainerFailedError instead of returning another code than 0."""
     found = _image(client, image)
     shown = Shown()
+    if (wanted := arguments.get("nano_cpus")) is not None:
+        # Engines refuse more CPUs than there are.
+        arguments["nano_cpus"] = min(wanted, client.info()["NCPU"] * 10**9)
     try:
-        container = client.containers.run(found.id, list(command), detach=True, volumes=volumes, **arguments)
+        line = containers.merged(command)
+        container = client.containers.create(found.id, line, volumes=volumes, **arguments)
         try:
-            shown.follow(lines_of(container.logs(stream=True, follow=True)))
+            container.start()
+            shown.follow(lines_of(containers.output(container)))
             code = int(container.wait(timeout=None)["StatusCode"])
+            container.reload()
         except BaseException:
-            with contextlib.suppress(docker.errors.APIError):
-                container.stop(timeout=_STOP_SECONDS)
+            containers.stop(container)
             raise
-        finally:
-            container.remove(force=True, v=True)
+        containers.remove(container)
     except (docker.errors.APIError, requests.RequestException) as error:
         raise InfrastructureError(f"{image}: the container could not be run to its end: {error}") from error
     last_line = shown.last_line(code)
     if code != 0:
-        raise _ContainerFailedError(code, last_line)
+        raise _ContainerFailedError(code, last_line, container.attrs["State"])
     return code
 
 

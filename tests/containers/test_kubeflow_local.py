@@ -18,7 +18,7 @@ from tests.fixtures_stack import ROOT, clean_environment
 pytestmark = pytest.mark.containers
 
 PREFIX = "mmbert-test-stand-in-"
-SECRET = "canary-77e0b4"
+SECRET, PASSWORD = "canary-77e0b4", "canary-90c3d1"
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,14 @@ def stand_in(engine: docker.DockerClient, images: Images, tmp_path_factory: pyte
     engine.images.remove(image.id, force=True)
 
 
-def run(docker_host: str, workflow: str, root: str) -> tuple[int, list[str], list[dict[str, Any]]]:
+def run(docker_host: str, workflow: str, root: str, **variables: str) -> tuple[int, list[str], list[dict[str, Any]]]:
     """Exit code, the lines that it printed, and how each container was called."""
     ended = subprocess.run(
         [str(ROOT / ".venv" / "bin" / "mmbert"), "kfp", "run", workflow, "--root", root, "--image-prefix", PREFIX],
         env=clean_environment() | {
             "DOCKER_HOST": docker_host, "AWS_ENDPOINT_URL": "http://store", "AWS_SECRET_ACCESS_KEY": SECRET,
-        },
+            "MLFLOW_TRACKING_USERNAME": "who", "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+        } | variables,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     lines = [line.strip() for line in ended.stdout.splitlines()]
@@ -51,40 +52,52 @@ def after(words: list[str], flag: str) -> list[str]:
     return [words[i + 1] for i, word in enumerate(words) if word == flag]
 
 
-def test_a_pipeline_with_a_loop_runs_in_order(docker_host: str, stand_in: None) -> None:
+def test_a_pipeline_runs_in_order(docker_host: str, stand_in: None) -> None:
     code, lines, calls = run(docker_host, "reevaluate", "s3://b/r")
     assert code == 0, lines
-    recipe, select, first, second, promote, trend, end = (call["words"] for call in calls)
-    assert [words[1] for words in (recipe, select, first, second, promote, trend)] == [
-        "recipe", "select", "evaluate", "evaluate", "promote", "trend",
+    recipe, select, evaluate, promote, trend, end = (call["words"] for call in calls)
+    assert [words[1] for words in (recipe, select, evaluate, promote, trend)] == [
+        "recipe", "select", "evaluate", "promote", "trend",
     ]  # fmt: skip
-    assert [after(words, "--model") for words in (first, second)] == [
-        ["s3://b/r/model/first"],
-        ["s3://b/r/model/second"],
-    ]
-    assert after(first, "--documents") == ['["s3://b/r/documents/one"]']
+    (models,) = after(evaluate, "--model")
+    assert json.loads(models) == ["s3://b/r/model/first", "s3://b/r/model/second"]
+    assert after(evaluate, "--each") == ["model"]
+    assert after(evaluate, "--documents") == ['["s3://b/r/documents/one"]']
     (scores,) = after(trend, "--scores")
     assert len(set(json.loads(scores))) == 2
     assert after(promote, "--scores") == after(promote, "--champion-scores") == [scores]
-    assert len({after(call["words"], "--workflow-run")[0] for call in calls}) == 1
-    assert json.loads(after(end, "--status")[0]) == {"state": "SUCCEEDED"}
-    for call in calls[:-1]:
+    (workflow_run,) = {after(call["words"], "--workflow-run")[0] for call in calls}
+    assert workflow_run.startswith("local-mmbert-reevaluate-")
+    assert (after(end, "--root"), after(end, "--last")) == (["s3://b/r"], ["trend"])
+    for call in calls:
         seen = call["environment"]
-        assert (seen["OMP_NUM_THREADS"], seen["AWS_ENDPOINT_URL"]) == ("1", "http://store")
-        assert (seen["AWS_SECRET_ACCESS_KEY"], seen["HOME"]) == (SECRET, "/work")
+        assert (seen["AWS_ENDPOINT_URL"], seen["AWS_SECRET_ACCESS_KEY"]) == ("http://store", SECRET)
+        assert (seen["MLFLOW_TRACKING_USERNAME"], seen["MLFLOW_TRACKING_PASSWORD"]) == ("who", PASSWORD)
+        assert seen["HOME"] == "/work"
+        assert seen["OMP_NUM_THREADS"] == "1" or call is calls[-1]
 
 
 def test_a_failing_container_fails_the_run_with_its_code_and_its_last_line(
     engine: docker.DockerClient, docker_host: str, stand_in: None
 ) -> None:
     # KFP's own runner takes about five of six of these for successes.
-    for _ in range(4):
+    for _ in range(2):
         code, lines, calls = run(docker_host, "reevaluate", "s3://b/fails-recipe")
         assert code == 2
         assert lines[-1] == "error: step 'recipe' ended with exit code 2: what was wrong, in one line"
+        assert "step 'end' ended with exit code 1: the last step failed, too" in lines
         assert [call["words"][1] for call in calls] == ["recipe", "end"]
-        assert json.loads(after(calls[-1]["words"], "--status")[0]) == {"state": "FAILED"}
+        assert [line for line in lines if line.startswith("line ")] == [f"line {n}" for n in range(2000)]
     assert not engine.containers.list(all=True, filters={"ancestor": f"{PREFIX}data:latest"})
+
+
+def test_a_killed_container_names_its_memory_limit(docker_host: str, stand_in: None, tmp_path: Path) -> None:
+    profile = tmp_path / "own.yaml"
+    profile.write_text("threads: {small: 64, data: 1, train: 1, eval: 1}\nmemory: {small: 2}\n", "utf-8")
+    code, lines, _ = run(docker_host, "reevaluate", "s3://b/is-killed-select", MMBERT_PROFILE=str(profile))
+    assert code == 3
+    limit = f"its memory limit of 2 GiB (memory.small of the profile {profile})"
+    assert f"the container of 'select' was killed (SIGKILL): by {limit}" in lines[-1]
 
 
 def test_a_component_that_leaves_nothing_is_told(docker_host: str, stand_in: None) -> None:

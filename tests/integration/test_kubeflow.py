@@ -195,7 +195,7 @@ def test_every_container_has_its_image_its_run_and_no_cache(compiled: dict[str, 
     assert "MMBERT_PROFILE" not in train
     assert (train["OMP_NUM_THREADS"], train["MMBERT_PROCESSES"]) == ("2", "2")
     resources = executors["exec-train-decay-decay-all"]["resources"]
-    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("2", "4096Mi")
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("4", "4096Mi")
     tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"].values()
     assert not any(task["cachingOptions"].get("enableCache") for task in tasks)
     assert all(task["retryPolicy"]["maxRetryCount"] == 2 for task in tasks)
