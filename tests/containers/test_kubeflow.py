@@ -107,5 +107,6 @@ def test_reevaluation_finds_the_models_evaluation_done(finished: Finished, mlflo
     client = MlflowClient(mlflow_server.uri)
     experiment = client.get_experiment_by_name("mmbert/mmbert-kfp")
     runs = client.search_runs([experiment.experiment_id], "tags.`mmbert.role` = 'workflow'")
-    ended = {run.info.run_name.split()[0]: run.info.status for run in runs if run.info.run_name.startswith("local-")}
+    names = {run.info.run_name: run.info.status for run in runs if run.info.run_name.startswith("local-mmbert-")}
+    ended = {name.rpartition("-")[0]: status for name, status in names.items()}
     assert ended == {"local-mmbert-pretrain": "FINISHED", "local-mmbert-reevaluate": "FINISHED"}
