@@ -106,6 +106,7 @@ class ComponentOperator(BaseOperator):
         self.item = item
         self.second_item = second_item
         self._label = ""
+        self._ending = False
 
     @property
     def label(self) -> str:
@@ -139,8 +140,10 @@ class ComponentOperator(BaseOperator):
         return step.uri
 
     def on_kill(self) -> None:
-        """Airflow calls it at SIGTERM and kills the task 5 seconds later: the launcher ends what runs."""
-        raise KeyboardInterrupt
+        """Airflow calls it at each SIGTERM and kills the task 5 seconds later: the launcher ends what runs."""
+        if not self._ending:
+            self._ending = True
+            raise KeyboardInterrupt
 
 
 class OutputOperator(BaseOperator):

@@ -286,7 +286,7 @@ def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -
             continue
         try:
             container.start()
-        except APIError:
+        except BaseException:
             containers.remove(container)
             raise
         return container

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import docker
 import pytest
-from docker.models.containers import Container
 
 from tests.containers.conftest import Images
 from tests.local_stack import LocalStack
@@ -42,15 +41,17 @@ def until(what: Callable[[], object], seconds: float = 120) -> object:
     return found
 
 
-def curating(engine: docker.DockerClient) -> list[Container]:
-    return list(engine.containers.list(all=True, filters={"label": "mmbert.component=curate"}))
+def curating(engine: docker.DockerClient) -> list[str]:
+    """The states of the containers that curate."""
+    found = engine.containers.list(all=True, filters={"label": "mmbert.component=curate"}, sparse=True)
+    return [container.attrs["State"] for container in found]
 
 
 def started(stack: LocalStack, engine: docker.DockerClient, name: str) -> str:
     """A run whose curation is at work; its id."""
     body = {"logical_date": None, "conf": {"preset": "tiny", "overrides": [], "run_name": name}}
     run = stack.airflow(DAG, body, stack.token())["dag_run_id"]
-    until(lambda: any(container.status == "running" for container in curating(engine)))
+    until(lambda: "running" in curating(engine))
     return str(run)
 
 
