@@ -102,7 +102,7 @@ def test_a_container_makes_the_same_bytes_as_a_process(finished: Finished) -> No
 
 def test_reevaluation_finds_the_models_evaluation_done(finished: Finished, mlflow_server: MlflowServer) -> None:
     printed = mmbert(finished.environment, "kfp", "run", "reevaluate", *finished.flags)
-    (scores,) = set(re.findall(r"uri: '(\S+/scores/\w+)'", printed))
+    (scores,) = set(re.findall(r"'(s3://\S+/scores/\w+)'", printed))
     assert scores in finished.printed
     client = MlflowClient(mlflow_server.uri)
     experiment = client.get_experiment_by_name("mmbert/mmbert-kfp")
