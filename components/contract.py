@@ -18,7 +18,6 @@ from typing import Any, Literal, cast
 from mmbert.errors import UserError
 
 ResourceClass = Literal["small", "data", "train", "eval"]
-RESOURCE_CLASSES: tuple[str, ...] = typing.get_args(ResourceClass)
 
 
 @dataclass(frozen=True)

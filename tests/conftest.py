@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbert import storage
 from tests.fixtures_stack import free_port
 from tests.hub_server import HubServer
 
@@ -48,3 +49,11 @@ def hub() -> Iterator[HubServer]:
     server = HubServer(_HUB_PORT)
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_store() -> Iterator[None]:
+    """No module's tests go on with the S3 client of another's server: clients are kept by process."""
+    storage.s3_client.cache_clear()
+    yield
+    storage.s3_client.cache_clear()

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from components.contract import RESOURCE_CLASSES, Component
+from components.contract import Component
 from mmbert.errors import UserError
 
 PROCESSES = "MMBERT_PROCESSES"
@@ -39,9 +39,7 @@ def _profile(name: str) -> dict[str, Any]:
 
 def _check(name: str, loaded: Any) -> None:
     if not isinstance(loaded, dict) or not isinstance(loaded.get("threads"), dict):
-        raise UserError(f"MMBERT_PROFILE={name}: it needs 'threads', a number for each resource class")
-    if missing := [name for name in RESOURCE_CLASSES if name not in loaded["threads"]]:
-        raise UserError(f"MMBERT_PROFILE={name}: threads lacks {', '.join(missing)}")
+        raise UserError(f"MMBERT_PROFILE={name}: it needs 'threads', a number for each resource class (1 without)")
     for key, gib in (loaded.get("memory") or {}).items():
         if isinstance(gib, bool) or not isinstance(gib, int | float) or gib <= 0:
             raise UserError(f"MMBERT_PROFILE={name}: memory.{key} is {gib!r}; it must be a number of GiB above 0")
@@ -55,7 +53,7 @@ def _check(name: str, loaded: Any) -> None:
 
 def threads(item: Component, arguments: Mapping[str, Any]) -> int:
     """CPU threads for a component; a class may say more by phase (`train.decay`)."""
-    return int(_asked("threads", item, arguments)[1])
+    return int(_asked("threads", item, arguments)[1] or 1)
 
 
 def processes(item: Component, arguments: Mapping[str, Any]) -> int:

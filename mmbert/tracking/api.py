@@ -123,12 +123,17 @@ class _Token(AuthBase):
 
 
 def _refusal(response: requests.Response) -> Refused | None:
-    """MLflow's own 4xx are JSON with an error code; anything else (a proxy's page, 429, 5xx) may pass with time."""
+    """MLflow's own 4xx are JSON with an error code; anything else (a proxy's page, 429, 5xx) may pass with time.
+
+    So may what MLflow makes a 400 of: two callers who wrote the same row of its database at once.
+    """
     if not 400 <= response.status_code < 500 or response.status_code == 429:
         return None
     try:
         body = response.json()
-        return Refused(body["error_code"], body.get("message", ""))
+        code, message = body["error_code"], str(body.get("message", ""))
+        at_once = code == "BAD_REQUEST" and "IntegrityError" in message
+        return None if at_once else Refused(code, message)
     except (ValueError, KeyError, TypeError):
         return None
 

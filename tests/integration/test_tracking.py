@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.tracking import ComponentRun, Tracker, connect
-from mmbert.tracking.api import Api
+from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.delivery import get_run, groups
 from mmbert.tracking.election import parse_run
 from mmbert.tracking.spool import Spool, parse
@@ -400,17 +400,30 @@ def test_a_login_in_the_address_is_refused_without_repeating_it() -> None:
     assert "the-password" not in str(refused.value)
 
 
+def test_what_two_callers_wrote_at_once_is_sent_again() -> None:
+    """MLflow's answer where its database took the other's row first; a name that is taken is no such thing."""
+    collided = {"error_code": "BAD_REQUEST", "message": "(sqlite3.IntegrityError) UNIQUE constraint failed: tags.key"}
+    taken = {"error_code": "RESOURCE_ALREADY_EXISTS", "message": "(sqlite3.IntegrityError) UNIQUE constraint failed"}
+    with listening((400, collided), (200, {"done": 1}), (400, taken)) as (uri, headers):
+        assert patiently(lambda: Api(uri).get("x", {})) == {"done": 1}
+        with pytest.raises(Refused, match="RESOURCE_ALREADY_EXISTS"):
+            patiently(lambda: Api(uri).get("x", {}))
+    assert len(headers) == 3
+
+
 @contextlib.contextmanager
-def listening() -> Iterator[tuple[str, list[str | None]]]:
-    """A server that answers `{}` to everything and keeps what stands in `Authorization`."""
+def listening(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str | None]]]:
+    """A server that gives these answers, then `{}` to everything, and keeps what stands in `Authorization`."""
     headers: list[str | None] = []
+    coming = list(answers)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             headers.append(self.headers["Authorization"])
-            self.send_response(200)
+            status, body = coming.pop(0) if coming else (200, {})
+            self.send_response(status)
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(json.dumps(body).encode())
 
         def log_message(self, *_: Any) -> None: ...
 

@@ -18,7 +18,6 @@ THREADS = "threads: {small: 1, data: 1, train: 1, eval: 1"
     [
         ("", "it needs 'threads'"),
         ("threads: [1", "it is no YAML"),
-        ("threads: {train: 1}", "threads lacks small, data, eval"),
         (f"{THREADS}, train: two}}", "threads.train is 'two'; it must be a number from 1 on"),
         (f"{THREADS}}}\nmemory: {{train: much}}", "memory.train is 'much'; it must be a number of GiB above 0"),
         (f"{THREADS}}}\nprocesses: {{train: 0}}", "processes.train is 0; it must be a number from 1 on, or gpus"),
