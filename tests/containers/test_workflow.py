@@ -79,6 +79,8 @@ def scene(
         folder,
         **s3_server.environment,
         MLFLOW_TRACKING_URI=mlflow_server.uri,
+        MLFLOW_TRACKING_USERNAME="admin",
+        MLFLOW_TRACKING_PASSWORD=mlflow_server.password,
         DOCKER_HOST=docker_host,
         MMBERT_IMAGE_PREFIX=images.prefix,
         MMBERT_IMAGE_TAG=images.tag,
