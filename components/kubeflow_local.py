@@ -24,7 +24,6 @@ from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, 
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from components import profiles
-from components.code import code_digest
 from components.contract import get_component
 from components.kubeflow import SECRETS, SETTINGS
 from components.launchers import ComponentFailedError, containers
@@ -33,6 +32,7 @@ from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
 _WHATEVER_HAPPENS = PipelineTaskSpec.TriggerPolicy.TriggerStrategy.Value("ALL_UPSTREAM_TASKS_COMPLETED")
+_OPTIONS = "--image-prefix, --image-tag or --image"
 _SIGNAL = 128
 """Exit codes from here on are signals."""
 
@@ -53,7 +53,7 @@ def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
     The containers get this process's variables of SECRETS and SETTINGS. Raises what the first failing container's exit
     code says: UserError, InfrastructureError or ComponentFailedError.
     """
-    _check_docker()
+    containers.connect().close()
     spec = load_component_from_file(str(package)).pipeline_spec
     with tempfile.TemporaryDirectory(prefix="mmbert-kfp-", ignore_cleanup_errors=True) as folder, _true_exit_codes():
         run = _Run(spec, Path(folder))
@@ -61,17 +61,6 @@ def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
         for name in set(missing) - arguments.keys():
             raise UserError(f"the pipeline {spec.pipeline_info.name} needs {name}")
         run.dag(spec.root, dict(arguments))
-
-
-def _check_docker() -> None:
-    try:
-        with contextlib.closing(docker.from_env()) as client:
-            client.ping()
-    except (docker.errors.DockerException, requests.RequestException) as error:
-        where = os.environ.get("DOCKER_HOST", "the default socket")
-        raise InfrastructureError(
-            f"no Docker API answers at {where} ({error}); start Docker or podman's socket, and set DOCKER_HOST"
-        ) from error
 
 
 class _Run:
@@ -265,20 +254,8 @@ def _run_container(
 
 
 def _image(client: Any, name: str) -> Any:
-    try:
-        image = client.images.get(name)
-    except docker.errors.ImageNotFound:
-        try:
-            image = client.images.pull(name)
-        except docker.errors.APIError as error:
-            raise UserError(
-                f"{name}: no such image here, and it cannot be pulled ({error.explanation or error}); build it with "
-                "`make images`, or say which image to take with --image-prefix, --image-tag or --image"
-            ) from error
-    if image.labels.get("mmbert.code", code_digest()) != code_digest():
-        theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
-        raise UserError(
-            f"{name}: this image is of {theirs}, and its code is not this pipeline's; build it anew with `make "
-            "images`, or say which image to take with --image-prefix, --image-tag or --image"
-        )
+    image = containers.find_image(client, name, _OPTIONS)
+    # Other people's steps run here, too: their images have no such label.
+    if "mmbert.code" in image.labels and containers.differs(image):
+        raise containers.other(image, name, "its code is not this pipeline's", _OPTIONS)
     return image

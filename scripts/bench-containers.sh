@@ -3,10 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/container-engine.sh
-if [ -z "${BASE:-}" ] && [ "$engine" = podman ]; then
-  bash scripts/base-image.sh
-  export BASE=mmbert-base:bookworm
-fi
+default_base
 bash scripts/images.sh
 serve_docker_api
 .venv/bin/python benchmarks/containers.py

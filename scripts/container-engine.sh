@@ -55,3 +55,10 @@ serve_docker_api() {
     sleep 0.1
   done
 }
+
+# Where podman is the engine and no base image is named, one made of Debian's packages: no image registry is needed then.
+default_base() {
+  [ -z "${BASE:-}" ] && [ "$engine" = podman ] || return 0
+  bash scripts/base-image.sh
+  export BASE=mmbert-base:bookworm
+}

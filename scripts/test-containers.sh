@@ -4,10 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/container-engine.sh
-if [ -z "${BASE:-}" ] && [ "$engine" = podman ]; then
-  bash scripts/base-image.sh
-  export BASE=mmbert-base:bookworm
-fi
+default_base
 # Goes into the build's secrets, where it does no harm; a test looks for it in the image's layers.
 export MMBERT_CANARY=canary-5d1f0c77a2
 NO_PROXY="${NO_PROXY:+$NO_PROXY,}$MMBERT_CANARY" bash scripts/images.sh

@@ -8,10 +8,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from docker.errors import APIError
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from components.code import code_digest
+from mmbert.errors import InfrastructureError, UserError
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
+    from docker.models.images import Image
 
 RESTRICTED: dict[str, Any] = {
     "read_only": True,
@@ -27,6 +32,54 @@ _STOP_SECONDS = 3
 """Airflow kills a task 5 seconds after it told it to end."""
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
+
+
+def address() -> str:
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+
+
+def connect() -> docker.DockerClient:
+    """A client of the Docker API at DOCKER_HOST. Raises InfrastructureError where none answers."""
+    try:
+        client = docker.from_env()
+        client.ping()
+    except (DockerException, OSError) as error:
+        raise InfrastructureError(
+            f"no Docker API answers at {address()} ({error}); start docker, or `podman system service --time=0 "
+            "unix:///run/podman/podman.sock` and set DOCKER_HOST to that address"
+        ) from error
+    return client
+
+
+def find_image(client: docker.DockerClient, name: str, options: str) -> Image:
+    """An image by name, pulled where it is not here. `options` says how another one is named.
+
+    A name without a registry or a user (`mmbert-data`) is not pulled: anybody could have put it into a public registry.
+    Raises UserError where there is no such image.
+    """
+    with contextlib.suppress(ImageNotFound):
+        return client.images.get(name)
+    why = ""
+    if "/" in name:
+        try:
+            return client.images.pull(name)
+        except APIError as error:
+            why = f" and cannot be pulled ({error.explanation})"
+    raise UserError(f"image {name} is not there{why}; build it with `make images`, or name another: {options}")
+
+
+def differs(image: Image) -> bool:
+    """Whether an image is of other code than this."""
+    return bool(image.labels.get("mmbert.code") != code_digest())
+
+
+def other(image: Image, name: str, why: str, options: str) -> UserError:
+    """What to say of an image that is not this workflow's."""
+    theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
+    return UserError(
+        f"image {name} is of {theirs}, and {why}; build it anew (`make images`), or name the image that belongs to "
+        f"this code: {options}"
+    )
 
 
 def network() -> str:

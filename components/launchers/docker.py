@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest, Mount
 
 from components import planning, profiles
-from components.code import code_digest
 from components.contract import Component
 from components.launchers import containers
 from components.launchers.output import Shown, lines_of
 from components.planning import Plan
 from mmbert import artifacts, storage
-from mmbert.errors import InfrastructureError, UserError
+from mmbert.errors import InfrastructureError
 from mmbert.ranks import STOPPED
 from mmbert.release import names
 
@@ -40,6 +39,7 @@ _KEPT = {
     "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_PROFILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE", "HF_DATASETS_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH",
 }  # fmt: skip
+_OPTIONS = "MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG"
 _STORE = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
 _CONFLICTS = (409, 500)
 """Docker's and podman's answers where a container of that name exists."""
@@ -55,7 +55,7 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
     Raises InfrastructureError where no Docker API answers or the container was killed, UserError where the image is not
     there or not of this code.
     """
-    with _told(), contextlib.closing(_client()) as client:
+    with _told(), contextlib.closing(containers.connect()) as client:
         image = _image(client, plan.component)
         name = _container_name(plan)
         container = _started(client, name, _settings(plan, arguments, root, image, client.info().get("NCPU")))
@@ -106,23 +106,7 @@ def _told() -> Iterator[None]:
     except APIError as error:
         raise InfrastructureError(f"the Docker API refused: {error.explanation or error}") from error
     except (DockerException, OSError) as error:
-        raise InfrastructureError(f"the Docker API at {_address()} failed ({error})") from error
-
-
-def _address() -> str:
-    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-def _client() -> docker.DockerClient:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except (DockerException, OSError) as error:
-        raise InfrastructureError(
-            f"no Docker API answers at {_address()} ({error}); start docker, or `podman system service --time=0 "
-            "unix:///run/podman/podman.sock` and set DOCKER_HOST to that address"
-        ) from error
-    return client
+        raise InfrastructureError(f"the Docker API at {containers.address()} failed ({error})") from error
 
 
 def image_name(target: str) -> str:
@@ -133,36 +117,12 @@ def image_name(target: str) -> str:
 
 def _image(client: docker.DockerClient, item: Component) -> Image:
     name = image_name(item.image)
-    try:
-        image = client.images.get(name)
-    except ImageNotFound:
-        image = _pulled(client, name)
-    if image.labels.get("mmbert.code") != code_digest():
-        raise UserError(_other(name, image, "its code is not this workflow's"))
+    image = containers.find_image(client, name, _OPTIONS)
+    if containers.differs(image):
+        raise containers.other(image, name, "its code is not this workflow's", _OPTIONS)
     if _LOCK.exists() and image.labels.get("mmbert.lock") != f"sha256:{artifacts.digest_file(_LOCK)}":
-        raise UserError(_other(name, image, f"its packages are not those of {_LOCK.name}"))
+        raise containers.other(image, name, f"its packages are not those of {_LOCK.name}", _OPTIONS)
     return image
-
-
-def _other(name: str, image: Image, why: str) -> str:
-    theirs = image.labels.get("org.opencontainers.image.revision") or "an unknown commit"
-    return (
-        f"image {name} is of {theirs}, and {why}; build it anew (`make images`), or name the image that belongs to "
-        "this code: MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG"
-    )
-
-
-def _pulled(client: docker.DockerClient, name: str) -> Image:
-    why = ""
-    if "/" in name:
-        try:
-            return client.images.pull(name)
-        except APIError as error:
-            why = f" and cannot be pulled ({error.explanation})"
-    raise UserError(
-        f"image {name} is not there{why}; build it with `make images`, or name another: MMBERT_IMAGE_PREFIX, "
-        "MMBERT_IMAGE_TAG"
-    )
 
 
 def _settings(plan: Plan, arguments: list[str], root: str, image: Image, cores: int | None) -> dict[str, Any]:
@@ -210,7 +170,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _profile() -> str:
-    name = os.environ.get("MMBERT_PROFILE", "laptop")
+    name = profiles.name()
     return str(Path(name).absolute()) if name.endswith(".yaml") else name
 
 

@@ -80,16 +80,17 @@ def memory(item: Component, arguments: Mapping[str, Any]) -> float | None:
 
 def memory_key(item: Component, arguments: Mapping[str, Any]) -> str:
     """Where `memory` comes from, for people: the key and the profile."""
-    return f"memory.{_asked('memory', item, arguments)[0]} of the profile {_name()}"
+    return f"memory.{_asked('memory', item, arguments)[0]} of the profile {name()}"
 
 
-def _name() -> str:
+def name() -> str:
+    """A profile's name, or a file of one's own."""
     return os.environ.get("MMBERT_PROFILE", "laptop")
 
 
 def _asked(section: str, item: Component, arguments: Mapping[str, Any]) -> tuple[str, Any]:
     """A section's key for a component's class, by phase where there is one, and its value; None where it has none."""
-    classes = _profile(_name()).get(section) or {}
+    classes = _profile(name()).get(section) or {}
     by_phase = f"{item.resources}.{arguments.get('phase', '')}"
     key = by_phase if by_phase in classes else item.resources
     return key, classes.get(key)

@@ -115,4 +115,4 @@ def test_an_image_that_is_not_there_is_named(docker_host: str) -> None:
         env=clean_environment() | {"DOCKER_HOST": docker_host}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 2
-    assert "mmbert-data:nosuch: no such image here" in ended.stderr.splitlines()[-1]
+    assert "image mmbert-data:nosuch is not there; build it with `make images`" in ended.stderr.splitlines()[-1]
