@@ -139,11 +139,12 @@ def test_airflow_shows_nothing_without_the_login(stack: LocalStack) -> None:
 
 
 def test_services_listen_on_loopback_only(stack: LocalStack) -> None:
+    ours = {process.pid for process in stack.processes()}
+    # Asked of the machine and not process by process: those that Airflow starts and ends would be gone when asked.
     listening = [
         connection.laddr
-        for process in stack.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
+        for connection in psutil.net_connections("inet")
+        if connection.pid in ours and connection.status == psutil.CONN_LISTEN
     ]
     assert {address.ip for address in listening} == {"127.0.0.1"}
     assert {stack.s3_port, stack.mlflow_port, stack.airflow_port} <= {address.port for address in listening}
