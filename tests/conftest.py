@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mmbert import storage
@@ -19,6 +20,10 @@ _HUB_PORT = free_port()
 _HUB_HOME = tempfile.mkdtemp(prefix="hub-home-")
 os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{_HUB_PORT}", "HF_HOME": _HUB_HOME, "HF_HUB_DISABLE_TELEMETRY": "1"}
 os.environ.pop("HF_TOKEN", None)
+
+# The first call of much here loads or compiles something, and other tests run beside it.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.load_profile("here")
 
 pytest_plugins = ["tests.fixtures_stack", "tests.browser"]
 

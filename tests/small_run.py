@@ -40,6 +40,18 @@ OVERRIDES = (
     "shards.row_tokens=512",
 )
 
+WHOLE_WORKFLOW = (
+    *OVERRIDES,
+    "release.gate={}",
+    "evaluation.bits_per_byte_bytes_per_language=300",
+    "evaluation.bootstrap_samples=100",
+    "evaluation.retrieval_languages=4",
+    "evaluation.language_id_sentences=10",
+    "evaluation.intent_languages=2",
+    "evaluation.intent_sentences=20",
+)
+"""Small to its end too. A test gives it a `name` and a `release.model_name`."""
+
 
 @dataclass(frozen=True)
 class SmallRun:

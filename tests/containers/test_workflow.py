@@ -16,22 +16,11 @@ from components.contract import component_names, get_component
 from mmbert import artifacts
 from tests.containers.conftest import Images
 from tests.fixtures_stack import ROOT, S3, MlflowServer
-from tests.small_run import OVERRIDES, environment, own_text
+from tests.small_run import WHOLE_WORKFLOW, environment, own_text
 
 pytestmark = pytest.mark.containers
 
-SMALL = (
-    *OVERRIDES,
-    "name=contained",
-    "release.model_name=contained",
-    "release.gate={}",
-    "evaluation.bits_per_byte_bytes_per_language=300",
-    "evaluation.bootstrap_samples=100",
-    "evaluation.retrieval_languages=4",
-    "evaluation.language_id_sentences=10",
-    "evaluation.intent_languages=2",
-    "evaluation.intent_sentences=20",
-)
+SMALL = (*WHOLE_WORKFLOW, "name=contained", "release.model_name=contained")
 # They hold the state of a registry: the number of a version, who is champion.
 OF_A_REGISTRY = {"release", "promotion", "selection", "trend"}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
@@ -484,7 +484,6 @@ operation = st.one_of(
 )
 
 
-@settings(deadline=None)  # other tests run beside it
 @given(st.lists(operation, max_size=12), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_the_spool_gives_back_all_operations_in_order_in_groups_that_the_server_takes(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], writes_first: list[bool]

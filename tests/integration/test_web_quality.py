@@ -168,7 +168,7 @@ TEXTS = st.lists(
 FRACTIONS = st.floats(0, 0.6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     parts=TEXTS,
     joint=st.sampled_from([" ", ""]),

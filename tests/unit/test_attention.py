@@ -64,7 +64,7 @@ def agrees(name: str, lengths: list[int], window: int | None, seed: int) -> None
     torch.testing.assert_close(gradients, expected, atol=1e-3, rtol=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(["sdpa", "reference"]),
     lengths=st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any),
@@ -79,7 +79,6 @@ def test_attention_equals_attending_segment_by_segment(
 
 @settings(
     max_examples=12,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     phases=[Phase.generate],  # an example takes most of a second
 )
@@ -94,7 +93,7 @@ def test_flex_equals_attending_segment_by_segment(lengths: list[int], window: in
     agrees("flex", lengths, window, seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(0, 600), min_size=1, max_size=8).filter(any),
     reach=st.sampled_from([None, 1, 64, 126]),

@@ -73,7 +73,7 @@ def loss_and_gradients(model: MaskedLanguageModel, batch: Batch) -> tuple[Tensor
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 4),

@@ -25,7 +25,7 @@ def _draw(weight: list[float], row_lengths: list[list[int]], lane: int, lanes: i
     return consumed
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(weight=weights, data=st.data(), lane=st.integers(0, 3))
 def test_each_stream_stays_within_a_row_or_two_of_its_share(
     weight: list[float], data: st.DataObject, lane: int
@@ -77,7 +77,7 @@ def test_slots_of_a_stream_are_a_rotation_of_the_lanes(lanes: int, seed: int) ->
     assert all((b - a) % lanes in (0, 1) for a, b in pairwise(slots))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(weight=weights, stop=st.integers(0, 3_000))
 def test_schedule_goes_on_from_consumed_tokens_alone(weight: list[float], stop: int) -> None:
     names, lengths = [f"s/{i}" for i in range(len(weight))], [50 + 7 * i for i in range(len(weight))]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
@@ -90,7 +90,6 @@ def test_a_place_whose_pulls_cancel_out_goes_up_and_of_equal_changes_the_first_s
     assert merged["w"].tolist() == [1, -1, 0, 0]
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), density=st.floats(0.05, 1))
 def test_ties_stays_between_the_base_and_the_furthest_variant(seed: int, density: float) -> None:
     generator = torch.Generator().manual_seed(seed)

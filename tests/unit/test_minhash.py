@@ -55,7 +55,7 @@ def hashed(text: str, words: int = 5) -> set[int]:
     return {int(h) for part in shingles([text], words) for h in part.hashes}
 
 
-@settings(deadline=None, max_examples=200)  # the first call makes the table of letters
+@settings(max_examples=200)  # the first call makes the table of letters
 @given(first=texts, second=texts, words=st.integers(1, 3))
 def test_shingles_are_those_of_a_plain_reading(first: str, second: str, words: int) -> None:
     a, b = plain_shingles(first, words), plain_shingles(second, words)
@@ -63,7 +63,6 @@ def test_shingles_are_those_of_a_plain_reading(first: str, second: str, words: i
     assert len(hashed(first, words) & hashed(second, words)) == len(a & b)
 
 
-@settings(deadline=None)
 @given(documents=st.lists(texts, max_size=8), batch=st.integers(1, 300), data=st.data())
 def test_a_document_has_the_same_hashes_in_any_batch_and_order(
     documents: list[str], batch: int, data: st.DataObject
@@ -78,7 +77,6 @@ def test_a_document_has_the_same_hashes_in_any_batch_and_order(
     assert np.array_equal(shuffled, together[list(order)])
 
 
-@settings(deadline=None)
 @given(documents=st.lists(texts, max_size=4), length=st.integers(1, 60))
 def test_slices_of_a_long_document_give_the_hashes_of_the_whole(documents: list[str], length: int) -> None:
     two_words = MinHashSettings(shingle_words=2)
@@ -208,7 +206,6 @@ def hash_tables(draw: st.DrawFn) -> np.ndarray:
     return np.array(rows, np.uint64).reshape(-1, bands)
 
 
-@settings(deadline=None)
 @given(hashes=hash_tables(), parts=st.integers(1, 7), chunk=st.integers(1, 9))
 def test_clusters_are_those_of_a_plain_union_find_in_any_number_of_parts(
     hashes: np.ndarray, parts: int, chunk: int
@@ -218,7 +215,6 @@ def test_clusters_are_those_of_a_plain_union_find_in_any_number_of_parts(
         assert duplicate_clusters(hashes, parts).tolist() == plain_clusters(hashes)
 
 
-@settings(deadline=None)
 @given(hashes=hash_tables(), parts=st.integers(1, 7))
 def test_parts_hold_the_pairs_of_the_whole(hashes: np.ndarray, parts: int) -> None:
     column = hashes[:, 0]
@@ -232,7 +228,6 @@ def test_a_part_that_does_not_exist_is_refused() -> None:
         duplicate_pairs([], 2, 2)
 
 
-@settings(deadline=None)
 @given(data=st.data(), documents=st.integers(1, 30))
 def test_the_order_of_joins_does_not_matter(data: st.DataObject, documents: int) -> None:
     index = st.integers(0, documents - 1)

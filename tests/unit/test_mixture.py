@@ -59,7 +59,6 @@ def by_language(sizes: Mapping[tuple[str, str], int]) -> dict[str, int]:
 
 
 @given(SIZES, st.floats(0.05, 1), st.integers(1, 10**13))
-@settings(deadline=None)
 def test_shares_are_size_to_the_temperature_when_nothing_binds(
     sizes: dict[tuple[str, str], int], temperature: float, tokens: int
 ) -> None:
@@ -85,7 +84,7 @@ LIMITS = st.fixed_dictionaries(
 
 
 @given(SIZES, st.floats(0.1, 1), LIMITS, st.floats(0.01, 1), st.integers(2, 1_000))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_whatever_is_asked_shares_and_tokens_add_up_or_it_is_refused(
     sizes: dict[tuple[str, str], int], temperature: float, limits: dict[str, Any], load: float, scale: int
 ) -> None:
@@ -115,7 +114,6 @@ def test_whatever_is_asked_shares_and_tokens_add_up_or_it_is_refused(
 
 
 @given(SIZES, st.floats(0.05, 1), st.integers(2, 10**6))
-@settings(deadline=None)
 def test_shares_do_not_change_with_the_unit_of_the_counts(
     sizes: dict[tuple[str, str], int], temperature: float, scale: int
 ) -> None:
@@ -124,7 +122,6 @@ def test_shares_do_not_change_with_the_unit_of_the_counts(
 
 
 @given(SIZES, st.floats(0.05, 1), st.one_of(st.none(), st.floats(1, 20)))
-@settings(deadline=None)
 def test_a_larger_language_has_no_smaller_share(
     sizes: dict[tuple[str, str], int], temperature: float, max_epochs: float | None
 ) -> None:
@@ -135,7 +132,6 @@ def test_a_larger_language_has_no_smaller_share(
 
 
 @given(SIZES)
-@settings(deadline=None)
 def test_temperature_one_is_proportional(sizes: dict[tuple[str, str], int]) -> None:
     total = sum(sizes.values())
     found = shares(plan(sizes, temperature=1))
@@ -143,7 +139,6 @@ def test_temperature_one_is_proportional(sizes: dict[tuple[str, str], int]) -> N
 
 
 @given(SIZES, st.floats(0.1, 1), st.floats(0.5, 20), st.floats(0.01, 1))
-@settings(deadline=None)
 def test_caps_hold_and_what_they_free_goes_to_the_others_in_proportion(
     sizes: dict[tuple[str, str], int], temperature: float, max_epochs: float, load: float
 ) -> None:

@@ -71,7 +71,7 @@ documents = st.lists(st.integers(1, 50), min_size=1, max_size=8)
 corpora = st.lists(st.lists(documents, min_size=1, max_size=6), min_size=1, max_size=4).map(Corpus)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     corpus=corpora,
     width=st.integers(8, 40),
@@ -178,7 +178,7 @@ def test_state_is_the_same_however_the_lane_got_there() -> None:
             assert np.array_equal(getattr(a, name), getattr(b, name))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(corpus=corpora, width=st.integers(8, 40), buffer_tokens=st.integers(0, 300), saves=st.sets(st.integers(1, 79)))
 def test_a_lane_resumes_anywhere_in_any_epoch(corpus: Corpus, width: int, buffer_tokens: int, saves: set[int]) -> None:
     """Through bytes, as in a checkpoint. 80 rows of batch are several epochs of most of these corpora."""

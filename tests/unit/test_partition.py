@@ -53,7 +53,7 @@ def reads_of_rank(
     return reads
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(streams=corpora(), ranks=st.integers(1, 4), lanes_a_rank=st.integers(1, 3))
 def test_ranks_partition_every_epoch(streams: list[StreamRows], ranks: int, lanes_a_rank: int) -> None:
     lanes = ranks * lanes_a_rank

@@ -21,7 +21,7 @@ MOJIBAKE = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.lists(st.text(SUSPICIOUS, max_size=5) | MOJIBAKE | st.text(max_size=3), max_size=6).map("".join))
 def test_any_text_is_fixed_as_ftfy_fixes_it(text: str) -> None:
     assert Repair()._fixed(text) == FTFY.format(text)

@@ -26,7 +26,7 @@ def question(context: str, answer: str, start: int, asked: str = "where is it?")
     return Question("q", asked, context, (answer,), (start,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(VOCABULARY), min_size=1, max_size=60),
     st.data(),

@@ -23,7 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return tiny_tokenizer(["Lena lives in Asmara", "Paul saw Berlin", "አስመራ"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.lists(st.sampled_from(["Lena", "Asmara", "über", "", "東京", "x" * 40, "in"]), max_size=12), max_size=4
@@ -48,7 +48,6 @@ def test_every_word_has_a_token_and_its_tag(
                 assert piece.input_ids[first] == expected
 
 
-@settings(deadline=None)
 @given(st.data(), st.sampled_from([NER, POS]), st.lists(st.integers(1, 8), min_size=1, max_size=5))
 def test_summed_counts_give_the_f1_of_seqeval(data: st.DataObject, tags: tuple[str, ...], lengths: list[int]) -> None:
     def drawn() -> list[list[str]]:
