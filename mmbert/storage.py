@@ -12,12 +12,14 @@ import functools
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
+from mmbert import metrics
 from mmbert.errors import InfrastructureError, UserError
 
 P = ParamSpec("P")
@@ -84,10 +86,29 @@ os.register_at_fork(after_in_child=s3_client.cache_clear)
 
 
 def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn what boto3 and the file system raise into the project's errors."""
+    """Turn what boto3 and the file system raise into the project's errors; count the call in the metrics."""
+    operation = function.__name__.lstrip("_")
 
     @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def counted(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not metrics.active():
+            return plain(*args, **kwargs)
+        began, outcome = time.monotonic(), "error"
+        try:
+            value = plain(*args, **kwargs)
+            outcome = "ok"
+        except MissingFileError:
+            outcome = "missing"
+            raise
+        except UserError:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.observe(metrics.STORE_SECONDS, time.monotonic() - began, operation)
+            metrics.add(metrics.STORE_REQUESTS, 1, operation, outcome)
+        return value
+
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
         uri = str(args[0])
         try:
             return function(*args, **kwargs)
@@ -102,7 +123,7 @@ def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise _s3_error(uri, error) from error
 
-    return wrapped
+    return counted
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:
