@@ -21,7 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from mmbert.errors import UserError
 from mmbert.showing import shown
@@ -49,9 +49,10 @@ def set_up() -> None:
         raise UserError(f"{FORMAT}={wanted}: it must be text or json")
     if wanted == "text" or is_json():
         return
-    sys.stdout, sys.stderr = Messages(sys.stdout), Messages(sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        atexit.register(stream.end)
+    out, error = Messages(sys.stdout), Messages(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
+    atexit.register(out.end)
+    atexit.register(error.end)
     logging.getLogger().addHandler(_Handler(logging.WARNING))
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
@@ -160,7 +161,7 @@ class _Handler(logging.Handler):
         stream = sys.stderr
         if isinstance(stream, Messages):
             level = "error" if record.levelno >= logging.ERROR else "warning"
-            stream.tell_message(level, self.format(record))
+            stream.tell_message(level, self.format(record).rstrip())
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -86,29 +86,10 @@ os.register_at_fork(after_in_child=s3_client.cache_clear)
 
 
 def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn what boto3 and the file system raise into the project's errors; count the call in the metrics."""
-    operation = function.__name__.lstrip("_")
+    """Turn what boto3 and the file system raise into the project's errors, and count the call in the metrics."""
 
     @functools.wraps(function)
-    def counted(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not metrics.active():
-            return plain(*args, **kwargs)
-        began, outcome = time.monotonic(), "error"
-        try:
-            value = plain(*args, **kwargs)
-            outcome = "ok"
-        except MissingFileError:
-            outcome = "missing"
-            raise
-        except UserError:
-            outcome = "refused"
-            raise
-        finally:
-            metrics.observe(metrics.STORE_SECONDS, time.monotonic() - began, operation)
-            metrics.add(metrics.STORE_REQUESTS, 1, operation, outcome)
-        return value
-
-    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         uri = str(args[0])
         try:
             return function(*args, **kwargs)
@@ -123,7 +104,32 @@ def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise _s3_error(uri, error) from error
 
-    return counted
+    return _counted(wrapped)
+
+
+def _counted(function: Callable[P, R]) -> Callable[P, R]:
+    operation = function.__name__.lstrip("_")
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not metrics.active():
+            return function(*args, **kwargs)
+        began, outcome = time.monotonic(), "error"
+        try:
+            value = function(*args, **kwargs)
+            outcome = "ok"
+        except MissingFileError:
+            outcome = "missing"
+            raise
+        except UserError:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.observe(metrics.STORE_SECONDS, time.monotonic() - began, operation)
+            metrics.add(metrics.STORE_REQUESTS, 1, operation, outcome)
+        return value
+
+    return wrapped
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:

@@ -123,11 +123,13 @@ def test_nothing_is_counted_where_it_is_off(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_taken_port_does_not_stop_the_work(tmp_path: Path) -> None:
     code = "from mmbert import metrics\nwith metrics.served():\n    metrics.add(metrics.TOKENS, 1)\n    print('done')"
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
+        taken.bind(("0.0.0.0", 0))  # noqa: S104 - where the page is served
         taken.listen()
         port = str(taken.getsockname()[1])
         environment = {**clean_environment(), metrics.PORT: port}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True
+        )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(rf"warning: no metrics at port {port} \(MMBERT_METRICS_PORT\): .+\ndone\n", done.stdout)
 
