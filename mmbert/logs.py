@@ -89,7 +89,7 @@ def plain(line: str) -> str:
 class Messages(io.TextIOBase):
     """A text stream that writes each message as a JSON object to the stream that it stands for.
 
-    A message is what one thread wrote up to the end of a line: one call of `print`.
+    A message is what one thread wrote until a text ended with a line: one call of `print`.
     """
 
     encoding = "utf-8"
@@ -102,12 +102,10 @@ class Messages(io.TextIOBase):
     def write(self, text: str) -> int:
         thread = threading.get_ident()
         begun = self._begun.get(thread, "") + text
-        done, end, rest = begun.rpartition("\n")
-        if end and not _cut_off(done):
-            self._begun[thread] = rest
-            self._tell(done)
-        else:
-            self._begun[thread] = begun
+        whole = begun.endswith("\n") and not _cut_off(begun[:-1])
+        self._begun[thread] = "" if whole else begun
+        if whole:
+            self._tell(begun)
         return len(text)
 
     def tell_message(self, level: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -66,7 +67,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, frozens
     program.write_text(CODE)
     port = str(free_port())
     environment = {
-        **clean_environment(), "PYTHONPATH": str(PROJECT), metrics.PORT: port, "MMBERT_WORKFLOW_RUN": "run 7"
+        **clean_environment(), "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path]), metrics.PORT: port, "MMBERT_WORKFLOW_RUN": "run 7"
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(program), str(folder / "root"), port], env=environment, check=False, capture_output=True,
