@@ -26,7 +26,7 @@ from components.commands.promote import promote_command
 from components.commands.publish import publish_command
 from components.commands.results import results_command
 from components.contract import Component, Parameter, component_names, get_component
-from mmbert import __version__
+from mmbert import __version__, logs
 from mmbert.errors import MmbertError, UserError
 from mmbert.showing import shown
 
@@ -58,6 +58,7 @@ def cli() -> None:
 @cli.command(name="run", cls=_ComponentGroup)
 def run_group() -> None:
     """Run one component alone, with the same arguments as in a workflow."""
+    logs.set_up()
 
 
 def _component_command(item: Component) -> click.Command:
@@ -106,14 +107,15 @@ def _component_command(item: Component) -> click.Command:
         from components.code import check_identity
         from components.processes import LAUNCHED
         from components.runtime import root_uri, run_component
-        from mmbert import artifacts
+        from mmbert import artifacts, metrics
 
         check_identity()
         if workflow_run:
             os.environ["MMBERT_WORKFLOW_RUN"] = filled_in(workflow_run)
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
         calls = [{**plain, each: one} for one in _items(each, str(plain[each]))] if each else [plain]
-        results = [run_component(item, call, root or root_uri(), task) for call in calls]
+        with metrics.served():
+            results = [run_component(item, call, root or root_uri(), task) for call in calls]
         made = [artifacts.open_artifact(result.uri) for result in results]
         told = [_result(one, result.reused) for one, result in zip(made, results, strict=True)]
         for one in made:

@@ -19,6 +19,7 @@ from typing import Any
 from components import launchers, profiles
 from components.contract import Component
 from components.planning import Plan
+from mmbert import logs
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.ranks import STOPPED, end_with_parent
 
@@ -77,9 +78,13 @@ def start(group: Group, plan: Plan, root: str, task: str) -> None:
         line += ["--master_addr", os.environ["MASTER_ADDR"], "--master_port", os.environ["MASTER_PORT"]]
     line += ["-m", "components.cli", *launchers.command_line(plan.component, plan.arguments, root, task)]
     environment = {**os.environ, LAUNCHED: "1"}
+    # The launcher's own lines and those of libraries that write past Python become messages too.
+    retold: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if logs.is_json() else {}
     with subprocess.Popen(
-        line, env=environment, start_new_session=True, preexec_fn=_stop_with_parent  # noqa: PLW1509
+        line, env=environment, start_new_session=True, preexec_fn=_stop_with_parent, **retold  # noqa: PLW1509
     ) as launcher, _ended_with_us(launcher):  # fmt: skip
+        if launcher.stdout is not None:
+            logs.retell(launcher.stdout)
         code = launcher.wait()
     if code == 0:
         return

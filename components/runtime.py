@@ -21,7 +21,7 @@ import mmbert
 from components import planning, processes
 from components.code import commit
 from components.contract import Component
-from mmbert import artifacts, ranks, storage, tracking
+from mmbert import artifacts, logs, metrics, ranks, storage, tracking
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.places import cache_folder, scratch_folder
 from mmbert.recipe import Recipe, recipe_to_yaml
@@ -88,22 +88,33 @@ def run_component(item: Component, arguments: Mapping[str, Any], root: str, task
     Raises UserError, InfrastructureError, or whatever a bug raises; nothing is committed then.
     """
     task = task or item.name
+    logs.about(component=item.name, task=task, fingerprint="")
     if (group := processes.wanted(item, arguments)) is not None:
         return _in_processes(group, item, arguments, root, task)
     with ranks.together() as among:
         if among.size > 1 and not item.distributed:
             raise UserError(f"component '{item.name}' is one process; {among.size} were started (WORLD_SIZE)")
-        work_plan = planning.plan(item, arguments, root)
+        work_plan = _planned(item, arguments, root, task)
         done = work_plan.done() if among.leads else None
         if among.agree(lambda: done is not None):
             return _found(work_plan, task, done) if done else _helped(work_plan, reused=True)
         return _do(work_plan, task, root, among)
 
 
+def _planned(item: Component, arguments: Mapping[str, Any], root: str, task: str) -> planning.Plan:
+    """The plan, of which logs and metrics know from here on."""
+    work_plan = planning.plan(item, arguments, root)
+    logs.about(fingerprint=work_plan.fingerprint)
+    workflow_run = os.environ.get("MMBERT_WORKFLOW_RUN", "")
+    metrics.set_to(metrics.COMPONENT, 1, item.name, work_plan.fingerprint, task, workflow_run, mmbert.__version__)
+    metrics.set_to(metrics.STARTED, time.time())
+    return work_plan
+
+
 def _in_processes(
     group: processes.Group, item: Component, arguments: Mapping[str, Any], root: str, task: str
 ) -> Result:
-    work_plan = planning.plan(item, arguments, root)
+    work_plan = _planned(item, arguments, root, task)
     done = work_plan.done()
     # On several nodes the processes decide whether it is done, so that all nodes do the same.
     if done is not None and group.nodes == 1:

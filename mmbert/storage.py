@@ -12,12 +12,14 @@ import functools
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
+from mmbert import metrics
 from mmbert.errors import InfrastructureError, UserError
 
 P = ParamSpec("P")
@@ -84,7 +86,7 @@ os.register_at_fork(after_in_child=s3_client.cache_clear)
 
 
 def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn what boto3 and the file system raise into the project's errors."""
+    """Turn what boto3 and the file system raise into the project's errors, and count the call in the metrics."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -101,6 +103,31 @@ def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
             if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
                 raise
             raise _s3_error(uri, error) from error
+
+    return _counted(wrapped)
+
+
+def _counted(function: Callable[P, R]) -> Callable[P, R]:
+    operation = function.__name__.lstrip("_")
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not metrics.active():
+            return function(*args, **kwargs)
+        began, outcome = time.monotonic(), "error"
+        try:
+            value = function(*args, **kwargs)
+            outcome = "ok"
+        except MissingFileError:
+            outcome = "missing"
+            raise
+        except UserError:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.observe(metrics.STORE_SECONDS, time.monotonic() - began, operation)
+            metrics.add(metrics.STORE_REQUESTS, 1, operation, outcome)
+        return value
 
     return wrapped
 

@@ -1,10 +1,15 @@
-"""A component's output, shown as it comes; its closing error is kept back, for who catches the exception to tell it."""
+"""A component's output, shown as it comes; its closing error is kept back, for who catches the exception to tell it.
+
+The last line is told in plain words, also where the component writes JSON (mmbert/logs.py).
+"""
 
 from __future__ import annotations
 
 import codecs
 import sys
 from collections.abc import Iterable, Iterator
+
+from mmbert import logs
 
 ERROR = "error: "
 """What a component's closing message begins with."""
@@ -28,10 +33,11 @@ class Shown:
     def follow(self, lines: Iterable[str]) -> None:
         """Show lines, each with its end, until there are no more."""
         for line in lines:
-            told, self._error = (self._error, line) if line.startswith(ERROR) else (self._error + line, "")
+            plain = logs.plain(line)
+            told, self._error = (self._error, line) if plain.startswith(ERROR) else (self._error + line, "")
             sys.stdout.write(told)
             sys.stdout.flush()
-            self._last = line.strip() or self._last
+            self._last = plain.strip() or self._last
 
     def last_line(self, code: int) -> str:
         """The last line, of an error its message; what was kept back is shown where it ended well."""

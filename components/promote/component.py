@@ -24,6 +24,7 @@ def promote(
     `mmbert.gate_reason`, and in the log. The tags `mmbert.scores.<suite>` of the versions that the scores are of lead
     to these scores afterwards. Without MLflow the gate's bounds are judged and nothing is promoted.
     """
+    from mmbert import metrics
     from mmbert.evaluation.results import promotion, scorecard
     from mmbert.evaluation.results.store import artifact_scorecard
 
@@ -43,3 +44,6 @@ def promote(
     work.output.outputs["outcome"] = found.outcome
     work.run.set_tags({promotion.GATE: found.outcome, promotion.REASON: found.reason or "-"})
     work.log_json({"name": name, **found.to_json()}, "promotion.json")
+    metrics.set_to(metrics.REFUSED, float(found.outcome == "refused"), name)
+    if found.outcome == "refused":
+        metrics.wait_until_seen()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from mmbert import storage
+from mmbert import logs, storage
 from mmbert.artifacts import ArtifactWriter
 from mmbert.data.mds import index_bytes
 from mmbert.data.rows import Place, TokenBatch
@@ -193,6 +193,7 @@ _worker: list[_Worker] = []
 
 
 def _start_worker(*arguments: Any) -> None:
+    logs.set_up()
     # The parent decides what an interrupt means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbert import storage
+from mmbert import metrics, storage
 from mmbert.data.mds import ShardBuffer, ShardFormat, finish_shard
 from mmbert.data.rows import Place, Row, RowPacker, TokenBatch, wrapped_pieces
 
@@ -249,5 +249,7 @@ class _UnitWriter:
         storage.write_bytes(storage.join(self._uri, path), data)
         shard = Shard(path, hashlib.sha256(data).hexdigest(), len(data), entry, languages, after)
         self._progress.finish_shard(self._unit, number, shard)
+        metrics.add(metrics.DOCUMENTS, sum(counts.documents for counts in languages.values()), "tokenize", "kept")
+        metrics.add(metrics.BYTES, len(data), "tokenize")
         print(f"shard {path}: {entry['samples']} rows", flush=True)
         return shard

@@ -165,7 +165,7 @@ class ComponentRun:
                 if self._stopped.is_set():
                     return
                 delivery.deliver(self._api, group)
-                spool.mark_sent(mark)
+                spool.mark_sent(mark, len(group))
 
 
 def _adopt(api: Api, run: Run, folder: Path) -> dict[str, int]:

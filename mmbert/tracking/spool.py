@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mmbert import metrics
 from mmbert.errors import InfrastructureError
 
 Operation = dict[str, Any]
@@ -32,10 +33,12 @@ class Spool:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._size = 0
         self._sent = 0
+        self._entries = 0
 
     def append(self, operations: Iterable[Operation]) -> None:
         """Record operations, in order. Raises InfrastructureError where the disk does not take them."""
-        data = b"".join(json.dumps(operation).encode() + b"\n" for operation in operations)
+        lines = [json.dumps(operation).encode() + b"\n" for operation in operations]
+        data = b"".join(lines)
         with self._lock:
             try:
                 written = self._file.write(data)
@@ -45,6 +48,7 @@ class Spool:
                 self._file.truncate(self._size)
                 raise InfrastructureError(f"{self.path}: cannot keep what is meant for MLflow: {error}") from error
             self._size += len(data)
+            self._count(len(lines))
 
     def read(self) -> list[tuple[Operation, int]]:
         """The next unsent operations, about 1 MiB of them, each with the mark to set when it has been sent."""
@@ -61,14 +65,20 @@ class Spool:
             entries.append((json.loads(line), mark))
         return entries
 
-    def mark_sent(self, mark: int) -> None:
+    def mark_sent(self, mark: int, entries: int) -> None:
+        """`entries`: operations between the mark before and this one."""
         with self._lock:
             if self._file.closed:
                 return
             self._sent = mark
+            self._count(-entries)
             if self._sent == self._size:
                 self._file.truncate(0)
                 self._size = self._sent = 0
+
+    def _count(self, more: int) -> None:
+        self._entries += more
+        metrics.set_to(metrics.MLFLOW_BUFFERED, self._entries)
 
     def close(self) -> Path | None:
         """Close it and return its path if something is unsent; else remove it and return None."""

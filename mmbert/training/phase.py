@@ -12,6 +12,7 @@ from typing import Any
 
 from composer import Timestamp, Trainer
 
+from mmbert import metrics
 from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.errors import MmbertError, UserError
 from mmbert.loader.loader import build_loader
@@ -26,6 +27,7 @@ from mmbert.training import finish
 from mmbert.training.callbacks import LearningRate
 from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
+from mmbert.training.exported import Exported
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
@@ -120,6 +122,8 @@ def train_phase(
         Snapshots(recipe.merge.snapshots if phase == "decay" else 1, settings.tokens, begin.tokens, scratch, model),
         checkpoints,
     ]
+    if metrics.active():
+        callbacks.append(Exported(history, recipe.training.checkpoint_tokens))
     load_path = found.folder / COMPOSER if found else None
     trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, load_path, execution)
     checkpoints.trainer = trainer

@@ -15,7 +15,7 @@ from concurrent import futures
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmbert import storage
+from mmbert import metrics, storage
 from mmbert.artifacts import MANIFEST, ArtifactWriter, digest_file, digest_json, find
 from mmbert.errors import InfrastructureError
 
@@ -160,6 +160,7 @@ class CheckpointStore:
                 try:
                     self._store_permanent()
                     _save(self._output, saved)
+                    metrics.set_to(metrics.CHECKPOINT_SAVED, time.time())
                     _drop_older(self._output.uri, self._keep, self._spoilt)
                     return
                 # A file goes missing where another attempt tidies up in the same folder.

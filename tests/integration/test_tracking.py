@@ -504,7 +504,7 @@ def test_the_spool_gives_back_all_operations_in_order_in_groups_that_the_server_
             assert sum(sizes) <= 1000
             assert len(group) == 1 or all(o.keys() & {"metrics", "params", "tags"} for o in group)
             sent += group
-            spool.mark_sent(mark)
+            spool.mark_sent(mark, 1)
             break
     assert sent == operations
     spool.append([{"run": "a", "tags": {"left": "1"}}])

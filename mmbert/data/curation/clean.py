@@ -12,6 +12,7 @@ from datatrove.data import Document as Record
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from mmbert import metrics
 from mmbert.data.curation.counts import Samples, Tally
 from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Spool, parts_of
@@ -195,4 +196,7 @@ class _Commit(PipelineStep):
             }
             self.store.commit(STAGE, job.fingerprint, files, found)
         lost = sum(n for splits in reasons.values() for numbers in splits.values() for n in numbers.values())
+        metrics.add(metrics.DOCUMENTS, number, "clean", "kept")
+        metrics.add(metrics.DOCUMENTS, lost, "clean", "dropped")
+        metrics.add(metrics.BYTES, sum(part.size for part in parts), "clean")
         print(f"cleaned {job.name}: {number:,} documents kept, {lost:,} dropped", flush=True)

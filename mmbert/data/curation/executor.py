@@ -25,7 +25,7 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from mmbert import storage
+from mmbert import logs, storage
 from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
@@ -160,6 +160,7 @@ class _Guarded(PipelineStep):
         self.attempt = attempt
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        logs.set_up()
         try:
             self.step.run(data, rank, world_size)
         except MmbertError as error:
