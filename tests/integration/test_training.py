@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -9,9 +10,14 @@ import re
 import shutil
 import subprocess
 import time
+import urllib.request
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from components.contract import get_component
 from components.runtime import run_component
@@ -20,6 +26,7 @@ from mmbert.errors import UserError
 from mmbert.loader.state import LoaderState
 from mmbert.recipe import load_recipe
 from mmbert.training import resume
+from tests.fixtures_stack import free_port
 from tests.killing import mapped_shared_memory, training, wait_until_gone
 from tests.small_run import SmallRun, environment, make_small_run, run_to_end
 
@@ -31,11 +38,47 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     return make_small_run(tmp_path_factory.mktemp("small"))
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A training that was let alone, and the last page of its metrics."""
+
+    artifact: artifacts.Artifact
+    page: dict[str, float]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(small: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> artifacts.Artifact:
+def watched(small: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     folder = tmp_path_factory.mktemp("undisturbed")
-    uri = run_to_end(small.command("train", str(folder / "root"), small.train), environment(folder))
-    return artifacts.open_artifact(uri, "checkpoint")
+    command, port = small.command("train", str(folder / "root"), small.train), free_port()
+    page = ""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_to_end, command, environment(folder, MMBERT_METRICS_PORT=str(port)))
+        while not running.done():
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                page = answer.read().decode()
+            futures.wait([running], 0.1)
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    found = {sample.name: sample.value for sample in samples if sample.labels.get("rank", "0") == "0"}
+    return Watched(artifacts.open_artifact(running.result(), "checkpoint"), found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(watched: Watched) -> artifacts.Artifact:
+    return watched.artifact
+
+
+def test_a_running_phase_can_be_watched(watched: Watched) -> None:
+    history = watched.artifact.read_json("history.json")
+    page = {name.removeprefix("mmbert_training_"): value for name, value in watched.page.items()}
+    # The last look may have been before the last batch.
+    assert page["step"] == page["step_seconds_count"] in {point["batch"] for point in history[-9:]}
+    assert page["tokens_total"] in {point["tokens"] for point in history[-9:]}
+    assert any(page["loss"] == pytest.approx(point["loss"]) for point in history[-9:])
+    assert 0 < page["loader_wait_seconds_total"] < page["step_seconds_sum"]
+    assert page["checkpoint_interval_tokens"] == 4_000
+    started = page["mmbert_component_start_timestamp_seconds"]
+    assert started < page["checkpoint_last_saved_timestamp_seconds"] <= time.time()
+    assert started < page["last_step_timestamp_seconds"] <= time.time()
 
 
 def test_a_phase_learns_and_writes_what_the_next_one_needs(undisturbed: artifacts.Artifact) -> None:
