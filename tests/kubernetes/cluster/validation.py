@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import kubernetes_validate
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from kubernetes_validate.utils import schema_contents
+from referencing import Registry
 
 from tests.kubernetes.cluster import custom, errors
 from tests.kubernetes.cluster.resources import JOB, POD, SERVICE, TRAIN_JOB, Kind
 from tests.kubernetes.cluster.scheduler import quantity
 from tests.kubernetes.cluster.store import Object, is_dns_label
 
-SCHEMAS = "1.34"
+SCHEMAS = "1.34.0"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -72,20 +74,24 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _schema_fault(document: Object) -> str:
-    return _cached_fault(json.dumps(document, sort_keys=True))
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_fault(text: str) -> str:
     """What a document's schema says against it; "" where nothing."""
-    try:
-        kubernetes_validate.validate(json.loads(text), SCHEMAS, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        path = ".".join(str(part) for part in error.absolute_path)
-        if found := re.search(r"\('(.+?)' (?:was|were) unexpected\)", error.message):
-            return f'unknown field "{".".join(filter(None, [path, found.group(1)]))}"'
-        return f"{path}: {error.message[:300]}"
-    return ""
+    error = best_match(_validator(document["kind"], document["apiVersion"]).iter_errors(document))
+    if error is None:
+        return ""
+    path = ".".join(str(part) for part in error.absolute_path)
+    if found := re.search(r"\('(.+?)'.* (?:was|were) unexpected\)", error.message):
+        return f'unknown field "{".".join(filter(None, [path, found.group(1)]))}"'
+    return f"{path}: {error.message[:300]}"
+
+
+@functools.cache
+def _validator(kind: str, api_version: str) -> Draft202012Validator:
+    """As kubernetes_validate.validate makes it for every document anew, which costs more than all else here."""
+    folder = f"kubernetes-json-schema/v{SCHEMAS}-local-strict"
+    name = f"{kind.lower()}-{re.sub(r'[.][^/]*', '', api_version).replace('/', '-')}.json"
+    parts = [schema_contents(f"{folder}/{file}", SCHEMAS) for file in (name, "_definitions.json")]
+    registry: Registry[Any] = Registry().with_resources([(part["$id"], part) for part in parts])
+    return Draft202012Validator(parts[0], registry=registry)
 
 
 def _custom_faults(kind: Kind, document: Object) -> Iterator[str]:
