@@ -37,8 +37,10 @@ class Clients:
 
 
 def clients(cluster: Cluster) -> Clients:
-    api = config.new_client_from_config(str(cluster.kubeconfig))
-    api.configuration.retries = False
+    configuration = client.Configuration()
+    config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)
+    configuration.retries = False
+    api = client.ApiClient(configuration)
     return Clients(client.CoreV1Api(api), client.BatchV1Api(api), client.CustomObjectsApi(api))
 
 

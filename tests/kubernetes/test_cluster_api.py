@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 
 import pytest
@@ -28,21 +26,17 @@ def service(name: str, **meta: Any) -> dict[str, Any]:
 
 def test_a_cluster_is_there_at_once() -> None:
     began = time.monotonic()
-    with Cluster() as cluster, urllib.request.urlopen(_asked(cluster, "/version")) as answer:
-        assert json.load(answer)["gitVersion"].startswith("v1.")
+    with Cluster() as cluster:
+        assert client.VersionApi(clients(cluster).core.api_client).get_code().git_version.startswith("v1.")
     assert time.monotonic() - began < 0.5
 
 
-def _asked(cluster: Cluster, path: str, **headers: str) -> urllib.request.Request:
-    from tests.kubernetes.cluster.server import TOKEN
-
-    return urllib.request.Request(cluster.url + path, headers={"Authorization": f"Bearer {TOKEN}", **headers})
-
-
 def test_who_has_no_token_is_refused() -> None:
-    with Cluster() as cluster, pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(cluster.url + "/api/v1/pods")
-    assert error.value.code == 401
+    with Cluster() as cluster:
+        api = clients(cluster)
+        api.core.api_client.configuration.api_key.clear()
+        code, status = refusal(lambda: api.core.list_namespaced_pod(NAME))
+        assert (code, status["reason"]) == (401, "Unauthorized")
 
 
 def test_what_is_not_there_is_not_found() -> None:
@@ -220,7 +214,9 @@ def test_a_fault_cuts_an_open_watch() -> None:
         assert api.core.list_namespaced_service(NAME).items == []
 
 
-@pytest.mark.parametrize(("status", "reason"), [(429, "TooManyRequests"), (503, "ServiceUnavailable"), (500, "InternalError")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "reason"), [(429, "TooManyRequests"), (503, "ServiceUnavailable"), (500, "InternalError")]
+)
 def test_a_request_fails_as_often_as_told(status: int, reason: str) -> None:
     with Cluster() as cluster:
         api = clients(cluster)
@@ -264,8 +260,8 @@ def test_what_is_forbidden_names_verb_resource_group_and_namespace() -> None:
         code, status = refusal(lambda: api.create_job(job()))
         assert (code, status["reason"]) == (403, "Forbidden")
         assert status["message"] == (
-            'jobs.batch is forbidden: User "system:serviceaccount:mmbert:mmbert-launcher" cannot create resource "jobs" '
-            'in API group "batch" in the namespace "mmbert"'
+            'jobs.batch is forbidden: User "system:serviceaccount:mmbert:mmbert-launcher" cannot create resource '
+            '"jobs" in API group "batch" in the namespace "mmbert"'
         )
         assert status["details"] == {"kind": "jobs", "group": "batch"}
         cluster.forbid("get", "pods/log")

@@ -39,15 +39,22 @@ def test_a_pod_runs_and_tells_how_it_ended() -> None:
         assert api.core.read_namespaced_pod_log("one", NAME) == "all is well\nerror: it is not\n"
 
 
+TAINT = {"key": "gpu", "value": "yes", "effect": "NoSchedule"}
+
+
+def asking(**limits: str) -> dict[str, Any]:
+    return {"containers": [container(resources={"limits": limits})]}
+
+
 @pytest.mark.parametrize(
     ("node", "spec", "reason"),
     [
         (Node(), {"nodeSelector": {"pool": "h100"}}, "node(s) didn't match Pod's node affinity/selector"),
-        (Node(resources={"cpu": "4", "pods": "9"}), {"containers": [container(resources={"limits": {"cpu": "8"}})]}, "Insufficient cpu"),
-        (Node(), {"containers": [container(resources={"limits": {"nvidia.com/gpu": "9"}})]}, "Insufficient nvidia.com/gpu"),
-        (Node(taints=({"key": "gpu", "value": "yes", "effect": "NoSchedule"},)), {}, "node(s) had untolerated taint {gpu: yes}"),
+        (Node(resources={"cpu": "4", "pods": "9"}), asking(cpu="8"), "Insufficient cpu"),
+        (Node(), asking(**{"nvidia.com/gpu": "9"}), "Insufficient nvidia.com/gpu"),
+        (Node(taints=(TAINT,)), {}, "node(s) had untolerated taint {gpu: yes}"),
     ],
-)  # fmt: skip
+)
 def test_a_pod_that_fits_no_node_tells_the_schedulers_reason(node: Node, spec: Any, reason: str) -> None:
     with Cluster(nodes=[node, replace(node, name="b")]) as cluster:
         clients(cluster).core.create_namespaced_pod(NAME, pod(**spec))

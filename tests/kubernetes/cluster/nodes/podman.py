@@ -1,10 +1,10 @@
 """Pods as containers: each is played for real with `podman kube play`, from images that are here.
 
 Where podman falls short of Kubernetes, this makes up for it: variables come with their values (podman knows neither a
-cluster's secrets nor most of the Downward API), the names of the cluster's pods are host aliases of loopback, since all pods
-share the host's network (S3 and MLflow on loopback are reached, and ranks find each other), volumes that begin empty are
-folders that anyone may write (podman's are root's), and resources are left out (not every machine lets containers have
-limits; a pod that ran out of memory is played with Cluster.oom).
+cluster's secrets nor most of the Downward API), the names of the cluster's pods are host aliases of loopback, since all
+pods share the host's network (S3 and MLflow on loopback are reached, and ranks find each other), volumes that begin
+empty are folders that anyone may write (podman's are root's), and resources are left out (not every machine lets
+containers have limits; a pod that ran out of memory is played with Cluster.oom).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.kubernetes.cluster.nodes import CannotStartError, Ended, Play
 
 _EMPTY = {"emptyDir", "ephemeral", "persistentVolumeClaim"}
 _LAST_WORDS = 5.0
-"""Seconds that are waited for the end of the output after the container's end; what is missing then is asked for again."""
+"""Seconds that are waited for the output after the container's end; what is missing then is asked for again."""
 
 
 class Podman:
