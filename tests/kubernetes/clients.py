@@ -81,7 +81,7 @@ def pod(name: str = "one", **spec: Any) -> dict[str, Any]:
 
 POLICY = {
     "rules": [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {"action": "Ignore", "onExitCodes": {"operator": "In", "values": [130]}},
         {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [1, 2, 137]}},
     ]

@@ -147,7 +147,7 @@ def test_a_watch_goes_on_from_a_list() -> None:
             resource_version=listed.metadata.resource_version,
             timeout_seconds=5,
         )
-        seen = [(event["type"], event["object"].metadata.name) for event, _ in zip(events, range(3), strict=False)]
+        seen = [(event["type"], event["object"].metadata.name) for _, event in zip(range(3), events, strict=False)]
         assert seen == [("ADDED", "two"), ("MODIFIED", "two"), ("DELETED", "one")]
 
 

@@ -143,13 +143,11 @@ def test_a_deleted_pod_ends_and_goes() -> None:
     with Cluster(player=Scripted(lambda pod: Run(seconds=FOREVER, stopped=130))) as cluster:
         api = clients(cluster)
         api.core.create_namespaced_pod(NAME, pod())
-        running(cluster)
-        events = watch.Watch().stream(api.core.list_namespaced_pod, NAME, timeout_seconds=5)
+        version = running(cluster)[0]["metadata"]["resourceVersion"]
         assert api.core.delete_namespaced_pod("one", NAME).metadata.deletion_timestamp
-        for event in events:
-            if event["type"] == "DELETED":
-                assert event["object"].status.container_statuses[0].state.terminated.exit_code == 130
-                break
+        events = watch.Watch().stream(api.core.list_namespaced_pod, NAME, resource_version=version, timeout_seconds=5)
+        deleted = next(event["object"] for event in events if event["type"] == "DELETED")
+        assert deleted.status.container_statuses[0].state.terminated.exit_code == 130
         assert cluster.pods() == []
 
 

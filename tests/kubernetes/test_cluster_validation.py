@@ -26,7 +26,7 @@ def ignoring(*codes: int) -> dict[str, Any]:
     return with_rule(action="Ignore", onExitCodes={"operator": "In", "values": list(codes)})
 
 
-DISRUPTED = [{"type": "DisruptionTarget"}]
+DISRUPTED = [{"type": "DisruptionTarget", "status": "True"}]
 
 
 @pytest.fixture(scope="module")
