@@ -105,7 +105,7 @@ def conditions(item: dict[str, Any]) -> dict[str, str]:
     return {each["type"]: each["reason"] for each in found if each["status"] == "True"}
 
 
-def ended(cluster: Cluster, name: str = "work", kind: str = "Job") -> dict[str, Any]:
+def ended(cluster: Cluster, name: str = "work", kind: str = "Job", seconds: float = 10) -> dict[str, Any]:
     """A Job or TrainJob when it is over."""
 
     def found() -> dict[str, Any] | None:
@@ -114,9 +114,14 @@ def ended(cluster: Cluster, name: str = "work", kind: str = "Job") -> dict[str, 
                 return item
         return None
 
-    return dict(cluster.wait_for(found))
+    return dict(cluster.wait_for(found, seconds))
 
 
-def running(cluster: Cluster, count: int = 1) -> list[dict[str, Any]]:
+def running(cluster: Cluster, count: int = 1, seconds: float = 10) -> list[dict[str, Any]]:
     """The pods, when so many run."""
-    return list(cluster.wait_for(lambda: (found := cluster.pods("Running")) and len(found) == count and found))
+
+    def found() -> list[dict[str, Any]] | None:
+        pods = cluster.pods("Running")
+        return pods if len(pods) == count else None
+
+    return list(cluster.wait_for(found, seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,10 @@ from tests.kubernetes.clients import clients, conditions, container, ended, job,
 from tests.kubernetes.cluster import NAME, Cluster
 from tests.kubernetes.cluster.nodes.podman import Podman
 
-pytestmark = pytest.mark.containers
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.skipif(shutil.which("podman") is None, reason="docker plays no Kubernetes manifests"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +60,7 @@ def test_a_pod_runs_as_the_manifest_says(cluster: Cluster, image: str) -> None:
     )
     api = clients(cluster)
     api.create_job(job(pod_spec={"containers": [one], "volumes": [{"name": "work", "emptyDir": {}}]}))
-    ended(cluster, name="work")
+    ended(cluster, seconds=60)
     (pod,) = cluster.pods("Failed")
     log = api.core.read_namespaced_pod_log(pod["metadata"]["name"], NAME)
     assert log.splitlines() == ["10001", "here", "written", "read-only"]
@@ -79,7 +83,7 @@ def test_nodes_find_each_other_by_name(cluster: Cluster, image: str) -> None:
     spec = {"containers": [shell(image, script)], "subdomain": "ranks"}
     api = clients(cluster)
     api.create_job(job(pod_spec=spec, completionMode="Indexed", completions=2, parallelism=2))
-    assert "Complete" in conditions(ended(cluster))
+    assert "Complete" in conditions(ended(cluster, seconds=60))
     logs = [api.core.read_namespaced_pod_log(pod["metadata"]["name"], NAME) for pod in cluster.pods()]
     assert sorted(logs) == ["127.0.0.1\n0\n", "127.0.0.1\n1\n"]
 
@@ -88,7 +92,7 @@ def test_a_log_is_followed_and_a_deleted_pod_gets_its_signal(cluster: Cluster, i
     script = "trap 'echo asked to end; exit 130' TERM; echo at work; while :; do sleep 0.1; done"
     api = clients(cluster)
     api.create_job(job(pod_spec={"containers": [shell(image, script)], "terminationGracePeriodSeconds": 20}))
-    name = running(cluster)[0]["metadata"]["name"]
+    name = running(cluster, seconds=60)[0]["metadata"]["name"]
     followed = watch.Watch().stream(api.core.read_namespaced_pod_log, name, NAME)
     assert next(followed) == "at work"
     gone: list[Any] = []
@@ -100,7 +104,7 @@ def test_a_log_is_followed_and_a_deleted_pod_gets_its_signal(cluster: Cluster, i
             gone.append(event["object"].status.container_statuses[0].state.terminated.exit_code)
             break
     assert gone == [130]
-    cluster.wait_for(lambda: not cluster.objects("Job"))
+    cluster.wait_for(lambda: not cluster.objects("Job"), 60)
 
 
 def test_an_image_that_is_not_there_is_not_pulled(cluster: Cluster) -> None:
@@ -111,13 +115,13 @@ def test_an_image_that_is_not_there_is_not_pulled(cluster: Cluster) -> None:
         statuses = [pod["status"].get("containerStatuses") for pod in cluster.pods()]
         return statuses and statuses[0] and statuses[0][0]["state"].get("waiting", {}).get("message") and statuses[0]
 
-    assert cluster.wait_for(waiting)[0]["state"]["waiting"]["reason"] == "ErrImagePull"
+    assert cluster.wait_for(waiting, 60)[0]["state"]["waiting"]["reason"] == "ErrImagePull"
 
 
 def test_a_pod_out_of_memory_is_killed(cluster: Cluster, image: str) -> None:
     clients(cluster).create_job(job(pod_spec={"containers": [shell(image, "while :; do sleep 0.1; done")]}))
-    cluster.oom(running(cluster)[0])
-    ended(cluster)
+    cluster.oom(running(cluster, seconds=60)[0])
+    ended(cluster, seconds=60)
     (pod,) = cluster.pods("Failed")
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] == "OOMKilled"
     assert left() == []

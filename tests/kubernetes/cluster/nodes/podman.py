@@ -1,7 +1,7 @@
 """Pods as containers: each is played for real with `podman kube play`, from images that are here.
 
 Where podman falls short of Kubernetes, this makes up for it: variables come with their values (podman knows neither a
-cluster's secrets nor most of the Downward API), the names of the cluster's pods are host aliases of loopback, since all
+cluster's secrets nor most of the Downward API), the names of the cluster's pods stand in /etc/hosts, since all
 pods share the host's network (S3 and MLflow on loopback are reached, and ranks find each other), volumes that begin
 empty are folders that anyone may write (podman's are root's), and resources are left out (not every machine lets
 containers have limits; a pod that ran out of memory is played with Cluster.oom).
@@ -98,8 +98,13 @@ class Podman:
             "volumes": [self._volume(volume, folder) for volume in spec.get("volumes") or ()],
             "containers": [made],
         }
-        if play.hosts:
-            pod["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": play.hosts}]
+        # Host aliases do not reach containers that share the host's network.
+        hosts = folder / "hosts"
+        hosts.write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *play.hosts)), "utf-8")
+        hosts.chmod(0o644)
+        pod["volumes"].append({"name": "hosts", "hostPath": {"path": str(hosts), "type": "File"}})
+        mount = {"name": "hosts", "mountPath": "/etc/hosts", "readOnly": True}
+        made["volumeMounts"] = [*made.get("volumeMounts", ()), mount]
         return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod}
 
     def _image(self, name: str) -> str:
@@ -114,7 +119,7 @@ class Podman:
         if not _EMPTY & volume.keys():
             why = f"the stand-in plays no volume of the kind of {volume}"
             raise CannotStartError("CreateContainerConfigError", why)
-        place = folder / volume["name"]
+        place = folder / f"volume-{volume['name']}"
         place.mkdir()
         place.chmod(0o777)
         return {"name": volume["name"], "hostPath": {"path": str(place), "type": "Directory"}}
