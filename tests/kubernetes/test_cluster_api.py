@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,12 @@ from tests.kubernetes.cluster import FOREVER, NAME, Cluster, Run, Scripted
 
 def waiting() -> Scripted:
     return Scripted(lambda pod: Run(["at work"], seconds=FOREVER))
+
+
+def lingering(go: threading.Event) -> Iterator[str]:
+    """Of a pod that does not end, though asked to, before this is set."""
+    yield "at work"
+    go.wait(5)
 
 
 def service(name: str, **meta: Any) -> dict[str, Any]:
@@ -62,14 +69,18 @@ def test_a_name_is_taken_once() -> None:
 
 
 def test_a_name_is_taken_until_its_object_is_gone() -> None:
-    with Cluster(player=Scripted(lambda pod: Run(seconds=FOREVER, stopped=None))) as cluster:
+    go = threading.Event()
+    with Cluster(player=Scripted(lambda pod: Run(lingering(go)))) as cluster:
         api = clients(cluster)
-        api.create_job(job(pod_spec={"terminationGracePeriodSeconds": 600}))
+        api.create_job(job())
         running(cluster)
         api.batch.delete_namespaced_job("work", NAME, propagation_policy="Foreground")
         code, status = refusal(lambda: api.create_job(job()))
         assert (code, status["reason"]) == (409, "AlreadyExists")
         assert status["message"].startswith("object is being deleted: ")
+        go.set()
+        cluster.wait_for(lambda: not cluster.objects("Job"))
+        api.create_job(job())
 
 
 def test_of_two_who_write_one_is_refused() -> None:
@@ -293,15 +304,7 @@ def test_a_job_is_deleted_with_its_pods_in_the_background() -> None:
 
 def test_a_job_deleted_in_the_foreground_stays_until_its_pods_are_gone() -> None:
     go = threading.Event()
-
-    def slow(pod: dict[str, Any]) -> Run:
-        def lines() -> Any:
-            yield "at work"
-            go.wait(5)
-
-        return Run(lines())
-
-    with Cluster(player=Scripted(slow)) as cluster:
+    with Cluster(player=Scripted(lambda pod: Run(lingering(go)))) as cluster:
         api = clients(cluster)
         api.create_job(job())
         running(cluster)

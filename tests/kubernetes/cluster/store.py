@@ -17,6 +17,7 @@ from tests.kubernetes.cluster import errors
 from tests.kubernetes.cluster.resources import KINDS, POD, Kind
 
 Object = dict[str, Any]
+Objects = list[Object]
 
 _HISTORY = 1000
 """Changes that a watch can begin from. The real server keeps those of five minutes (Kubernetes API Concepts, "Efficient
@@ -91,7 +92,7 @@ class Store:
         with self.changed:
             return copy.deepcopy(self._objects[kind].get((namespace if kind.is_namespaced else "", name)))
 
-    def list(self, kind: Kind, namespace: str = "") -> list[Object]:
+    def list(self, kind: Kind, namespace: str = "") -> Objects:
         """In the order of their creation; of all namespaces where none is given."""
         with self.changed:
             return [
@@ -100,7 +101,7 @@ class Store:
                 if not namespace or place == namespace
             ]
 
-    def owned(self, kind: Kind, owner: Object) -> list[Object]:
+    def owned(self, kind: Kind, owner: Object) -> Objects:
         """The objects whose owner references name this one by its uid."""
         uid = owner["metadata"]["uid"]
         with self.changed:
