@@ -9,4 +9,4 @@ default_base
 export MMBERT_CANARY=canary-5d1f0c77a2
 NO_PROXY="${NO_PROXY:+$NO_PROXY,}$MMBERT_CANARY" bash scripts/images.sh
 serve_docker_api
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m containers tests/containers "$@"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m containers tests/containers tests/kubernetes "$@"
