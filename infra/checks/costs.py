@@ -1,4 +1,7 @@
-"""The cost table of docs/infrastructure.md, computed from infra/terraform/prices.csv: `python -m infra.checks.costs` writes it."""
+"""The cost table of docs/infrastructure.md, computed from infra/terraform/prices.csv.
+
+`python -m infra.checks.costs` writes it.
+"""
 
 from __future__ import annotations
 
