@@ -53,7 +53,7 @@ def all_checks() -> Iterator[Check]:
             yield from agreement.agreement_checks(TERRAFORM, objects)
     if not os.environ.get("AIRFLOW_CHART"):
         print(
-            "Airflow's chart is not here: its values were compared with its schema's keys (AIRFLOW_CHART=FOLDER templates it)"
+            "Airflow's chart is not here: its values were held to its schema's keys (AIRFLOW_CHART=FOLDER: templated)"
         )
     yield from terraform.terraform_checks(TERRAFORM)
     if tools.has("promtool"):
