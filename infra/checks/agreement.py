@@ -63,8 +63,6 @@ def _labels(nodes: str, objects: list[Object]) -> Iterator[str]:
 def _accounts(identity: str, objects: list[Object]) -> Iterator[str]:
     ours = {namespace_of(item) for item in of_kind(objects, "ServiceAccount")}
     there = {(namespace_of(item), item["metadata"]["name"]) for item in of_kind(objects, "ServiceAccount")}
-    # Airflow's chart makes this one.
-    there.add(("airflow", "airflow-api-server"))
     pairs = re.findall(r'namespace\s+= "([\w-]+)"\n\s+service_account\s+= "([\w-]+)"', identity)
     if not pairs:
         yield "identity.tf: no role is given to a service account"
