@@ -53,7 +53,7 @@ def all_checks() -> Iterator[Check]:
             yield from agreement.agreement_checks(TERRAFORM, objects)
     if not os.environ.get("AIRFLOW_CHART"):
         print(
-            "Airflow's chart is not here: its values were held to its schema's keys (AIRFLOW_CHART=FOLDER: templated)"
+            "Airflow's chart is not here: our values were held to a list of its keys (AIRFLOW_CHART=FOLDER: templated)"
         )
     yield from terraform.terraform_checks(TERRAFORM)
     if tools.has("promtool"):

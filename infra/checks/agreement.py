@@ -25,6 +25,9 @@ def rights_check(launcher: Path, objects: list[Object]) -> Check:
 
 
 def _rights(launcher: Path, objects: list[Object]) -> Iterator[str]:
+    if not launcher.is_file():
+        yield f"{launcher} is missing"
+        return
     tree = ast.parse(launcher.read_text("utf-8"))
     literals = [
         node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RIGHTS"

@@ -17,6 +17,9 @@ RULES, TESTS = "prometheus-rule.yaml", "rules_test.yaml"
 
 def alert_checks(folder: Path) -> Iterator[Check]:
     """`rules_test.yaml` tests `rules.yaml`, which is made here of the PrometheusRule."""
+    if not (folder / RULES).is_file():
+        yield check("alerts", RULES, [f"{folder / RULES} is missing"])
+        return
     with tempfile.TemporaryDirectory() as temporary:
         rules = Path(temporary, "rules.yaml")
         spec = yaml.safe_load((folder / RULES).read_text("utf-8"))["spec"]

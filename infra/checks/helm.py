@@ -1,4 +1,4 @@
-"""Our values for Airflow's chart: against those keys of its schema that we use (infra/helm/chart-values.json); where
+"""Our values for Airflow's chart: against those of its keys that we use (infra/helm/chart-values.json); where
 the chart is at hand, what it makes of them.
 """
 
@@ -40,7 +40,7 @@ def values_checks(overlay: str) -> Iterator[Check]:
 
 
 def _unknown(values: Mapping[str, Any], known: Mapping[str, list[str]], above: str) -> Iterator[str]:
-    """Keys that the schema does not have, or that are of another type."""
+    """Keys that the chart does not have, or that are of another type."""
     for key, value in values.items():
         path = f"{above}{key}"
         if path in known:

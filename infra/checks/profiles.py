@@ -11,6 +11,8 @@ from infra.checks.check import Check, Object, check, namespace_of, of_kind
 
 
 def profile_check(path: Path, objects: list[Object]) -> Check:
+    if not path.is_file():
+        return check("profile", path.name, [f"{path} is missing"])
     section = (yaml.safe_load(path.read_text("utf-8")) or {}).get("kubernetes") or {}
     return check("profile", path.name, _faults(section, objects))
 
