@@ -142,7 +142,9 @@ class _Run:
         except _ContainerFailedError as failed:
             if failed.killed:
                 limit, key = _gib(executor.container), _memory_key(executor.container, given)
-                raise InfrastructureError(work.about_memory(name, limit, key, bool(failed.state.get("OOMKilled")))) from None
+                raise InfrastructureError(
+                    work.about_memory(name, limit, key, bool(failed.state.get("OOMKilled")))
+                ) from None
             ended = failed.code >= _SIGNAL
             error = _ERRORS.get(failed.code, InfrastructureError if ended else ComponentFailedError)
             raise error(f"step '{name}' ended with exit code {failed.code}: {failed.last_line}") from None

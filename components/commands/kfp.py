@@ -35,7 +35,10 @@ def _layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--image-prefix", envvar="MMBERT_IMAGE_PREFIX", default="mmbert-", show_default=True)
     @click.option("--image-tag", envvar="MMBERT_IMAGE_TAG", default="latest", show_default=True)
     @click.option(
-        "--image", "images", multiple=True, metavar="TARGET=IMAGE",
+        "--image",
+        "images",
+        multiple=True,
+        metavar="TARGET=IMAGE",
         help="one target's image, by digest for instance; default MMBERT_IMAGE_<TARGET>",
     )
     @click.option("--gpus", default=1, show_default=True, help="GPUs of a node, for what the profile gives GPUs")

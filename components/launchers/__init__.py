@@ -1,7 +1,7 @@
 """How a component is started. One setting: MMBERT_LAUNCHER.
 
-`process` starts `mmbert run NAME` from the ML environment, `docker` in a container of the component's image, `kubernetes`
-in pods of a cluster; an orchestrator never imports an ML library.
+`process` starts `mmbert run NAME` from the ML environment, `docker` in a container of the component's image,
+`kubernetes` in pods of a cluster; an orchestrator never imports an ML library.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def _docker(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[in
 def _kubernetes(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
     if importlib.util.find_spec("kubernetes") is None:
         raise UserError(
-            "MMBERT_LAUNCHER=kubernetes: the package kubernetes is not installed here; start it from the orchestrator's "
-            "environment (mmbert-pipeline[orchestrator])"
+            "MMBERT_LAUNCHER=kubernetes: the package kubernetes is not installed here; start it from the "
+            "orchestrator's environment (mmbert-pipeline[orchestrator])"
         )
     from components.launchers import kubernetes
 

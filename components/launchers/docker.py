@@ -131,7 +131,9 @@ def _settings(plan: Plan, arguments: list[str], root: str, image: Image, cores: 
         "labels": {"mmbert.fingerprint": plan.fingerprint, "mmbert.component": item.name},
         "network_mode": containers.network(),
         # Relative paths in a recipe are of the folder that the workflow was started in.
-        "working_dir": str(Path.cwd()) if any(not Path(path).is_absolute() for path in work.local_files(plan)) else "/work",
+        "working_dir": str(Path.cwd())
+        if any(not Path(path).is_absolute() for path in work.local_files(plan))
+        else "/work",
         "mounts": [Mount("/work/cache", volume), *mounts],
         "user": owner,
         **containers.RESTRICTED,

@@ -19,7 +19,10 @@ _PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run(
-    plan: Plan, arguments: list[str], root: str, tell: Callable[[str], None]  # noqa: ARG001 (every launcher's)
+    plan: Plan,
+    arguments: list[str],
+    root: str,  # noqa: ARG001 (every launcher's arguments)
+    tell: Callable[[str], None],  # noqa: ARG001
 ) -> tuple[int, str]:
     """Run `mmbert` with these arguments; exit code (negative: the signal that killed it) and last line."""
     program = os.environ.get("MMBERT_COMMAND", str(_PROJECT / ".venv" / "bin" / "mmbert"))

@@ -166,7 +166,9 @@ _CLASS = {
         "a list of Kubernetes' tolerations (key, operator Equal or Exists, value, effect, tolerationSeconds)",
     ),
     "topology": _Rule(_is_topology, "`required` or `preferred` with a node label, as topology.kubernetes.io/zone"),
-    "resources": _Rule(_is_resources, "amounts by a resource's full name, as `vpc.amazonaws.com/efa: 32` or `hugepages-2Mi: 5120Mi`"),
+    "resources": _Rule(
+        _is_resources, "amounts by a resource's full name, as `vpc.amazonaws.com/efa: 32` or `hugepages-2Mi: 5120Mi`"
+    ),
     "scratch": _GIB,
     "scratch_class": _NAME_OR_NONE,
     "shared_memory": _GIB,

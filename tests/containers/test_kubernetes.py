@@ -109,9 +109,7 @@ def stand_in(s3: S3) -> Cluster:
 
 
 @pytest.fixture(scope="module")
-def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Images
-) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, images: Images) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("kubernetes")
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         cluster = None

@@ -71,8 +71,9 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scene]:
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     made: list[Scene] = []
-    with Cluster(nodes=3, player=Scripted(lambda pod: made[0].behave(pod))) as cluster:
+    with Cluster(nodes=3) as cluster:
         made.append(Scene(cluster))
+        cluster.kubelet.player = Scripted(made[0].behave)
         if works.RUNTIME.exists():
             cluster.add(yaml.safe_load(works.RUNTIME.read_text("utf-8")), *PRIORITIES)
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
@@ -158,7 +159,7 @@ def test_exit_codes_are_told_as_by_every_launcher(
 
 
 def test_a_job_that_says_complete_without_an_artifact_is_no_success(scene: Scene) -> None:
-    with pytest.raises(launchers.ComponentFailedError, match="said it was done, but .* is not complete"):
+    with pytest.raises(launchers.ComponentFailedError, match=r"said it was done, but .* is not complete"):
         scene.launch(works.plan_of("select"))
 
 
@@ -172,7 +173,7 @@ def test_a_pod_that_was_stopped_from_outside_starts_again(scene: Scene) -> None:
 def test_what_is_worth_a_retry_is_tried_as_often_as_the_profile_says(scene: Scene) -> None:
     plan = works.plan_of("train", phase="decay")
     scene.runs = [Run(lines=["error: S3 is away"], code=3)]
-    with pytest.raises(InfrastructureError, match="exit code 3: S3 is away"):
+    with pytest.raises(InfrastructureError, match=r"exit code 3: S3 is away"):
         scene.launch(plan)
     assert len(scene.played) == 2
     assert [text for text in scene.told if text.startswith("starts again: pod ")]
@@ -253,7 +254,7 @@ def test_a_pod_that_still_ends_is_waited_for(scene: Scene, beside: ThreadPoolExe
     ends.set()
     second.result(20)
     assert len(scene.played) == 2
-    with pytest.raises(InfrastructureError, match="was deleted before it told how it ended; run it again"):
+    with pytest.raises(InfrastructureError, match=r"was deleted before it told how it ended; run it again"):
         first.result(20)
 
 
@@ -295,7 +296,7 @@ def test_bad_input_ends_all_nodes_at_once(
         return Run(lines=["error: no such shards"], code=2) if index == "0" else Run(seconds=FOREVER, stopped=130)
 
     scene.cluster.kubelet.player = Scripted(behave)
-    with pytest.raises(UserError, match="component 'train' ended with exit code 2: no such shards"):
+    with pytest.raises(UserError, match=r"component 'train' ended with exit code 2: no such shards"):
         scene.launch(works.plan_of("train", phase="pretrain"))
     assert sorted(scene.played) == ["0", "1"]
 
@@ -368,7 +369,7 @@ def test_a_job_that_is_deleted_is_told(scene: Scene) -> None:
             cluster.delete(JOB, job["metadata"]["name"], job["metadata"]["uid"])
 
     scene.called["runs: pod "] = delete
-    with pytest.raises(InfrastructureError, match="was deleted before it told how it ended"):
+    with pytest.raises(InfrastructureError, match=r"was deleted before it told how it ended"):
         scene.launch(works.plan_of("select"))
 
 
@@ -447,19 +448,21 @@ def test_no_cluster(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     config["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
     (tmp_path / "away").write_text(yaml.safe_dump(config), "utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "away"))
-    with pytest.raises(InfrastructureError, match="http://127.0.0.1:9: no cluster answers there .*kubeconfig"):
+    with pytest.raises(InfrastructureError, match=r"http://127.0.0.1:9: no cluster answers there .*kubeconfig"):
         scene.launch(works.plan_of("select"))
     config["users"][0]["user"]["token"] = "expired"
     config["clusters"][0]["cluster"]["server"] = scene.cluster.url
     (tmp_path / "away").write_text(yaml.safe_dump(config), "utf-8")
-    with pytest.raises(UserError, match="does not know who asks .401: Unauthorized.; renew the kubeconfig"):
+    with pytest.raises(UserError, match=r"does not know who asks .401: Unauthorized.; renew the kubeconfig"):
         scene.launch(works.plan_of("select"))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match="there is no kubeconfig at .*nothing, and this is no pod of a cluster; set KUBECON"):
+    with pytest.raises(
+        UserError, match=r"there is no kubeconfig at .*nothing, and this is no pod of a cluster; set KUBECON"
+    ):
         scene.launch(works.plan_of("select"))
     (tmp_path / "wrong").write_text("{}", "utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "wrong"))
-    with pytest.raises(UserError, match="wrong: this kubeconfig cannot be used"):
+    with pytest.raises(UserError, match=r"wrong: this kubeconfig cannot be used"):
         scene.launch(works.plan_of("select"))
 
 
@@ -490,13 +493,13 @@ def test_a_missing_right_to_delete_is_named(scene: Scene) -> None:
     with pytest.raises(InfrastructureError):
         scene.launch(plan)
     scene.cluster.forbid("delete", "jobs")
-    with pytest.raises(UserError, match="no permission to delete jobs.batch in the namespace mmbert"):
+    with pytest.raises(UserError, match=r"no permission to delete jobs.batch in the namespace mmbert"):
         scene.launch(plan)
 
 
 def test_no_namespace(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     works.use_profile(monkeypatch, tmp_path, works.PROFILE.replace("namespace: mmbert", "namespace: other"))
-    with pytest.raises(UserError, match="has no namespace other; kubernetes.namespace of the profile names it"):
+    with pytest.raises(UserError, match=r"has no namespace other; kubernetes.namespace of the profile names it"):
         scene.launch(works.plan_of("select"))
 
 
@@ -552,7 +555,7 @@ def test_pods_that_the_cluster_does_not_take_are_told_with_its_reason(
 ) -> None:
     text = works.PROFILE.replace("service_account: mmbert-component", "service_account: nobody")
     works.use_profile(monkeypatch, tmp_path, text, pending=0.02)
-    with pytest.raises(InfrastructureError, match='waits for its pods, and the cluster says: .*"?nobody"? not found'):
+    with pytest.raises(InfrastructureError, match=r'waits for its pods, and the cluster says: .*"?nobody"? not found'):
         scene.launch(works.plan_of("select"))
 
 
@@ -624,7 +627,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     works.use_profile(monkeypatch, tmp_path)
     monkeypatch.setenv("MMBERT_LAUNCHER", "kubernetes")
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="the package kubernetes is not installed here; start it from the orchestrator"):
+    with pytest.raises(UserError, match=r"the package kubernetes is not installed here; start it from the orchestrator"):
         launchers.launch(works.plan_of("select"), works.PLACE, "select")
 
 

@@ -1,4 +1,4 @@
-"""What is created for each component and profile: strict against Kubernetes' schemas, restricted, and without secrets."""
+"""What is created for each component and profile: strict against Kubernetes' schemas, restricted, without secrets."""
 
 from __future__ import annotations
 
@@ -127,7 +127,12 @@ def test_the_failure_policy_tells_what_is_tried_again() -> None:
 def test_the_nodes_of_an_indexed_job_find_each_other() -> None:
     made = made_of(works.plan_of("train", phase="pretrain"))
     spec, service = made.item["spec"], made.service
-    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == ("Indexed", 2, 2, 2)
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (
+        "Indexed",
+        2,
+        2,
+        2,
+    )
     assert service is not None
     assert service["metadata"]["name"] == spec["template"]["spec"]["subdomain"]
     assert service["spec"]["clusterIP"] == "None"
@@ -155,7 +160,9 @@ def test_a_train_job_says_what_its_runtime_leaves_open(monkeypatch: pytest.Monke
     (patch,) = spec["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     template = node["template"]["spec"]["template"]
-    assert template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "topology.kubernetes.io/zone"
+    assert (
+        template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "topology.kubernetes.io/zone"
+    )
     assert template["spec"]["nodeSelector"]
     assert "containers" not in template["spec"]  # Trainer takes variables of `node` in `trainer` only
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}} in template["spec"]["volumes"]
@@ -190,7 +197,10 @@ def test_scratch_can_be_a_volume_of_a_storage_class(own_profile: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda patch, path: patch.setenv("MMBERT_PROFILE", "laptop"), "it has no section 'kubernetes'; give dev, prod"),
+        (
+            lambda patch, path: patch.setenv("MMBERT_PROFILE", "laptop"),
+            "it has no section 'kubernetes'; give dev, prod",
+        ),
         (
             lambda patch, path: patch.setenv("MMBERT_IMAGE_EVAL", "mmbert-eval:v1"),
             "image mmbert-eval:v1 has no digest, and pods run by digest only; set MMBERT_IMAGE_EVAL",
@@ -208,13 +218,13 @@ def test_what_is_missing_is_named(
 
 def test_files_of_this_machine_are_refused(own_profile: Path, tmp_path: Path) -> None:
     plan = works.plan_of("select")
-    with pytest.raises(UserError, match="--root /srv/artifacts: pods see no folder of this machine"):
+    with pytest.raises(UserError, match=r"--root /srv/artifacts: pods see no folder of this machine"):
         manifests(plan, works.words(plan), "/srv/artifacts")
     text = tmp_path / "text"
     text.mkdir()
     named = f"sources={{own: {{kind: files, path: {text}, held_out_share: 0.1}}}}"
     plan = works.plan_of("recipe", overrides=[named])
-    with pytest.raises(UserError, match=f"{text}: pods see no file of this machine; put it into the object store"):
+    with pytest.raises(UserError, match=rf"{text}: pods see no file of this machine; put it into the object store"):
         made_of(plan)
 
 
@@ -228,7 +238,7 @@ def test_a_train_job_has_no_volume_of_a_storage_class(own_profile: Path) -> None
 def test_a_class_with_a_process_a_gpu_says_how_many_gpus(own_profile: Path) -> None:
     text = own_profile.read_text("utf-8").replace("processes: {train: 2}", "processes: {train: gpus}")
     own_profile.write_text(text, "utf-8")
-    with pytest.raises(UserError, match="kubernetes.classes.train has no gpus"):
+    with pytest.raises(UserError, match=r"kubernetes.classes.train has no gpus"):
         made_of(works.plan_of("train", phase="decay"))
 
 

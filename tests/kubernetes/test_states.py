@@ -24,7 +24,9 @@ def condition(kind: str, status: str = "True", reason: str = "", message: str = 
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
-def pod(name: str = "p-0", index: str | None = None, made: int = 0, node: str = "node-7", **status: Any) -> dict[str, Any]:
+def pod(
+    name: str = "p-0", index: str | None = None, made: int = 0, node: str = "node-7", **status: Any
+) -> dict[str, Any]:
     labels = {} if index is None else {"batch.kubernetes.io/job-completion-index": index}
     return {
         "metadata": {
@@ -74,7 +76,11 @@ def test_a_ray_job_tells_its_programs_exit_code() -> None:
 
 
 def test_of_several_pods_the_one_that_says_why_counts() -> None:
-    lost, stopped, wrong = ended(3, index="0"), ended(130, index="1"), ended(2, index="2", message="a\nerror: bad recipe\n")
+    lost, stopped, wrong = (
+        ended(3, index="0"),
+        ended(130, index="1"),
+        ended(2, index="2", message="a\nerror: bad recipe\n"),
+    )
     found = states.decisive([lost, stopped, wrong])
     assert found is not None
     assert (found.code, found.message, found.index) == (2, "bad recipe", 2)
@@ -125,7 +131,9 @@ def test_the_leader_is_the_newest_pod_of_the_first_node() -> None:
 
 
 QUEUED = {"kueue.x-k8s.io/queue-name": "mmbert-h100"}
-UNSCHEDULED = condition("PodScheduled", "False", "Unschedulable", "0/4 nodes are available: 4 Insufficient nvidia.com/gpu.")
+UNSCHEDULED = condition(
+    "PodScheduled", "False", "Unschedulable", "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +175,8 @@ UNSCHEDULED = condition("PodScheduled", "False", "Unschedulable", "0/4 nodes are
             Waits("image r/i@sha256:0 cannot be pulled (ImagePullBackOff): unauthorized", UserError, for_image=True),
         ),
         (
-            (thing(), [waiting("InvalidImageName", "invalid reference")], [], []),
-            Waits("image r/i@sha256:0 cannot be started (InvalidImageName): invalid reference", UserError, at_once=True),
+            (thing(), [waiting("InvalidImageName", "invalid ref")], [], []),
+            Waits("image r/i@sha256:0 cannot be started (InvalidImageName): invalid ref", UserError, at_once=True),
         ),
         (
             (thing(), [waiting("CreateContainerConfigError", 'secret "s" not found')], [], []),

@@ -36,11 +36,18 @@ kubernetes:
 
 
 def use_profile(
-    patch: pytest.MonkeyPatch, folder: Path, text: str = PROFILE, training: str = "job", pending: float = 10, queue: str = ""
+    patch: pytest.MonkeyPatch,
+    folder: Path,
+    text: str = PROFILE,
+    training: str = "job",
+    pending: float = 10,
+    queue: str = "",
 ) -> Path:
     """Set MMBERT_PROFILE and the images for this test."""
     path = folder / "own.yaml"
-    path.write_text(text.replace("TRAINING", training).replace("PENDING", str(pending)).replace("QUEUE", queue), "utf-8")
+    path.write_text(
+        text.replace("TRAINING", training).replace("PENDING", str(pending)).replace("QUEUE", queue), "utf-8"
+    )
     patch.setenv("MMBERT_PROFILE", str(path))
     for target in ("DATA", "TRAIN", "EVAL"):
         patch.setenv(f"MMBERT_IMAGE_{target}", f"registry.example/mmbert-{target.lower()}@{DIGEST}")
@@ -65,7 +72,9 @@ def arguments_of(name: str) -> dict[str, Any]:
 def plan_of(name: str, **arguments: Any) -> Plan:
     item = get_component(name)
     fingerprint = "ab" * 16
-    return Plan(item, {**arguments_of(name), **arguments}, {}, {}, fingerprint, f"{PLACE}/{item.produces}/{fingerprint}")
+    return Plan(
+        item, {**arguments_of(name), **arguments}, {}, {}, fingerprint, f"{PLACE}/{item.produces}/{fingerprint}"
+    )
 
 
 def words(plan: Plan) -> list[str]:

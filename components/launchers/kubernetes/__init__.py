@@ -1,8 +1,8 @@
 """The launcher `kubernetes`: a component as a Job, over several nodes as a TrainJob, with Ray as a RayJob.
 
-The object is named after its work, so that a second start meets the first: a task that is tried again, because its worker
-was killed, waits for what still runs. What stops a task deletes its object. Success is what the object itself calls
-Complete; whether the artifact is there is asked afterwards (components.launchers.launch).
+The object is named after its work, so that a second start meets the first: a task that is tried again, because its
+worker was killed, waits for what still runs. What stops a task deletes its object. Success is what the object itself
+calls Complete; whether the artifact is there is asked afterwards (components.launchers.launch).
 """
 
 from __future__ import annotations
@@ -263,7 +263,8 @@ class _Watched:
         code = end.code if self._made.kind == RAY_JOB else failed.code if failed else None
         if code is None:
             raise InfrastructureError(
-                f"{called} failed, and no pod is left that says why ({end.reason}: {end.message}); run it again to go on"
+                f"{called} failed, and no pod is left that says why ({end.reason}: {end.message}); run it again to go "
+                "on"
             )
         if code == work.KILLED or (failed is not None and failed.out_of_memory):
             self._raise_killed(failed is not None and failed.out_of_memory)

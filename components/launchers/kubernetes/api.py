@@ -1,4 +1,4 @@
-"""The conversation with a cluster: what is asked of it, again where that is worth it, and its refusals as our errors."""
+"""The conversation with a cluster: what is asked of it, again where it is worth it, and its refusals as our errors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class Cluster:
         ask = self._objects.get_namespaced_custom_object
         with _missing_is_none():
             return self._json(
-                lambda: ask(kind.group, kind.version, self.namespace, kind.plural, name, **_ASKED), f"{kind.kind} {name}"
+                lambda: ask(kind.group, kind.version, self.namespace, kind.plural, name, **_ASKED),
+                f"{kind.kind} {name}",
             )
         return None
 
@@ -106,9 +107,7 @@ class Cluster:
     def pods(self, digest: str) -> tuple[list[Object], str]:
         """The pods of a piece of work, and the version of the list for `changed`."""
         listed = self._json(
-            lambda: self._core.list_namespaced_pod(
-                self.namespace, label_selector=f"{WORK_LABEL}={digest}", **_ASKED
-            ),
+            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=f"{WORK_LABEL}={digest}", **_ASKED),
             "pods",
         )
         return list(listed["items"]), str(listed["metadata"]["resourceVersion"])

@@ -1,8 +1,8 @@
 """A pod's log as it is written: no line lost and none told twice, however often the connection is cut.
 
-Each line comes with its time (Kubernetes, "Logging Architecture" and the API reference, pods/log, `timestamps`). After a
-cut the log is read again from a little before the last line, and what was told is left out: lines before its time, and
-as many of its time as were told.
+Each line comes with its time (Kubernetes' API reference, pods/log, `timestamps`). After a cut the log is read again from
+a little before the last line, and what was told is left out: lines before its time, and as many of its time as were
+told.
 """
 
 from __future__ import annotations
@@ -118,5 +118,3 @@ class Follower:
         # Of a log that may have been cut, a line without its end comes again.
         if last and begun and (told := place.new(begun.decode("utf-8", "replace"))) is not None:
             yield f"{told}\n"
-
-

@@ -1,8 +1,8 @@
 """The objects that are created for a piece of work, as plain dicts. Nothing here talks to a cluster.
 
 Sources: Kubernetes' API reference (Job v1 batch, Pod v1 core) and its pages "Jobs" and "Pod Security Standards";
-Kubeflow Trainer 2.3, trainjob_types.go; KubeRay 1.4, rayjob_types.go and raycluster_types.go; Kueue, "Run A TrainJob" and
-"Topology Aware Scheduling".
+Kubeflow Trainer 2.3, trainjob_types.go; KubeRay 1.4, rayjob_types.go and raycluster_types.go; Kueue, "Run A TrainJob"
+and "Topology Aware Scheduling".
 """
 
 from __future__ import annotations
@@ -448,4 +448,3 @@ def _resources(made: _Made) -> Object:
     if not share.scratch_class:
         requests["ephemeral-storage"] = size(share.scratch)
     return {"requests": requests, **({"limits": both} if both else {})}
-
