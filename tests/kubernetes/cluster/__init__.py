@@ -1,7 +1,7 @@
-"""A Kubernetes cluster to test against: an API server over HTTP on loopback, with the controllers and nodes that answer it.
+"""A Kubernetes cluster to test against: an API server over HTTP on loopback, with the controllers and nodes behind it.
 
-It refuses what Kubernetes refuses, and each rule names the page of the documentation that says so. It is no Kubernetes: what
-it does not serve is answered 404, what passes here was still not seen on a cluster.
+It refuses what Kubernetes refuses, and each rule names the page of the documentation that says so. It is no Kubernetes:
+what it does not serve is answered 404, what passes here was still not seen on a cluster.
 """
 
 from __future__ import annotations
@@ -53,13 +53,16 @@ __all__ = ["FOREVER", "Cluster", "Node", "Run", "Scripted"]
 
 NAME = "mmbert"
 """The namespace that is there, with pods under the restricted profile."""
-_OVER_QUOTA = "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor h100, 8 more needed"
+_OVER_QUOTA = (
+    "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu in flavor h100, "
+    "8 more needed"
+)
 
 
 class Cluster:
     """A cluster that lives as long as the `with` block.
 
-    `nodes` are its nodes, or how many alike; `player` plays pods; `accounts` are the service accounts besides `default`.
+    `nodes` are its nodes, or how many alike; `player` plays pods; `accounts` are service accounts besides `default`.
     """
 
     def __init__(

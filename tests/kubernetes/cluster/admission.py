@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from tests.kubernetes.cluster import errors, pod_security
@@ -33,12 +34,14 @@ def admit(store: Store, kind: Kind, document: Object) -> Object:
         if "deletionTimestamp" in namespace["metadata"]:
             raise errors.forbidden(kind, meta["name"], f"unable to create new content in namespace {meta['namespace']}")
     document.pop("status", None)
+    for key in ("uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "generation"):
+        meta.pop(key, None)
     if kind is POD:
         _pod(store, document)
-    if kind in (JOB, TRAIN_JOB, RAY_JOB) and (meta.get("labels") or {}).get(QUEUE):
+    is_owned = any(owner.get("controller") for owner in meta.get("ownerReferences") or ())
+    if kind in (JOB, TRAIN_JOB, RAY_JOB) and (meta.get("labels") or {}).get(QUEUE) and not is_owned:
         # Kueue, Run Jobs: its webhook suspends what has a queue until the queue admits it.
-        if not any(owner.get("controller") for owner in meta.get("ownerReferences") or ()):
-            document["spec"]["suspend"] = True
+        document["spec"]["suspend"] = True
     if kind is JOB:
         _job(document)
     if kind is TRAIN_JOB:
@@ -84,8 +87,19 @@ def _pod(store: Store, pod: Object) -> None:
 
 
 def _job(job: Object) -> None:
-    """API reference, JobSpec: defaults. The selector and the labels that it selects are set when the uid is known."""
-    spec = job["spec"]
+    """API reference, JobSpec: defaults, and the controller's uid, by which its pods are told from others' (Jobs,
+    "Specifying your own Pod selector")."""
+    spec, meta = job["spec"], job["metadata"]
+    meta["uid"] = str(uuid.uuid4())
+    spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": meta["uid"]}}
+    template = spec["template"].setdefault("metadata", {})
+    template["labels"] = {
+        **(template.get("labels") or {}),
+        "batch.kubernetes.io/controller-uid": meta["uid"],
+        "batch.kubernetes.io/job-name": meta["name"],
+        "controller-uid": meta["uid"],
+        "job-name": meta["name"],
+    }
     if "completions" not in spec and "parallelism" not in spec:
         spec |= {"completions": 1, "parallelism": 1}
     spec.setdefault("parallelism", 1)
@@ -98,23 +112,8 @@ def _job(job: Object) -> None:
             pattern.setdefault("status", "True")
 
 
-def with_selector(job: Object) -> Object:
-    """Jobs, "Specifying your own Pod selector": the controller's uid tells its pods from others'."""
-    meta, template = job["metadata"], job["spec"]["template"]
-    labels = template.setdefault("metadata", {}).setdefault("labels", {}) or {}
-    template["metadata"]["labels"] = {
-        **labels,
-        "batch.kubernetes.io/controller-uid": meta["uid"],
-        "batch.kubernetes.io/job-name": meta["name"],
-        "controller-uid": meta["uid"],
-        "job-name": meta["name"],
-    }
-    job["spec"]["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": meta["uid"]}}
-    return job
-
-
 def _train_job(store: Store, job: Object) -> None:
-    """Kubeflow Trainer's validating webhook: the runtime must be there; torchrun's own variables are Trainer's to set."""
+    """Trainer's validating webhook: the runtime must be there; torchrun's variables are Trainer's to set."""
     webhook = "validator.trainjob.trainer.kubeflow.org"
     spec: dict[str, Any] = job["spec"]
     spec["runtimeRef"] = {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", **spec["runtimeRef"]}

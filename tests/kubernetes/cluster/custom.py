@@ -1,8 +1,8 @@
 """The fields of custom resources, where no schema is to be had offline. None of them was checked against a cluster.
 
-- TrainJob and ClusterTrainingRuntime: Kubeflow Trainer 2.4, API reference trainer.kubeflow.org/v1alpha1, and its guides
-  Runtime Guide, ML Policy, Job Template, Runtime Patches. (Before 2.2 `podTemplateOverrides` stood where `runtimePatches`
-  are, and `mlPolicy.torch` held `numProcPerNode`.)
+- TrainJob and ClusterTrainingRuntime: Kubeflow Trainer 2.4, API reference trainer.kubeflow.org/v1alpha1, and its
+  guides Runtime Guide, ML Policy, Job Template, Runtime Patches. (Before 2.2 `podTemplateOverrides` stood where
+  `runtimePatches` are, and `mlPolicy.torch` held `numProcPerNode`.)
 - The template of a runtime: JobSet, API reference jobset.x-k8s.io/v1alpha2.
 - RayJob: KubeRay CRD API reference, ray.io/v1.
 - Workload is Kueue's to write, so only its metadata is looked at.

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from tests.kubernetes.cluster import errors
-from tests.kubernetes.cluster.resources import EVENT, JOB, KINDS, POD, Kind
+from tests.kubernetes.cluster.resources import JOB, KINDS, POD, Kind
 from tests.kubernetes.cluster.store import Object, Store, stamp
 
 FOREGROUND = "foregroundDeletion"
@@ -57,7 +57,10 @@ def _end_pod(pod: Object, seconds: Any) -> None:
     period was given as 0 (Pod Lifecycle, "Forced Pod termination")."""
     meta = pod["metadata"]
     grace = pod["spec"].get("terminationGracePeriodSeconds", _GRACE) if seconds is None else int(seconds)
-    if not pod["spec"].get("nodeName") or pod["status"].get("phase") in ("Succeeded", "Failed"):
+    if not pod["spec"].get("nodeName"):
+        # Pod Lifecycle, "Garbage collection of Pods": an unscheduled pod that is ended is marked as failed.
+        pod["status"]["phase"] = "Failed"
+    if pod["status"]["phase"] in ("Succeeded", "Failed"):
         grace = 0
     if "deletionTimestamp" in meta:
         grace = min(grace, meta["deletionGracePeriodSeconds"])
@@ -116,5 +119,6 @@ def _orphan(store: Store, kind: Kind, owner: Object) -> None:
 
 def _delete(store: Store, kind: Kind, item: Object, policy: str) -> None:
     meta = item["metadata"]
-    if kind is not EVENT:
+    present = store.find(kind, meta.get("namespace", ""), meta["name"])
+    if present is not None and present["metadata"]["uid"] == meta["uid"]:
         delete(store, kind, meta.get("namespace", ""), meta["name"], {"propagationPolicy": policy})

@@ -69,11 +69,11 @@ class Faults:
         self._expect("cut", times)
 
     def gone(self, times: int = 1) -> None:
-        """Tell the next watches that their resourceVersion is too old (Kubernetes API Concepts, "410 Gone responses")."""
+        """Tell the next watches that their version is too old (Kubernetes API Concepts, "410 Gone responses")."""
         self._expect("gone", times)
 
     def drop_logs(self, times: int = 1, quietly: bool = True) -> None:
-        """End the next followed logs though the container runs on: as at the end of it, or by breaking the connection."""
+        """End the next followed logs though the container runs on: as at its end, or by breaking the connection."""
         self._expect("quiet log" if quietly else "log", times)
 
     def _expect(self, what: str, times: int) -> None:

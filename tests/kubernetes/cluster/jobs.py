@@ -44,10 +44,13 @@ def reconcile(store: Store, job: Object) -> None:
     pods = store.owned(POD, job)
     active = [pod for pod in pods if not _has_ended(pod) and "deletionTimestamp" not in pod["metadata"]]
     ending = [pod for pod in pods if not _has_ended(pod) and "deletionTimestamp" in pod["metadata"]]
-    _judge(store, job, bool(active or ending))
+    _judge(store, job)
     target = condition(job, "FailureTarget") or condition(job, "SuccessCriteriaMet")
     if target or spec["suspend"]:
         for pod in active:
+            if not target:
+                # What a suspension ends has not failed.
+                _release(store, pod)
             deletion.delete(store, POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
         ending, active = [*active, *ending], []
     if target and not ending:
@@ -142,12 +145,12 @@ def matched(policy: Object | None, pod: Object) -> tuple[str, str]:
     return "Count", ""
 
 
-def _judge(store: Store, job: Object, has_pods: bool) -> None:
+def _judge(store: Store, job: Object) -> None:
     """Whether it is decided (Jobs, "Termination of Job pods"): the condition comes first, the pods are ended then."""
     status, spec = job["status"], job["spec"]
     if condition(job, "FailureTarget") or condition(job, "SuccessCriteriaMet"):
         return
-    if status.get("succeeded", 0) >= spec.get("completions", 1) and (spec.get("completions") or not has_pods):
+    if status.get("succeeded", 0) >= spec.get("completions", 1):
         why = "Reached expected number of succeeded pods"
         set_condition(job, "SuccessCriteriaMet", "True", "CompletionsReached", why)
     elif status.get("failed", 0) > spec["backoffLimit"]:

@@ -153,8 +153,7 @@ def _create(store: Store, job_set: Object, replicated: Object, index: int, subdo
     document["spec"].setdefault("completions", template["spec"].get("parallelism", 1))
     document = validation.checked(JOB, document)
     document["metadata"] |= {"namespace": meta["namespace"], "ownerReferences": [owner_reference(job_set)]}
-    made = store.create(JOB, admission.admit(store, JOB, document))
-    store.update(JOB, admission.with_selector(made))
+    store.create(JOB, admission.admit(store, JOB, document))
 
 
 def _serve(store: Store, job_set: Object, subdomain: str) -> None:

@@ -1,4 +1,7 @@
-"""The kubelets of all nodes: bound pods start, and their statuses tell how they fare (Pod Lifecycle)."""
+"""The kubelets of all nodes: bound pods start, and their statuses tell how they fare (Pod Lifecycle).
+
+Of a pod's containers the first is played, and its state is that of all.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ _IMAGE = re.compile(
 class _Task:
     """A pod that is played. `outcome`, where set, is what its status says in the end in place of the player's word."""
 
+    log: Log
     stop: Stop = field(default_factory=Stop)
-    log: Log = field(default_factory=Log)
     is_over: bool = False
     outcome: Callable[[Object, Ended], None] | None = None
     is_lost: bool = False
@@ -49,7 +52,7 @@ class Kubelet:
             present.add(uid)
             task = self.tasks.get(uid)
             if task is None and pod["spec"].get("nodeName") and pod["status"]["phase"] == "Pending":
-                task = self.tasks[uid] = _Task()
+                task = self.tasks[uid] = _Task(Log(self.store.changed))
                 task.stop.grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
                 threading.Thread(target=self._run, args=(pod, task), name=pod["metadata"]["name"], daemon=True).start()
             if "deletionTimestamp" in pod["metadata"] and task is not None:
@@ -106,8 +109,8 @@ class Kubelet:
         image = container["image"]
         if not _IMAGE.match(image):
             # Images, "Image names".
-            why = f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": invalid reference format'
-            raise CannotStartError("InvalidImageName", why)
+            why = f'couldn\'t parse image name "{image}": invalid reference format'
+            raise CannotStartError("InvalidImageName", f'Failed to apply default image tag "{image}": {why}')
         play = Play(
             pod=pod,
             environment=self._environment(pod, container),
@@ -225,15 +228,15 @@ class Kubelet:
             return
         status["phase"] = "Failed" if ended.code else "Succeeded"
         began = status["containerStatuses"][0]["state"].get("running", {}).get("startedAt", now())
-        for part in item["spec"]["containers"]:
-            message = ended.message
-            if not message and ended.code and part["terminationMessagePolicy"] == "FallbackToLogsOnError":
-                message = task.log.tail()
-            state = {
-                "exitCode": ended.code, "reason": ended.reason, "startedAt": began, "finishedAt": now(),
-                **({"message": message} if message else {}),
-            }  # fmt: skip
-            status["containerStatuses"] = [_container(part, {"terminated": state})]
+        parts = item["spec"]["containers"]
+        message = ended.message
+        if not message and ended.code and parts[0]["terminationMessagePolicy"] == "FallbackToLogsOnError":
+            message = task.log.tail()
+        state = {
+            "exitCode": ended.code, "reason": ended.reason, "startedAt": began, "finishedAt": now(),
+            **({"message": message} if message else {}),
+        }  # fmt: skip
+        status["containerStatuses"] = [_container(part, {"terminated": state}) for part in parts]
         if task.outcome is not None:
             task.outcome(item, ended)
 

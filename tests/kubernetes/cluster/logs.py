@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ def _stamp(nanoseconds: int) -> str:
 class Log:
     """The lines of one container, each with its time; `changed` is notified of every one."""
 
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    changed: threading.Condition
     lines: list[tuple[int, str]] = field(default_factory=list)
     is_closed: bool = False
     is_lost: bool = False
@@ -66,20 +66,19 @@ class Wanted:
             start = sum(written < since for written, _ in log.lines)
         return start if self.last is None else max(start, len(log.lines) - self.last)
 
-    def read(self, log: Log) -> Iterator[str]:
-        """Lines as they are served, "" where a while passed without one; ends with the container where followed."""
+    def read(self, log: Log, is_interrupted: Callable[[], bool]) -> Iterator[str]:
+        """Lines as they are served; where they are followed until the container ends, or an interruption is due."""
         with log.changed:
             position = self.first(log)
-        while True:
+        is_last = False
+        while not is_last:
             with log.changed:
-                if self.is_followed and position >= len(log.lines) and not log.is_closed:
-                    log.changed.wait(0.5)
+                while position >= len(log.lines) and self.is_followed and not log.is_closed and not is_last:
+                    is_last = is_interrupted()
+                    if not is_last:
+                        log.changed.wait()
                 found = log.lines[position:]
-                is_last = log.is_closed or not self.is_followed
+                is_last = is_last or log.is_closed or not self.is_followed
             for written, text in found:
                 yield f"{_stamp(written)} {text}\n" if self.has_times else f"{text}\n"
             position += len(found)
-            if is_last:
-                return
-            if not found:
-                yield ""

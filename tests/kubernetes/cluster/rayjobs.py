@@ -121,7 +121,7 @@ def _create_cluster(store: Store, job: Object) -> Object:
 
 
 def _fill(store: Store, cluster: Object) -> list[Object]:
-    """The pods of a cluster, made where they are missing: one head, and each group's replicas. [] where one is refused."""
+    """A cluster's pods, made where they are missing: one head, and each group's replicas. [] where one is refused."""
     present = {pod["metadata"]["name"]: pod for pod in store.owned(POD, cluster)}
     if "deletionTimestamp" in cluster["metadata"]:
         return []
@@ -165,8 +165,8 @@ def _create_pod(store: Store, cluster: Object, name: str, kind: str, group: str,
 
 
 def _submit(store: Store, job: Object, cluster: Object) -> None:
-    """KubeRay, K8sJobMode: a Job named after the RayJob runs `ray job submit` in the pod of `submitterPodTemplate`, or one
-    with the head's image; how often it is tried again is `submitterConfig.backoffLimit`, 2 by default."""
+    """KubeRay, K8sJobMode: a Job named after the RayJob runs `ray job submit` in the pod of `submitterPodTemplate`, or
+    one with the head's image; how often it is tried again is `submitterConfig.backoffLimit`, 2 by default."""
     spec, meta = job["spec"], job["metadata"]
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     fallback = {
@@ -190,5 +190,4 @@ def _submit(store: Store, job: Object, cluster: Object) -> None:
     }
     document = validation.checked(JOB, document)
     document["metadata"] |= {"namespace": meta["namespace"], "ownerReferences": [owner_reference(job)]}
-    made = store.create(JOB, admission.admit(store, JOB, document))
-    store.update(JOB, admission.with_selector(made))
+    store.create(JOB, admission.admit(store, JOB, document))

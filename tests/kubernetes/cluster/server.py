@@ -20,7 +20,7 @@ from tests.kubernetes.cluster.errors import ApiError
 from tests.kubernetes.cluster.faults import Faults
 from tests.kubernetes.cluster.kubelet import Kubelet
 from tests.kubernetes.cluster.logs import Log, Wanted
-from tests.kubernetes.cluster.resources import JOB, POD, Kind
+from tests.kubernetes.cluster.resources import POD, Kind
 from tests.kubernetes.cluster.store import Object, Store
 from tests.kubernetes.cluster.watches import CutError, Watch
 
@@ -185,20 +185,13 @@ class _Handler(BaseHTTPRequestHandler):
         kind, store = place.kind, self.server.api.store
         document = validation.checked(kind, body)
         meta = document["metadata"]
-        if kind.is_namespaced:
-            if meta.setdefault("namespace", place.namespace) != place.namespace:
-                raise errors.bad_request(
-                    f"the namespace of the provided object does not match the namespace sent on the request"
-                    f" ({meta['namespace']} and {place.namespace})"
-                )
+        if kind.is_namespaced and meta.setdefault("namespace", place.namespace) != place.namespace:
+            raise errors.bad_request("the namespace of the provided object does not match the namespace of the request")
         with store.changed:
             document = admission.admit(store, kind, document)
             if "dryRun" in query:
                 return 201, document
-            made = store.create(kind, document)
-            if kind is JOB:
-                made = store.update(JOB, admission.with_selector(made))
-        return 201, made
+            return 201, store.create(kind, document)
 
     def _update(self, place: _Place, _: dict[str, str], body: Any) -> tuple[int, Object]:
         """Of the status alone where asked for it, else of all but the status (Kubernetes API Concepts, "API verbs";
@@ -210,10 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
             present = store.get(kind, place.namespace, place.name)
             document["metadata"].setdefault("namespace", place.namespace)
             if place.part == "status":
-                document = {**present, "status": document.get("status", {}), "metadata": {
-                    **present["metadata"],
-                    "resourceVersion": document["metadata"].get("resourceVersion", present["metadata"]["resourceVersion"]),
-                }}  # fmt: skip
+                version = document["metadata"].get("resourceVersion", present["metadata"]["resourceVersion"])
+                meta = {**present["metadata"], "resourceVersion": version}
+                document = {**present, "status": document.get("status", {}), "metadata": meta}
             else:
                 validation.check_update(kind, present, document)
                 document["status"] = present.get("status", {})
@@ -265,12 +257,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _followed(self, wanted: Wanted, log: Log) -> Iterable[str]:
         faults = self.server.api.faults
-        for line in wanted.read(log):
-            yield line
-            if wanted.is_followed and faults.comes("log"):
+
+        def is_interrupted() -> bool:
+            if faults.comes("log"):
                 raise CutError
-            if self.server.is_closing or (wanted.is_followed and faults.comes("quiet log")):
-                return
+            return self.server.is_closing or faults.comes("quiet log")
+
+        return wanted.read(log, is_interrupted)
 
     def _readable(self, pod: Object, container: str) -> Log:
         """The log of a pod whose container has begun; else 400, in the words of the API server and the kubelet."""
@@ -315,10 +308,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         for part in parts:
-            if part:
-                data = part.encode()
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
-                self.wfile.flush()
+            data = part.encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
         self.wfile.flush()
 

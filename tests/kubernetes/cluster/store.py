@@ -54,8 +54,8 @@ def suffix() -> str:
 class Store:
     """Objects by kind, namespace and name. What is handed out and taken in is copied.
 
-    All methods may be called from any thread; who does several things at once holds `changed`, a re-entrant lock that is
-    notified of every change.
+    All methods may be called from any thread; who does several things at once holds `changed`, a re-entrant lock that
+    is notified of every change.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Store:
             place = (meta.get("namespace", ""), meta["name"])
             if (present := self._objects[kind].get(place)) is not None:
                 raise errors.already_exists(kind, meta["name"], "deletionTimestamp" in present["metadata"])
-            meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
+            meta |= {"uid": meta.get("uid") or str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
             made |= {"apiVersion": kind.api_version, "kind": kind.kind}
             self._put(kind, place, None, made)
             return copy.deepcopy(made)
@@ -214,14 +214,13 @@ def condition(item: Object, name: str) -> Object | None:
 
 
 def set_condition(item: Object, name: str, status: str, reason: str, message: str) -> None:
-    """Set a condition; its transition time changes with its status only (API conventions, "Typical status properties")."""
+    """Set a condition; its time changes with its status only (API conventions, "Typical status properties")."""
     conditions = item.setdefault("status", {}).setdefault("conditions", [])
     made = {"type": name, "status": status, "reason": reason, "message": message}
     for found in conditions:
         if found["type"] == name:
-            if {key: found.get(key) for key in made} != made:
-                made["lastTransitionTime"] = now() if found["status"] != status else found["lastTransitionTime"]
-                found |= made
+            is_turned = found["status"] != status or "lastTransitionTime" not in found
+            found.update(made, **({"lastTransitionTime": now()} if is_turned else {}))
             return
     conditions.append(made | {"lastTransitionTime": now()})
 

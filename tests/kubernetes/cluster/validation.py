@@ -1,37 +1,41 @@
 """What an object must be to be taken: its fields known and of their types, and the rules that no schema holds.
 
-Kubernetes' own kinds are held to its published schemas (the package kubernetes-validate, strict), custom resources to the
-lists in custom.py. Fields are always validated strictly (Kubernetes API Concepts, "Field validation": `Strict`), also where a
-client asks for less: what a real server would drop with a warning is an error here.
+Kubernetes' own kinds are held to its published schemas (the package kubernetes-validate, strict), custom resources to
+the lists in custom.py. Fields are always validated strictly (Kubernetes API Concepts, "Field validation": `Strict`),
+also where a client asks for less: what a real server would drop with a warning is an error here.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import kubernetes_validate
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+from kubernetes_validate.utils import schema_contents
+from referencing import Registry
 
 from tests.kubernetes.cluster import custom, errors
 from tests.kubernetes.cluster.resources import JOB, POD, SERVICE, TRAIN_JOB, Kind
 from tests.kubernetes.cluster.scheduler import quantity
 from tests.kubernetes.cluster.store import Object, is_dns_label
 
-SCHEMAS = "1.34"
+SCHEMAS = "1.34.0"
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _KEY = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_LETTERS = 'must consist of lower case alphanumeric characters or "-"'
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 _Cause = tuple[str, str]
 
 
 def checked(kind: Kind, body: Any) -> Object:
-    """A copy of what was sent. Raises ApiError: 400 where it is not an object of this kind, 422 where a rule is broken."""
+    """A copy of what was sent. Raises ApiError: 400 where it is none of this kind, 422 where a rule is broken."""
     if not isinstance(body, dict):
         raise errors.bad_request("the object provided is unrecognized (must be of type object)")
     document = {"apiVersion": kind.api_version, "kind": kind.kind, **_without_nulls(copy.deepcopy(body))}
@@ -72,20 +76,24 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _schema_fault(document: Object) -> str:
-    return _cached_fault(json.dumps(document, sort_keys=True))
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_fault(text: str) -> str:
     """What a document's schema says against it; "" where nothing."""
-    try:
-        kubernetes_validate.validate(json.loads(text), SCHEMAS, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        path = ".".join(str(part) for part in error.absolute_path)
-        if found := re.search(r"\('(.+?)' (?:was|were) unexpected\)", error.message):
-            return f'unknown field "{".".join(filter(None, [path, found.group(1)]))}"'
-        return f"{path}: {error.message[:300]}"
-    return ""
+    error = best_match(_validator(document["kind"], document["apiVersion"]).iter_errors(document))
+    if error is None:
+        return ""
+    path = ".".join(str(part) for part in error.absolute_path)
+    if found := re.search(r"\('(.+?)'.* (?:was|were) unexpected\)", error.message):
+        return f'unknown field "{".".join(filter(None, [path, found.group(1)]))}"'
+    return f"{path}: {error.message[:300]}"
+
+
+@functools.cache
+def _validator(kind: str, api_version: str) -> Draft202012Validator:
+    """As kubernetes_validate.validate makes it for every document anew, which costs more than all else here."""
+    folder = f"kubernetes-json-schema/v{SCHEMAS}-local-strict"
+    name = f"{kind.lower()}-{re.sub(r'[.][^/]*', '', api_version).replace('/', '-')}.json"
+    parts = [schema_contents(f"{folder}/{file}", SCHEMAS) for file in (name, "_definitions.json")]
+    registry: Registry[Any] = Registry().with_resources([(part["$id"], part) for part in parts])
+    return Draft202012Validator(parts[0], registry=registry)
 
 
 def _custom_faults(kind: Kind, document: Object) -> Iterator[str]:
@@ -158,9 +166,11 @@ def _core_faults(what: str, value: Any, path: str) -> Iterator[str]:
 
 def _causes(kind: Kind, document: Object) -> Iterator[_Cause]:
     yield from _meta_causes(kind, document["metadata"])
-    if kind is POD:
-        yield from _pod_causes(document.get("spec", {}), "spec")
-    if kind is JOB:
+    if kind in (POD, JOB) and "spec" not in document:
+        yield "spec", "Required value"
+    elif kind is POD:
+        yield from _pod_causes(document["spec"], "spec")
+    elif kind is JOB:
         yield from _job_causes(document)
     if kind is SERVICE and not is_dns_label(document["metadata"].get("name", "x")):
         yield "metadata.name", "a DNS-1035 label must consist of lower case alphanumeric characters or '-'"
@@ -172,7 +182,7 @@ def _meta_causes(kind: Kind, meta: Object) -> Iterator[_Cause]:
     if not meta.get("name") and not meta.get("generateName"):
         yield "metadata.name", "Required value: name or generateName is required"
     elif len(name) > 253 or not _NAME.fullmatch(name):
-        yield "metadata.name", f'Invalid value: "{name}": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, "-" or "."'  # fmt: skip
+        yield "metadata.name", f'Invalid value: "{name}": a lowercase RFC 1123 subdomain {_LETTERS} or "."'
     if kind is TRAIN_JOB and (len(name) > 63 or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)):
         yield "metadata.name", "metadata.name must match RFC 1035 DNS label format"
     yield from _label_causes(meta.get("labels") or {}, "metadata.labels")
@@ -186,14 +196,15 @@ def _label_causes(labels: dict[str, str], path: str) -> Iterator[_Cause]:
         if not _KEY.fullmatch(key):
             yield path, f'Invalid value: "{key}": name part must consist of alphanumeric characters'
         if not _VALUE.fullmatch(value):
-            yield path, f'Invalid value: "{value}": a valid label must be an empty string or consist of at most 63 alphanumeric characters, "-", "_" or "."'  # fmt: skip
+            why = 'a valid label must be empty or at most 63 alphanumeric characters, "-", "_" or "."'
+            yield path, f'Invalid value: "{value}": {why}'
 
 
 def _pod_causes(spec: Object, path: str) -> Iterator[_Cause]:
     """API reference, PodSpec, Container; Volumes; Resource Management for Pods and Containers."""
     for key in ("hostname", "subdomain"):
         if key in spec and not is_dns_label(spec[key]):
-            yield f"{path}.{key}", f'Invalid value: "{spec[key]}": a lowercase RFC 1123 label must consist of at most 63 lower case alphanumeric characters or "-"'  # fmt: skip
+            yield f"{path}.{key}", f'Invalid value: "{spec[key]}": a lowercase RFC 1123 label {_LETTERS}'
     yield from _one_of(spec, "restartPolicy", ("Always", "OnFailure", "Never"), path)
     volumes = [volume["name"] for volume in spec.get("volumes") or ()]
     yield from _twice(volumes, f"{path}.volumes")
@@ -204,16 +215,14 @@ def _pod_causes(spec: Object, path: str) -> Iterator[_Cause]:
         if item.get("operator", "Equal") == "Exists" and item.get("value"):
             why = "Invalid value: value must be empty when `operator` is 'Exists'"
             yield f"{path}.tolerations[{number}].operator", why
-        yield from _one_of(
-            item, "effect", ("NoSchedule", "PreferNoSchedule", "NoExecute"), f"{path}.tolerations[{number}]"
-        )
+        yield from _one_of(item, "effect", _EFFECTS, f"{path}.tolerations[{number}]")
     if spec.get("activeDeadlineSeconds", 1) < 1:
         yield f"{path}.activeDeadlineSeconds", "Invalid value: must be between 1 and 2147483647"
 
 
 def _container_causes(container: Object, volumes: list[str], path: str) -> Iterator[_Cause]:
     if not is_dns_label(container["name"]):
-        yield f"{path}.name", f'Invalid value: "{container["name"]}": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or "-"'  # fmt: skip
+        yield f"{path}.name", f'Invalid value: "{container["name"]}": a lowercase RFC 1123 label {_LETTERS}'
     if not container.get("image", "").strip():
         yield f"{path}.image", "Required value"
     yield from _one_of(container, "terminationMessagePolicy", ("File", "FallbackToLogsOnError"), path)
@@ -248,7 +257,8 @@ def _resource_causes(resources: Object, path: str) -> Iterator[_Cause]:
         if name not in limits:
             continue
         if quantity(amount) > quantity(limits[name]):
-            yield f"{path}.requests", f'Invalid value: "{amount}": must be less than or equal to {name} limit of {limits[name]}'  # fmt: skip
+            why = f"must be less than or equal to {name} limit of {limits[name]}"
+            yield f"{path}.requests", f'Invalid value: "{amount}": {why}'
         elif "/" in name and quantity(amount) != quantity(limits[name]):
             yield f"{path}.requests", f'Invalid value: "{amount}": must be equal to {name} limit of {limits[name]}'
 
@@ -257,6 +267,8 @@ def _job_causes(job: Object) -> Iterator[_Cause]:
     """Jobs, "Pod template", "Pod failure policy"; API reference, JobSpec."""
     spec = job["spec"]
     template = spec["template"].get("spec") or {"containers": []}
+    if not template["containers"]:
+        yield "spec.template.spec.containers", "Required value"
     yield from _pod_causes(template, "spec.template.spec")
     yield from _label_causes((spec["template"].get("metadata") or {}).get("labels") or {}, "spec.template.labels")
     if len(job["metadata"].get("name", "")) > 63:
@@ -287,7 +299,7 @@ def _policy_causes(policy: Object, template: Object) -> Iterator[_Cause]:
         yield from _one_of(rule, "action", ("Count", "FailIndex", "FailJob", "Ignore"), here)
         codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
         if bool(codes) == bool(conditions):
-            yield here, "Invalid value: specifying one of OnExitCodes and OnPodConditions is required, and both is not supported"  # fmt: skip
+            yield here, "Invalid value: specifying one of OnExitCodes and OnPodConditions is required, and not both"
         if codes:
             yield from _exit_code_causes(codes, names, f"{here}.onExitCodes")
 

@@ -36,25 +36,25 @@ class Watch:
             is_fresh = self.version in ("", "0")
             position = store.version if is_fresh else int(self.version)
             found = [_event("ADDED", item) for item in self._present(store)] if is_fresh else []
-        while True:
-            yield from found
+        yield from found
+        while not is_closing():
             with store.changed:
-                while True:
-                    if faults.comes("cut"):
-                        raise CutError
-                    if is_closing():
-                        return
-                    if position < store.compacted or faults.comes("gone"):
-                        error = expired(position, max(store.compacted, position + 1))
-                        yield {"type": "ERROR", "object": error.status()}
-                        return
-                    found = self._after(store, position)
-                    position = store.version
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if found or (left is not None and left <= 0):
-                        break
+                if faults.comes("cut"):
+                    raise CutError
+                is_gone = position < store.compacted or faults.comes("gone")
+                found = [] if is_gone else self._after(store, position)
+                left = None if deadline is None else deadline - time.monotonic()
+                is_late = left is not None and left <= 0
+                if not (found or is_gone or is_late):
                     store.changed.wait(left)
-            if not found:
+                    continue
+                oldest = max(store.compacted, position + 1)
+                position = position if is_gone else store.version
+            yield from found
+            if is_gone:
+                yield _event("ERROR", expired(position, oldest).status())
+                return
+            if is_late:
                 if self.has_bookmarks:
                     yield self._bookmark(position)
                 return

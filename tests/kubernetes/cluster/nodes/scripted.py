@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,9 @@ FOREVER = math.inf
 class Run:
     """What a pod does: write lines (a generator may wait between them), run for these seconds, end with this code.
 
-    A `reason` of those for which containers wait (ErrImagePull, InvalidImageName, CreateContainerConfigError, ...) lets it
-    never start, with `message`; another one is that of its end (OOMKilled). `stopped` is its exit code when it is asked
-    to end; None: it does not listen, and is killed (137) when the grace period is over.
+    A `reason` of those for which containers wait (ErrImagePull, InvalidImageName, CreateContainerConfigError, ...) lets
+    it never start, with `message`; another one is that of its end (OOMKilled). `stopped` is its exit code when it is
+    asked to end; None: it does not listen, and is killed (137), here at once.
     """
 
     lines: Iterable[str] = ()
@@ -50,8 +49,7 @@ class Scripted:
             if play.stop.asked.is_set():
                 break
         if self._is_stopped(play, run.seconds):
-            if run.stopped is None:
-                time.sleep(min(play.stop.grace, 0.02))
+            if run.stopped is None or play.stop.grace <= 0:
                 return Ended(137, "Error")
             return Ended(run.stopped, "Error" if run.stopped else "Completed")
         return Ended(run.code, run.reason or ("Error" if run.code else "Completed"), run.message)
