@@ -19,7 +19,6 @@ from mmbert import artifacts
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.ranks import STOPPED
 
-
 Tell = Callable[[str], None]
 """Hears, in a sentence, what a component waits for or what happened to it."""
 

@@ -627,7 +627,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     works.use_profile(monkeypatch, tmp_path)
     monkeypatch.setenv("MMBERT_LAUNCHER", "kubernetes")
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"the package kubernetes is not installed here; start it from the orchestrator"):
+    with pytest.raises(UserError, match=r"the package kubernetes is not installed here; start it from the orch"):
         launchers.launch(works.plan_of("select"), works.PLACE, "select")
 
 

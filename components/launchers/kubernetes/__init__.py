@@ -70,7 +70,7 @@ def _delete(cluster: api.Cluster, made: Manifests) -> None:
     """Delete what is not over; what fails of that does not hide why."""
     try:
         there = cluster.get(made.kind, made.name)
-        if there is not None and states.end(there) is None and "deletionTimestamp" not in there["metadata"]:
+        if there is not None and states.end(there) is None and not states.is_leaving(there):
             with contextlib.suppress(api.ChangedError):
                 cluster.delete(made.kind, made.name, states.uid_of(there))
     except MmbertError as error:
@@ -92,7 +92,7 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
                 continue
             break
         end = states.end(there)
-        if "deletionTimestamp" in there["metadata"]:
+        if states.is_leaving(there):
             leaving.wait([there])
         elif end is None or (end.complete and plan.done() is not None):
             print(f"{made.name} runs already; waiting for it", flush=True)
@@ -154,7 +154,8 @@ class _Watched:
         self._patience = states.Patience(profiles.cluster().pending_minutes * 60)
         self._follower: Follower | None = None
         self._followed = ""
-        self._living: dict[str, str] = {}
+        self._living = False
+        self._steady: dict[str, str] = {}
         self._told: set[str] = set()
         self._runs = ""
         self._without_pods: float | None = None
@@ -168,7 +169,8 @@ class _Watched:
         while True:
             thing = self._cluster.get(self._made.kind, self._made.name)
             pods, version = self._cluster.pods(_digest(self._made))
-            self._tell_what_happened(pods)
+            self._tell_disruptions(pods)
+            self._see(pods, thing)
             self._follow(pods)
             if thing is None or states.uid_of(thing) != self._uid:
                 return self._gone()
@@ -177,7 +179,10 @@ class _Watched:
                 return self._ended(end, pods)
             seconds = self._wait(thing, pods)
             if self._living:
-                self._tell_what_happened(self._cluster.changed_pods(_digest(self._made), version, seconds), whole=False)
+                for pod in (changed := self._cluster.changed_pods(_digest(self._made), version, seconds)):
+                    if states.is_leaving(pod):
+                        self._steady.pop(states.uid_of(pod), None)
+                self._tell_disruptions(changed)
             else:
                 self._cluster.changed(self._made.kind, thing, seconds)
 
@@ -206,21 +211,26 @@ class _Watched:
         longest = _WATCH_SECONDS if self._living else _QUEUE_LOOK_SECONDS
         return min(longest, self._patience.left(time.monotonic()))
 
-    def _tell_what_happened(self, pods: Sequence[Object], whole: bool = True) -> None:
-        """Tell of pods that were stopped, each once. `whole`: these are all pods that there are."""
+    def _tell_disruptions(self, pods: Sequence[Object]) -> None:
+        """Tell of pods that were stopped, each once."""
         for pod in pods:
             happened = states.disruption(pod)
             if happened is not None and states.uid_of(pod) not in self._told:
                 self._told.add(states.uid_of(pod))
                 self._tell(f"{happened}; {self._again}")
-        if not whole:
-            return
+
+    def _see(self, pods: Sequence[Object], thing: Object | None) -> None:
+        """Keep which pods there are, and tell of those that are gone though nobody ended them as they should be."""
+        at_work = thing is not None and not thing["spec"].get("suspend") and not states.is_leaving(thing)
         there = {states.uid_of(pod) for pod in pods}
-        for uid, name in self._living.items():
-            if uid not in there and uid not in self._told:
+        for uid in self._steady.keys() - there - self._told:
+            # A Ray cluster goes with its work.
+            if at_work and self._made.kind != RAY_JOB:
                 self._told.add(uid)
-                self._tell(f"pod {name} is gone: somebody deleted it, or its node; {self._again}")
-        self._living = {states.uid_of(pod): states.name_of(pod) for pod in pods if not states.is_over(pod)}
+                self._tell(f"pod {self._steady[uid]} is gone: somebody deleted it, or its node; {self._again}")
+        living = [pod for pod in pods if not states.is_over(pod)]
+        self._living = bool(living)
+        self._steady = {states.uid_of(pod): states.name_of(pod) for pod in living if not states.is_leaving(pod)}
 
     @property
     def _again(self) -> str:
@@ -238,6 +248,7 @@ class _Watched:
             return
         if self._follower is not None:
             self._follower.finish()
+            self._last_line(0)
             self._tell(f"starts again: pod {states.name_of(leader)}")
         self._followed = states.uid_of(leader)
         container = str(leader["spec"]["containers"][0]["name"])

@@ -1,8 +1,8 @@
 """A pod's log as it is written: no line lost and none told twice, however often the connection is cut.
 
-Each line comes with its time (Kubernetes' API reference, pods/log, `timestamps`). After a cut the log is read again from
-a little before the last line, and what was told is left out: lines before its time, and as many of its time as were
-told.
+Each line comes with its time (Kubernetes' API reference, pods/log, `timestamps`). After a cut the log is read again
+from a little before the last line, and what was told is left out: lines before its time, and as many of its time as
+were told.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from mmbert.errors import MmbertError
 _PAUSE_SECONDS = 0.5
 _MARGIN_SECONDS = 5
 """For the difference between when a line was written and when it came here."""
+_LAST_TRIES = 5
+"""How often the rest of a log is asked for: a node that is lost has none to give."""
 _ENDING_SECONDS = 90.0
 """A reading that hangs ends by its timeout before that."""
 _LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)(?: |$)")
@@ -89,22 +91,22 @@ class Follower:
         self.shown.follow(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        place = Place()
-        while not self._stopped.is_set():
+        place, tries = Place(), 0
+        while not self._stopped.is_set() and tries < _LAST_TRIES:
             # What a log holds after its end is its whole rest.
             last = self._ended.is_set()
+            tries += last
             try:
                 yield from self._read(place, last)
+                if last:
+                    return
             except ApiException as error:
                 self._error = self._cluster.refused_log(error)
                 if self._error is not None or (last and error.status in (400, 404)):
                     return
             except BROKEN:
                 pass
-            else:
-                if last:
-                    return
-            self._ended.wait(_PAUSE_SECONDS) if not last else self._stopped.wait(_PAUSE_SECONDS)
+            (self._stopped if last else self._ended).wait(_PAUSE_SECONDS)
 
     def _read(self, place: Place, last: bool) -> Iterator[str]:
         begun = b""

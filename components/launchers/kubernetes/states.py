@@ -127,6 +127,11 @@ def is_over(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
+def is_leaving(thing: Object) -> bool:
+    """Whether somebody deleted it; it stays until all that belongs to it has ended."""
+    return "deletionTimestamp" in thing["metadata"]
+
+
 def has_started(pod: Object) -> bool:
     """Whether its container runs or ran: it has a log."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
