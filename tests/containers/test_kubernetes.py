@@ -77,9 +77,11 @@ def stand_in_images(images: Images) -> dict[str, str]:
     """The images that are here, by digest."""
     found = {}
     for target in TARGETS:
-        line = ["podman", "image", "inspect", "--format", "{{index .RepoDigests 0}}", images.name(target)]
+        line = ["podman", "image", "inspect", "--format", "{{.Digest}}", images.name(target)]
         shown = subprocess.run(line, capture_output=True, text=True, check=True)
-        found[f"MMBERT_IMAGE_{target.upper()}"] = shown.stdout.strip()
+        name = images.name(target).rpartition(":")[0]
+        prefix = "" if "/" in name else "localhost/"
+        found[f"MMBERT_IMAGE_{target.upper()}"] = f"{prefix}{name}@{shown.stdout.strip()}"
     return found
 
 

@@ -56,7 +56,8 @@ def defaulted_pod_spec(spec: Object) -> Object:
     spec.setdefault("terminationGracePeriodSeconds", 30)
     for container in spec["containers"]:
         container.setdefault("terminationMessagePolicy", "File")
-        container.setdefault("imagePullPolicy", "IfNotPresent" if "@" in container["image"] else "Always")
+        tag = container["image"].rpartition("/")[2].partition(":")[2]
+        container.setdefault("imagePullPolicy", "Always" if tag in ("", "latest") else "IfNotPresent")
         resources = container.get("resources") or {}
         if "limits" in resources:
             # Resource Management: a limit alone is a request, too.

@@ -122,7 +122,12 @@ def _create_cluster(store: Store, job: Object) -> Object:
 
 def _fill(store: Store, cluster: Object) -> list[Object]:
     """A cluster's pods, made where they are missing: one head, and each group's replicas. [] where one is refused."""
-    present = {pod["metadata"]["name"]: pod for pod in store.owned(POD, cluster)}
+    present = {}
+    for pod in store.owned(POD, cluster):
+        present[pod["metadata"]["name"]] = pod
+        if pod["status"]["phase"] in ("Succeeded", "Failed"):
+            # What has ended makes room for another.
+            deletion.delete(store, POD, pod["metadata"]["namespace"], pod["metadata"]["name"])
     if "deletionTimestamp" in cluster["metadata"]:
         return []
     meta, spec = cluster["metadata"], cluster["spec"]

@@ -21,7 +21,7 @@ from tests.kubernetes.cluster.faults import Faults
 from tests.kubernetes.cluster.kubelet import Kubelet
 from tests.kubernetes.cluster.logs import Log, Wanted
 from tests.kubernetes.cluster.resources import POD, Kind
-from tests.kubernetes.cluster.store import Object, Store
+from tests.kubernetes.cluster.store import Object, Store, suffix
 from tests.kubernetes.cluster.watches import CutError, Watch
 
 TOKEN = "token-of-the-stand-in"
@@ -187,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
         meta = document["metadata"]
         if kind.is_namespaced and meta.setdefault("namespace", place.namespace) != place.namespace:
             raise errors.bad_request("the namespace of the provided object does not match the namespace of the request")
+        if not meta.get("name"):
+            meta["name"] = meta["generateName"][:58] + suffix()
         with store.changed:
             document = admission.admit(store, kind, document)
             if "dryRun" in query:

@@ -71,8 +71,6 @@ class Store:
         with self.changed:
             made = copy.deepcopy(document)
             meta = made.setdefault("metadata", {})
-            if not meta.get("name") and meta.get("generateName"):
-                meta["name"] = meta["generateName"] + suffix()
             place = (meta.get("namespace", ""), meta["name"])
             if (present := self._objects[kind].get(place)) is not None:
                 raise errors.already_exists(kind, meta["name"], "deletionTimestamp" in present["metadata"])

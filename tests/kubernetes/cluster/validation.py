@@ -240,7 +240,7 @@ def _container_causes(container: Object, volumes: list[str], path: str) -> Itera
 
 
 def _resource_causes(resources: Object, path: str) -> Iterator[_Cause]:
-    """Resource Management, "Extended resources": whole numbers, requests equal to limits; and no request above a limit."""
+    """Resource Management, "Extended resources": whole numbers, requests as limits; and no request above a limit."""
     limits, wishes = resources.get("limits") or {}, resources.get("requests") or {}
     for name, amount in {**wishes, **limits}.items():
         try:
