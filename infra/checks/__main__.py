@@ -52,7 +52,9 @@ def all_checks() -> Iterator[Check]:
         if overlay == "prod":
             yield from agreement.agreement_checks(TERRAFORM, objects)
     if not os.environ.get("AIRFLOW_CHART"):
-        print("Airflow's chart is not here: its values were compared with the keys of its schema (AIRFLOW_CHART=FOLDER templates it)")
+        print(
+            "Airflow's chart is not here: its values were held to its schema's keys (AIRFLOW_CHART=FOLDER: templated)"
+        )
     yield from terraform.terraform_checks(TERRAFORM)
     if tools.has("promtool"):
         yield from alerts.alert_checks(KUBERNETES / "base" / "alerts")

@@ -14,7 +14,9 @@ def agreement_checks(folder: Path, objects: list[Object]) -> Iterator[Check]:
     text = {path.name: path.read_text("utf-8") for path in folder.glob("*.tf")}
     yield check("agreement", "nodes' labels and Kueue's flavors", _labels(text.get("nodes.tf", ""), objects))
     yield check("agreement", "pods' roles and service accounts", _accounts(text.get("identity.tf", ""), objects))
-    yield check("agreement", "the VPC's addresses and network policies", _addresses(text.get("variables.tf", ""), objects))
+    yield check(
+        "agreement", "the VPC's addresses and network policies", _addresses(text.get("variables.tf", ""), objects)
+    )
 
 
 def rights_check(launcher: Path, objects: list[Object]) -> Check:
@@ -24,7 +26,9 @@ def rights_check(launcher: Path, objects: list[Object]) -> Check:
 
 def _rights(launcher: Path, objects: list[Object]) -> Iterator[str]:
     tree = ast.parse(launcher.read_text("utf-8"))
-    literals = [node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RIGHTS"]
+    literals = [
+        node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RIGHTS"
+    ]
     if len(literals) != 1 or literals[0] is None:
         yield f"{launcher.name}: RIGHTS is not there"
         return
@@ -52,14 +56,13 @@ def _labels(nodes: str, objects: list[Object]) -> Iterator[str]:
     for item in of_kind(objects, "ResourceFlavor"):
         pool = ((item.get("spec") or {}).get("nodeLabels") or {}).get("mmbert.dev/pool")
         if pool not in there:
-            yield f"ResourceFlavor {item['metadata']['name']}: no node group has mmbert.dev/pool={pool} ({sorted(there)})"
+            name = item["metadata"]["name"]
+            yield f"ResourceFlavor {name}: no node group has mmbert.dev/pool={pool} ({', '.join(sorted(there))})"
 
 
 def _accounts(identity: str, objects: list[Object]) -> Iterator[str]:
     ours = {namespace_of(item) for item in of_kind(objects, "ServiceAccount")}
     there = {(namespace_of(item), item["metadata"]["name"]) for item in of_kind(objects, "ServiceAccount")}
-    # Airflow's chart makes this one.
-    there.add(("airflow", "airflow-api-server"))
     pairs = re.findall(r'namespace\s+= "([\w-]+)"\n\s+service_account\s+= "([\w-]+)"', identity)
     if not pairs:
         yield "identity.tf: no role is given to a service account"

@@ -1,4 +1,7 @@
-"""The cost table of docs/infrastructure.md, computed from infra/terraform/prices.csv: `python -m infra.checks.costs` writes it."""
+"""The cost table of docs/infrastructure.md, computed from infra/terraform/prices.csv.
+
+`python -m infra.checks.costs` writes it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def table(prices: Path = PRICES) -> str:
         price, quantity = float(row["price"]), float(row["quantity"])
         month = price * quantity * (HOURS if row["per"] == "hour" else 1)
         total += month if row["always"] == "yes" else 0
-        hour = f"{price * quantity:,.2f}" if row["per"] == "hour" else ""
+        hour = f"{price * quantity:,.3f}" if row["per"] == "hour" else ""
         what = f"{quantity:g} x {row['unit']}"
         month_text = f"{month:,.0f}" + ("" if row["always"] == "yes" else " *")
         lines.append(f"| {row['part']} | {price:g} / {row['per']} | {what} | {hour} | {month_text} | {row['seen']} |")

@@ -1,5 +1,7 @@
-"""Fields of custom resources, from their makers' own sources. *Unverified on a cluster*: a list can lack a field or a rule
-that the real webhook has; it does catch misspelt fields, wrong types and unknown values.
+"""Fields of custom resources, from their makers' own sources.
+
+*Unverified on a cluster*: a list can lack a field or a rule that the real webhook has; it does catch misspelt fields,
+wrong types and unknown values.
 
 Sources: Kueue's apis/kueue/v1beta2 (clusterqueue_types.go, resourceflavor_types.go, topology_types.go,
 localqueue_types.go); Kubeflow Trainer's pkg/apis/trainer/v1alpha1/trainingruntime_types.go; JobSet's
@@ -52,7 +54,8 @@ _QUANTITY: Schema = {
 _NAME: Schema = {"type": "string", "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"}
 _LABEL_NAME: Schema = {
     "type": "string",
-    "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
+    "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+    r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$",
 }
 _SELECTOR = _object(matchLabels=_LABELS, matchExpressions=_list(_ANY))
 _EFFECT = _one_of("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -145,9 +148,7 @@ _TRAINING_RUNTIME = _object(
                 1,
             ),
             network=_object(enableDNSHostnames=_TRUTH, subdomain=_NAME, publishNotReadyAddresses=_TRUTH),
-            successPolicy=_object(
-                "operator", operator=_one_of("All", "Any"), targetReplicatedJobs=_list(_TEXT)
-            ),
+            successPolicy=_object("operator", operator=_one_of("All", "Any"), targetReplicatedJobs=_list(_TEXT)),
             failurePolicy=_object(
                 maxRestarts=_COUNT,
                 restartStrategy=_one_of("Recreate", "BlockingRecreate", "InPlaceRestart"),
@@ -305,7 +306,9 @@ def faults(item: Object) -> list[str]:
     found = [f"{name}: there is no such field" for name in extra]
     if "spec" not in item and key[1] in _OPTIONAL:
         return found
-    validator = jsonschema.Draft202012Validator({"type": "object", "properties": {"spec": SPECS[key]}, "required": ["spec"]})
+    validator = jsonschema.Draft202012Validator(
+        {"type": "object", "properties": {"spec": SPECS[key]}, "required": ["spec"]}
+    )
     found += [
         f"{'.'.join(map(str, error.absolute_path)) or 'the object'}: {error.message}"
         for error in validator.iter_errors(item)

@@ -1,5 +1,5 @@
-"""Our values for Airflow's chart: against the keys of its schema that we use (infra/helm/chart-values.json), and, where the
-chart is at hand, what it makes of them.
+"""Our values for Airflow's chart: against those keys of its schema that we use (infra/helm/chart-values.json); where
+the chart is at hand, what it makes of them.
 """
 
 from __future__ import annotations

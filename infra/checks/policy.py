@@ -1,4 +1,4 @@
-"""What our manifests must keep to, beyond what the API takes. Each rule is a function over all objects of an overlay."""
+"""What our manifests must keep to, beyond what the API takes. A rule is a function over all objects of an overlay."""
 
 from __future__ import annotations
 
@@ -40,13 +40,17 @@ def containers(template: Object) -> list[Object]:
 
 
 def restricted_pods(objects: list[Object]) -> Iterator[str]:
-    """The pod security standard `restricted` (Kubernetes' documentation, Pod Security Standards), and a read-only root."""
+    """The standard `restricted` (Kubernetes' documentation, Pod Security Standards), and a read-only root."""
     for name, _, template in pod_templates(objects):
         pod = template["spec"]
         security = pod.get("securityContext") or {}
         shared = [key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key)]
         yield from (f"{name}: {key} is set" for key in shared)
-        yield from (f"{name}: volume {volume['name']} is a hostPath" for volume in pod.get("volumes") or [] if "hostPath" in volume)
+        yield from (
+            f"{name}: volume {volume['name']} is a hostPath"
+            for volume in pod.get("volumes") or []
+            if "hostPath" in volume
+        )
         for container in containers(template):
             own = {**security, **(container.get("securityContext") or {})}
             yield from (f"{name}: container {container['name']}: {text}" for text in _container_faults(own))
@@ -145,7 +149,7 @@ def no_secret_values(objects: list[Object]) -> Iterator[str]:
 
 
 def bounded(objects: list[Object]) -> Iterator[str]:
-    """Memory asked for is memory allowed; each namespace has a quota and defaults. Trainers' sizes are the TrainJob's."""
+    """Memory asked for is memory allowed; each namespace has a quota and defaults. A TrainJob says its own sizes."""
     for name, _, template in pod_templates(item for item in objects if item["kind"] != "ClusterTrainingRuntime"):
         for container in containers(template):
             resources = container.get("resources") or {}
@@ -168,41 +172,51 @@ def inner_services(objects: list[Object]) -> Iterator[str]:
 def references(objects: list[Object]) -> Iterator[str]:
     """What is named is there: roles, queues, flavors, topologies, priorities, config maps, secrets' sources."""
     named = {(item["kind"], namespace_of(item), item["metadata"]["name"]) for item in objects}
-
-    def missing(kind: str, namespace: str, name: Any, by: str) -> Iterator[str]:
+    for by, kind, namespace, name in (*_named_by_objects(objects), *_named_by_pods(objects)):
         if (kind, namespace, name) not in named:
             yield f"{by}: there is no {kind} {name}"
+    yield from _selectors(objects)
 
-    for item in of_kind(objects, "RoleBinding"):
-        yield from missing(item["roleRef"]["kind"], namespace_of(item), item["roleRef"]["name"], name_of(item))
-        for subject in item["subjects"]:
-            yield from missing(subject["kind"], subject.get("namespace", ""), subject["name"], name_of(item))
-    for item in of_kind(objects, "LocalQueue"):
-        yield from missing("ClusterQueue", "", item["spec"]["clusterQueue"], name_of(item))
-    for item in of_kind(objects, "ClusterQueue"):
-        for group in item["spec"]["resourceGroups"]:
-            for flavor in group["flavors"]:
-                yield from missing("ResourceFlavor", "", flavor["name"], name_of(item))
-    for item in of_kind(objects, "ResourceFlavor"):
-        if "topologyName" in (item.get("spec") or {}):
-            yield from missing("Topology", "", item["spec"]["topologyName"], name_of(item))
-    for item in of_kind(objects, "ExternalSecret"):
-        store = item["spec"]["secretStoreRef"]
-        yield from missing(store["kind"], "", store["name"], name_of(item))
-    for name, namespace, template in pod_templates(objects):
+
+_Named = tuple[str, str, str, str]
+"""Who names it; kind, namespace and name of what is named."""
+
+
+def _named_by_objects(objects: list[Object]) -> Iterator[_Named]:
+    for item in objects:
+        by, spec = name_of(item), item.get("spec") or {}
+        if item["kind"] == "RoleBinding":
+            yield by, item["roleRef"]["kind"], namespace_of(item), item["roleRef"]["name"]
+            for subject in item["subjects"]:
+                yield by, subject["kind"], subject.get("namespace", ""), subject["name"]
+        elif item["kind"] == "LocalQueue":
+            yield by, "ClusterQueue", "", spec["clusterQueue"]
+        elif item["kind"] == "ClusterQueue":
+            for group in spec["resourceGroups"]:
+                yield from ((by, "ResourceFlavor", "", flavor["name"]) for flavor in group["flavors"])
+        elif item["kind"] == "ResourceFlavor" and "topologyName" in spec:
+            yield by, "Topology", "", spec["topologyName"]
+        elif item["kind"] == "ExternalSecret":
+            yield by, spec["secretStoreRef"]["kind"], "", spec["secretStoreRef"]["name"]
+
+
+def _named_by_pods(objects: list[Object]) -> Iterator[_Named]:
+    for by, namespace, template in pod_templates(objects):
         if "priorityClassName" in template["spec"]:
-            yield from missing("PriorityClass", "", template["spec"]["priorityClassName"], name)
+            yield by, "PriorityClass", "", template["spec"]["priorityClassName"]
         for container in containers(template):
             for variable in container.get("env") or []:
                 source = (variable.get("valueFrom") or {}).get("configMapKeyRef")
                 if source:
-                    yield from missing("ConfigMap", namespace, source["name"], name)
-    yield from _selectors(objects)
+                    yield by, "ConfigMap", namespace, source["name"]
 
 
 def _selectors(objects: list[Object]) -> Iterator[str]:
     """Services and budgets of ours choose pods of ours; those of the namespace mmbert are the launcher's pods too."""
-    pods = [(namespace, (template.get("metadata") or {}).get("labels") or {}) for _, namespace, template in pod_templates(objects)]
+    pods = [
+        (namespace, (template.get("metadata") or {}).get("labels") or {})
+        for _, namespace, template in pod_templates(objects)
+    ]
     for item in of_kind(objects, "Service", "PodDisruptionBudget"):
         selector = item["spec"].get("selector") or {}
         wanted = selector if item["kind"] == "PodDisruptionBudget" else {"matchLabels": selector}

@@ -1,4 +1,4 @@
-"""Resource profiles against an overlay: queues, priorities, runtime, namespace, account, nodes that a profile names exist."""
+"""Resource profiles against an overlay: queues, priorities, runtime, account and nodes that a profile names exist."""
 
 from __future__ import annotations
 

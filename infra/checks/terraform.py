@@ -1,4 +1,4 @@
-"""infra/terraform without terraform: syntax (python-hcl2), documented variables, references that resolve, and our rules.
+"""infra/terraform without terraform: syntax (python-hcl2), documented variables, references that resolve, our rules.
 
 No provider's schema is asked: a misspelt argument of a resource passes here, and `terraform validate` would find it.
 """
@@ -229,7 +229,7 @@ _NO_RESOURCES = re.compile(r"^(autoscaling|ec2|eks):(Describe|Get)")
 
 
 def least_rights(module: Module) -> Iterator[str]:
-    """No right to everything: actions are named; all resources only to describe, under a condition, or in a key's policy."""
+    """Actions are named; all resources stand only where things are described, or under a condition."""
     for name, body in module.of("data").items():
         if not name.startswith("aws_iam_policy_document.") or name.endswith((".key", ".bucket")):
             continue

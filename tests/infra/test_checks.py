@@ -75,7 +75,11 @@ def security_change(**changes: Any) -> Fault:
         ("pods are restricted", security_change(readOnlyRootFilesystem=False), "readOnlyRootFilesystem"),
         ("pods are restricted", security_change(capabilities={}), "capabilities must drop ALL"),
         ("pods are restricted", security_change(runAsNonRoot=False), "runAsNonRoot"),
-        ("pods are restricted", lambda objects: pod(objects)["volumes"].append({"name": "x", "hostPath": {}}), "hostPath"),
+        (
+            "pods are restricted",
+            lambda objects: pod(objects)["volumes"].append({"name": "x", "hostPath": {}}),
+            "hostPath",
+        ),
         (
             "namespaces are restricted",
             lambda objects: one(objects, "Namespace", "mmbert")["metadata"].update(labels={}),
@@ -93,7 +97,9 @@ def security_change(**changes: Any) -> Fault:
         ),
         (
             "networks are closed",
-            lambda objects: one(objects, "NetworkPolicy", "dns-and-https")["spec"]["egress"][1]["to"][0]["ipBlock"].pop("except"),
+            lambda objects: one(objects, "NetworkPolicy", "dns-and-https")["spec"]["egress"][1]["to"][0]["ipBlock"].pop(
+                "except"
+            ),
             "169.254.169.254",
         ),
         (
@@ -126,7 +132,11 @@ def security_change(**changes: Any) -> Fault:
             lambda objects: objects.append({"kind": "Secret", "metadata": {"name": "x"}}),
             "a Secret with its values",
         ),
-        ("memory and objects are bounded", container_change(resources={"requests": {"memory": "1Gi"}}), "memory's request"),
+        (
+            "memory and objects are bounded",
+            container_change(resources={"requests": {"memory": "1Gi"}}),
+            "memory's request",
+        ),
         (
             "memory and objects are bounded",
             lambda objects: objects.remove(one(objects, "ResourceQuota", "objects")),
@@ -195,7 +205,12 @@ def test_every_policy_has_a_planted_fault() -> None:
         ("ResourceFlavor", "mmbert-h100", lambda item: item["spec"].pop("nodeLabels"), "at least one nodeLabel"),
         ("Topology", "mmbert-aws", lambda item: item["spec"]["levels"].reverse(), "hostname can only be the last"),
         ("LocalQueue", "mmbert-h100", lambda item: item["spec"].pop("clusterQueue"), "'clusterQueue' is a required"),
-        ("ExternalSecret", "mlflow-server", lambda item: item["spec"].update(refreshInterval="daily"), "refreshInterval"),
+        (
+            "ExternalSecret",
+            "mlflow-server",
+            lambda item: item["spec"].update(refreshInterval="daily"),
+            "refreshInterval",
+        ),
         ("ClusterSecretStore", "mmbert", lambda item: item["spec"]["provider"]["aws"].pop("region"), "'region' is a"),
         (
             "ClusterTrainingRuntime",
@@ -252,9 +267,7 @@ kubernetes:
         ("mmbert-component", "default", "service_account is default"),
     ],
 )
-def test_a_profile_is_held_to_what_there_is(
-    prod: list[Object], tmp_path: Path, old: str, new: str, said: str
-) -> None:
+def test_a_profile_is_held_to_what_there_is(prod: list[Object], tmp_path: Path, old: str, new: str, said: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(PROFILE.replace(old, new) if old else PROFILE, "utf-8")
     found = profiles.profile_check(path, prod).faults
@@ -289,25 +302,60 @@ def test_terraform_has_no_fault() -> None:
         ("storage.tf", "block_public_acls       = true", "block_public_acls = false", "block_public_acls must be True"),
         ("storage.tf", "aws:SecureTransport", "aws:Secure", "without TLS"),
         ("storage.tf", "force_destroy = false", "force_destroy = true", "force_destroy must be false"),
-        ("storage.tf", "resource \"aws_s3_bucket_versioning\"", "resource \"aws_s3_x\"", "there is no aws_s3_bucket_versioning"),
+        (
+            "storage.tf",
+            'resource "aws_s3_bucket_versioning"',
+            'resource "aws_s3_x"',
+            "there is no aws_s3_bucket_versioning",
+        ),
         ("database.tf", "storage_encrypted     = true", "storage_encrypted = false", "storage_encrypted must be True"),
-        ("database.tf", "manage_master_user_password   = true", "password = \"x\"", "a password would stand in the state"),
+        (
+            "database.tf",
+            "manage_master_user_password   = true",
+            'password = "x"',
+            "a password would stand in the state",
+        ),
         ("database.tf", "rds.force_ssl", "rds.x", "forces TLS"),
         ("cluster.tf", 'resources = ["secrets"]', "resources = []", "encryption_config must cover secrets"),
         ("cluster.tf", "length(var.api_access_cidrs) > 0\n", "true\n", "must not be open to everybody"),
         ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens = "optional"', "metadata_options"),
         ("nodes.tf", "encrypted             = true", "encrypted = false", "its volume must be encrypted"),
-        ("nodes.tf", "referenced_security_group_id = aws_security_group.efa.id", 'cidr_ipv4 = "0.0.0.0/0"', "it is open to"),
+        (
+            "nodes.tf",
+            "referenced_security_group_id = aws_security_group.efa.id",
+            'cidr_ipv4 = "0.0.0.0/0"',
+            "it is open to",
+        ),
         ("registry.tf", '"IMMUTABLE"', '"MUTABLE"', "image_tag_mutability must be IMMUTABLE"),
-        ("keys.tf", "enable_key_rotation     = true", "enable_key_rotation = false", "enable_key_rotation must be True"),
+        (
+            "keys.tf",
+            "enable_key_rotation     = true",
+            "enable_key_rotation = false",
+            "enable_key_rotation must be True",
+        ),
         ("identity.tf", '"secretsmanager:GetSecretValue"', '"secretsmanager:*"', "the action secretsmanager:*"),
         ("identity.tf", "resources = [local.mlflow]", 'resources = ["*"]', "s3:ListBucket on all resources"),
-        ("identity.tf", 'resource "aws_secretsmanager_secret" "main"', 'resource "aws_secretsmanager_secret_version" "main"', "would stand in the state"),
+        (
+            "identity.tf",
+            'resource "aws_secretsmanager_secret" "main"',
+            'resource "aws_secretsmanager_secret_version" "main"',
+            "would stand in the state",
+        ),
         ("versions.tf", '"~> 6.20"', '">= 6"', "must be held by ~>"),
-        ("variables.tf", "  type        = bool\n  default     = false", "  default = false", "nat_per_zone has no type"),
+        (
+            "variables.tf",
+            "  type        = bool\n  default     = false",
+            "  default = false",
+            "nat_per_zone has no type",
+        ),
         ("variables.tf", 'variable "log_days"', 'variable "old_days"', "there is no var.log_days"),
         ("variables.tf", 'variable "log_days"', 'variable "old_days"', "var.old_days is used nowhere"),
-        ("outputs.tf", "aws_db_instance.main.address", "aws_db_instance.other.address", "there is no aws_db_instance.other"),
+        (
+            "outputs.tf",
+            "aws_db_instance.main.address",
+            "aws_db_instance.other.address",
+            "there is no aws_db_instance.other",
+        ),
         ("outputs.tf", 'description = "PostgreSQL\'s address."', "", "output database_host has no description"),
         ("network.tf", 'resource "aws_vpc" "main" {', 'resource "aws_vpc" "main" {{', "network.tf:"),
     ],
@@ -325,7 +373,12 @@ def test_terraforms_rules_find_their_fault(file: str, old: str, new: str, said: 
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("nodes.tf", '"mmbert.dev/pool" = "h100"', '"mmbert.dev/pool" = "gpu"', "no node group has mmbert.dev/pool=h100"),
+        (
+            "nodes.tf",
+            '"mmbert.dev/pool" = "h100"',
+            '"mmbert.dev/pool" = "gpu"',
+            "no node group has mmbert.dev/pool=h100",
+        ),
         ("identity.tf", '"mmbert-component"', '"mmbert-data"', "there is no ServiceAccount mmbert/mmbert-data"),
         ("variables.tf", '"10.40.0.0/16"', '"10.50.0.0/16"', "variable vpc_cidr is 10.50.0.0/16"),
     ],
