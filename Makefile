@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check check-infra audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,6 +47,9 @@ base-image: ## a base image from Debian's packages, where no registry is reached
 
 test-containers: setup ## build the images and run every component in them
 	@bash scripts/test-containers.sh
+
+test-kubernetes: setup-test ## the launcher kubernetes, against a stand-in cluster, or MMBERT_KUBECONFIG's
+	@bash scripts/test-kubernetes.sh
 
 check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff format --check --quiet .
