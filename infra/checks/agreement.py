@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,29 +29,37 @@ def _rights(launcher: Path, objects: list[Object]) -> Iterator[str]:
     if not launcher.is_file():
         yield f"{launcher} is missing"
         return
-    tree = ast.parse(launcher.read_text("utf-8"))
-    literals = [
-        node.value for node in tree.body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "RIGHTS"
-    ]
-    if len(literals) != 1 or literals[0] is None:
+    needed = _literal(launcher.read_text("utf-8"), "RIGHTS")
+    if needed is None:
         yield f"{launcher.name}: RIGHTS is not there"
         return
-    needed = {key: set(verbs) for key, verbs in ast.literal_eval(literals[0]).items()}
-    given: dict[tuple[str, str], set[str]] = {}
-    for item in of_kind(objects, "Role"):
-        if item["metadata"]["name"] == "mmbert-launcher":
-            for rule in item["rules"]:
-                for group in rule["apiGroups"]:
-                    for resource in rule["resources"]:
-                        given.setdefault((group, resource), set()).update(rule["verbs"])
+    given = _given(objects)
     for key in sorted(needed.keys() | given.keys()):
-        lacking = needed.get(key, set()) - given.get(key, set())
-        unneeded = given.get(key, set()) - needed.get(key, set())
+        lacking = set(needed.get(key, ())) - given.get(key, set())
+        unneeded = given.get(key, set()) - set(needed.get(key, ()))
         name = "/".join(filter(None, key))
         if lacking:
             yield f"Role mmbert-launcher lacks {', '.join(sorted(lacking))} of {name}"
         if unneeded:
             yield f"Role mmbert-launcher has {', '.join(sorted(unneeded))} of {name}, which the launcher does not need"
+
+
+def _literal(module: str, name: str) -> dict[tuple[str, str], tuple[str, ...]] | None:
+    """What an annotated name of a Python module is set to."""
+    for node in ast.parse(module).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name and node.value is not None:
+            return dict(ast.literal_eval(node.value))
+    return None
+
+
+def _given(objects: list[Object]) -> dict[tuple[str, str], set[str]]:
+    given: dict[tuple[str, str], set[str]] = {}
+    for item in of_kind(objects, "Role"):
+        if item["metadata"]["name"] == "mmbert-launcher":
+            for rule in item["rules"]:
+                for key in itertools.product(rule["apiGroups"], rule["resources"]):
+                    given.setdefault(key, set()).update(rule["verbs"])
+    return given
 
 
 def _labels(nodes: str, objects: list[Object]) -> Iterator[str]:

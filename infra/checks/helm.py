@@ -60,7 +60,7 @@ def chart_checks(chart: Path, overlay: str) -> Iterator[Check]:
     yield check("helm", f"{overlay}: lint", [lint.stdout[-2000:]] if lint.returncode else [])
     done = tools.run("helm", "template", "airflow", chart, "--namespace", "airflow", *flags)
     yield check("helm", f"{overlay}: template", [done.stderr.strip()] if done.returncode else [])
-    objects = [item for item in yaml.safe_load_all(done.stdout) if item]
+    objects = manifests.documents(done.stdout)
     yield from manifests.schema_checks(f"airflow {overlay}", objects)
     for name in _POLICIES:
         yield check("policy", f"airflow {overlay}: {name}", policy.RULES[name](objects))

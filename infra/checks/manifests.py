@@ -21,8 +21,13 @@ def build(overlay: Path) -> tuple[list[Object], Check]:
     done = tools.run("kubectl", "kustomize", overlay)
     if done.returncode:
         return [], check("kustomize", overlay.name, [done.stderr.strip()])
-    objects = [item for item in yaml.safe_load_all(done.stdout) if item]
+    objects = documents(done.stdout)
     return objects, check("kustomize", overlay.name, _repeated(objects))
+
+
+def documents(text: str) -> list[Object]:
+    """The objects of a YAML text, read by the safe loader in C."""
+    return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item]
 
 
 def schema_checks(where: str, objects: Iterable[Object]) -> Iterator[Check]:

@@ -5,6 +5,7 @@ No provider's schema is asked: a misspelt argument of a resource passes here, an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -45,11 +46,9 @@ def terraform_checks(folder: Path) -> Iterator[Check]:
 
 
 def _read(path: Path, module: Module) -> Iterator[str]:
-    import hcl2
-
     text = path.read_text("utf-8")
     try:
-        parsed = _plain(hcl2.loads(text))
+        parsed = _parsed(text)
     except Exception as error:  # the parser's and its grammar library's own kinds
         yield f"{path.name}: {' '.join(str(error).split())[:300]}"
         return
@@ -66,6 +65,13 @@ def _read(path: Path, module: Module) -> Iterator[str]:
         else:
             found.add(f"{resource_type}.{resource_name}")
     module.references[path.name] = found
+
+
+@functools.cache
+def _parsed(text: str) -> Object:
+    import hcl2
+
+    return dict(_plain(hcl2.loads(text)))
 
 
 def _add(blocks: dict[str, Object], kind: str, entry: Object) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from infra.checks import agreement, costs, custom_resources, manifests, policy, profiles, terraform
 from infra.checks.check import ROOT, Check
@@ -23,9 +22,9 @@ Fault = Callable[[list[Object]], None]
 def load(*folders: str) -> list[Object]:
     """Objects as they stand in the files, which is near enough to what kustomize makes of them."""
     paths = [path for folder in folders for path in sorted((KUBERNETES / folder).glob("*.yaml"))]
-    documents = [item for path in paths for item in yaml.safe_load_all(path.read_text("utf-8")) if item]
+    found = [item for path in paths for item in manifests.documents(path.read_text("utf-8"))]
     settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mlflow-settings", "namespace": "mlflow"}}
-    return [item for item in documents if item["kind"] != "Kustomization"] + [settings]
+    return [item for item in found if item["kind"] != "Kustomization"] + [settings]
 
 
 @pytest.fixture(scope="module")
