@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers generate lock clean
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,8 +39,8 @@ test: setup-test ## all tests but the slow ones; sets up first
 test-slow: setup-test ## tests that are too slow for every change
 	@.venv/bin/python -m pytest -m slow
 
-images: ## the images, with docker or podman (BASE=, MMBERT_IMAGE_PREFIX=, MMBERT_IMAGE_TAG=, BUILD_ARGS=)
-	@bash scripts/images.sh
+images: ## the images, with docker or podman (TARGETS=, BASE=, MMBERT_IMAGE_PREFIX=, MMBERT_IMAGE_TAG=, BUILD_ARGS=)
+	@bash scripts/images.sh $(TARGETS)
 
 base-image: ## a base image from Debian's packages, where no registry is reached: make images BASE=mmbert-base:bookworm
 	@bash scripts/base-image.sh
@@ -48,11 +48,17 @@ base-image: ## a base image from Debian's packages, where no registry is reached
 test-containers: setup ## build the images and run every component in them
 	@bash scripts/test-containers.sh
 
+test-kubernetes: setup-test ## the launcher kubernetes, against a stand-in cluster, or MMBERT_KUBECONFIG's
+	@bash scripts/test-kubernetes.sh
+
 check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/mmbert components generate --check
+
+check-infra: ## kustomize, Helm values, terraform and alert rules, checked offline; sets up what it needs (AIRFLOW_CHART=)
+	@bash scripts/check-infra.sh
 
 audit: setup ## licences and known vulnerabilities of what is installed (ADVISORIES=, a file, folder or zip in OSV's format)
 	@.venv/bin/python scripts/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)")
@@ -84,4 +90,4 @@ lock: ## resolve requirements/*.txt anew from pyproject.toml
 
 clean: ## stop the stack and delete everything that can be made again
 	@-[ -x .venv-orchestrator/bin/python ] && .venv-orchestrator/bin/python -m infra.local down
-	@rm -rf .venv .venv-orchestrator .venv-mlflow .uv .local .cache build node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-orchestrator .venv-mlflow .venv-infra infra/tools/node_modules .uv .local .cache build node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _REGISTERED = AssetAlias("mmbert_registered")
 _REGISTER = "register"
 
 EXIT_CODE_KEY = "mmbert_exit_code"
+STATE_KEY = "mmbert_state"
+"""XCom keys: how a component ended, and what one that runs on a cluster waits for or what happened to it."""
 POOL = "cores"
 RETRIES: dict[str, Any] = {
     "retries": 2,
@@ -126,6 +129,7 @@ class ComponentOperator(BaseOperator):
                 root=root_uri(),
                 task=self.task_id,
                 workflow_run=_workflow_run(context),
+                tell=functools.partial(_tell, context["ti"]),
             )
         except MmbertError as error:
             context["ti"].xcom_push(key=EXIT_CODE_KEY, value=error.exit_code)
@@ -254,6 +258,12 @@ def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
         "doc_md": f"{item.summary}\n\n{item.description}",
         **RETRIES,
     }
+
+
+def _tell(task: Any, state: str) -> None:
+    """Where people look: in the task's log, and among its XComs while it still waits."""
+    print(state, flush=True)
+    task.xcom_push(key=STATE_KEY, value=state)
 
 
 def _workflow_run(context: Any) -> str:

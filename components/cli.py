@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import json
@@ -9,41 +10,33 @@ import os
 import signal
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from components.commands import parameters
 from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
 from components.commands.import_checkpoint import import_command
 from components.commands.kfp import filled_in, kfp_group
+from components.commands.kubernetes import kubernetes_group
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
 from components.commands.publish import publish_command
 from components.commands.results import results_command
-from components.contract import Component, Parameter, component_names, get_component
+from components.contract import Component
 from mmbert import __version__, logs
 from mmbert.errors import MmbertError, UserError
 from mmbert.showing import shown
 
 if TYPE_CHECKING:
+    from components.runtime import Result
     from mmbert.artifacts import Artifact
-
-
-class _ComponentGroup(click.Group):
-    """`mmbert run NAME`: its commands are made from the components' contracts, when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return component_names()
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in component_names():
-            return None
-        return _component_command(get_component(cmd_name))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,14 +48,14 @@ def cli() -> None:
     """
 
 
-@cli.command(name="run", cls=_ComponentGroup)
-def run_group() -> None:
-    """Run one component alone, with the same arguments as in a workflow."""
-    logs.set_up()
-
-
 def _component_command(item: Component) -> click.Command:
-    options = [_option(parameter) for parameter in item.parameters]
+    options = parameters.options(item)
+    options.append(
+        click.Option(
+            ["--launcher"], type=click.Choice(["process", "docker", "kubernetes"]),
+            help="start it so, in the environment or image of its own; without, it runs here",
+        )
+    )  # fmt: skip
     options.append(
         click.Option(["--root"], default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
     )
@@ -102,20 +95,21 @@ def _component_command(item: Component) -> click.Command:
         expected: tuple[tuple[str, str], ...],
         workflow_run: str | None,
         each: str | None,
+        launcher: str | None,
         **arguments: Any,
     ) -> None:
         from components.code import check_identity
         from components.processes import LAUNCHED
-        from components.runtime import root_uri, run_component
+        from components.runtime import root_uri
         from mmbert import artifacts, metrics
 
         check_identity()
         if workflow_run:
             os.environ["MMBERT_WORKFLOW_RUN"] = filled_in(workflow_run)
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-        calls = [{**plain, each: one} for one in _items(each, str(plain[each]))] if each else [plain]
-        with metrics.served():
-            results = [run_component(item, call, root or root_uri(), task) for call in calls]
+        given = parameters.plain(arguments)
+        calls = [{**given, each: one} for one in _items(each, str(given[each]))] if each else [given]
+        with contextlib.nullcontext() if launcher else metrics.served():
+            results = [_run(item, call, root or root_uri(), task, launcher) for call in calls]
         made = [artifacts.open_artifact(result.uri) for result in results]
         told = [_result(one, result.reused) for one, result in zip(made, results, strict=True)]
         for one in made:
@@ -129,6 +123,29 @@ def _component_command(item: Component) -> click.Command:
 
     text = f"{item.summary}\n\n{item.description}"
     return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)
+
+
+run_group = parameters.ComponentGroup(
+    "run",
+    make=_component_command,
+    callback=logs.set_up,
+    help="Run one component alone, with the same arguments as in a workflow.",
+)
+cli.add_command(run_group)
+
+
+def _run(item: Component, arguments: dict[str, Any], root: str, task: str, launcher: str | None) -> Result:
+    """Run a component here, or by a launcher as one step of a workflow."""
+    from components.runtime import Result, run_component
+
+    if launcher is None:
+        return run_component(item, arguments, root, task)
+    from components.steps import run_step
+
+    os.environ["MMBERT_LAUNCHER"] = launcher
+    run = os.environ.get("MMBERT_WORKFLOW_RUN") or uuid.uuid4().hex
+    step = run_step(item.name, arguments, root=root, task=task, workflow_run=run)
+    return Result(step.uri, step.reused, step.outputs)
 
 
 def _items(name: str, text: str) -> list[str]:
@@ -168,20 +185,6 @@ def _files(
         yield Path(result_file), results
     for name, path in output_files:
         yield Path(path), [one.uri if name == "uri" else one.outputs[name] for one in made]
-
-
-def _option(parameter: Parameter) -> click.Option:
-    about = parameter.help if not parameter.kinds else f"{parameter.help} ({' or '.join(parameter.kinds)})"
-    kind: Any = click.Choice(parameter.choices) if parameter.choices else str
-    default = () if parameter.is_list else parameter.default
-    return click.Option(
-        [f"--{parameter.name.replace('_', '-')}", parameter.name],
-        required=parameter.default is None,
-        default=default if parameter.default is not None else None,
-        multiple=parameter.is_list,
-        type=kind,
-        help=f"{about}{'; may be given several times' if parameter.is_list else ''}",
-    )
 
 
 @cli.group(name="recipe")
@@ -249,6 +252,7 @@ for command in (
     evaluate_command,
     import_command,
     kfp_group,
+    kubernetes_group,
     merge_command,
     mixture_command,
     promote_command,

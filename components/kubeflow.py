@@ -22,27 +22,17 @@ import yaml
 from kfp import compiler, components, dsl
 from kfp.dsl.pipeline_channel import PipelineChannel
 
-from components import code, profiles
+from components import code, images, profiles
 from components.contract import Component, get_component
 from components.documents import LIST, ROOT_INPUT, STRING, Entry, component_document
+from components.environment import CONFIG_MAP, SECRET, SECRETS, SETTINGS
+from components.profiles.cluster import QUEUE_LABEL, Share, size
 from components.recipe.component import fan_out
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 from mmbert.recipe.loading import presets
 
 PIPELINES = Path(__file__).resolve().parent.parent / "dags" / "kubeflow"
-
-SECRET, CONFIG_MAP = "mmbert-secrets", "mmbert-settings"
-"""What each container's environment comes from on a cluster; neither has to hold all of the variables."""
-SECRETS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "HF_TOKEN",
-)
-SETTINGS = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL", "AWS_REGION", "MLFLOW_TRACKING_URI", "HF_ENDPOINT")
 
 # A server fills it in only where it is the whole value of a task's input.
 _WORKFLOW_RUN = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -66,10 +56,11 @@ class Layout:
     image_tag: str = "latest"
     images: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 1
-    """On each node of those components to which the profile gives GPUs."""
+    """On each node of those components to which the profile gives GPUs and does not say how many."""
 
     def image(self, target: str) -> str:
-        return self.images.get(target, f"{self.image_prefix}{target}:{self.image_tag}")
+        default = f"{self.image_prefix}{target}:{self.image_tag}"
+        return self.images.get(target, images.named().get(target, default))
 
 
 def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
@@ -165,7 +156,8 @@ class KubeflowRunner:
                 }
             },
         }
-        return self._settle(_component(json.dumps(document))(root=self.root, workflow_run=_WORKFLOW_RUN))
+        task = _component(json.dumps(document))(root=self.root, workflow_run=_WORKFLOW_RUN)
+        return self._settle(task, get_component("recipe"), {})
 
     def _each(
         self, component: str, task: str, over: dict[str, list[Any]], arguments: dict[str, Any], each: str = ""
@@ -197,37 +189,65 @@ class KubeflowRunner:
         document["name"] = f"{task} {label}".strip()
         document["inputs"].append(_WORKFLOW_RUN_INPUT)
         container = document["implementation"]["container"]
-        container["image"] = self.layout.image(item.image)
-        container["env"] = {
-            **_identity(container["image"]),
-            **profiles.environment(item, arguments),
-            profiles.PROCESSES: profiles.wanted_processes(item, arguments),
-        }
+        # More than one pod: such a step starts the object that Airflow's task does, and waits for it.
+        launches = profiles.nodes(item, arguments) > 1 or profiles.ray_workers(item, arguments) > 0
+        container["image"] = self.layout.image("orchestrator" if launches else item.image)
+        container["env"] = self._launching(item) if launches else self._running(item, arguments)
         container["args"] += ["--task", task, *_WORKFLOW_RUN_ARGUMENTS]
+        if launches:
+            container["args"] += ["--launcher", "kubernetes"]
         if component == "recipe":
             for name, items in self._lists.items():
                 container["args"] += ["--expect", name, json.dumps(items)]
         made = _component(json.dumps(document))(**inputs)
         made.set_retry(**_RETRIES)
+        if launches:
+            made.set_cpu_limit("1")
+            return _Made(component, self._settle(made, get_component("recipe"), {}), label)
         self._give(made, item, arguments)
-        return _Made(component, self._settle(made, item.resources in ("train", "eval")), label)
+        return _Made(component, self._settle(made, item, arguments), label)
+
+    def _running(self, item: Component, arguments: Mapping[str, Any]) -> dict[str, str]:
+        """The environment of a step that does its work itself."""
+        return {
+            **_identity(self.layout.image(item.image)),
+            **profiles.environment(item, arguments),
+            profiles.PROCESSES: profiles.wanted_processes(item, arguments),
+        }
+
+    def _launching(self, item: Component) -> dict[str, str]:
+        """The environment of a step that has others do its work: the profile itself, since its file is not there."""
+        image = self.layout.image(item.image)
+        if "@sha256:" not in image:
+            raise UserError(
+                f"image {image} has no digest, and what the launcher kubernetes starts runs by digest only; name it: "
+                f"--image {item.image}=REGISTRY/mmbert-{item.image}@sha256:..."
+            )
+        return {
+            **_identity(self.layout.image("orchestrator")),
+            f"MMBERT_IMAGE_{item.image.upper()}": image,
+            "MMBERT_PROFILE": profiles.as_text(),
+        }
 
     def _give(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> None:
         """The share of a machine that the profile gives this component."""
+        gpus = profiles.share(item, arguments).gpus
         processes = profiles.wanted_processes(item, arguments)
-        count = self.layout.gpus if processes == "gpus" else int(processes)
+        count = (gpus or self.layout.gpus) if processes == "gpus" else int(processes)
         # Kubernetes takes a limit for a request too; each of these calls costs KFP tens of milliseconds.
         task.set_cpu_limit(str(profiles.threads(item, arguments) * count))
         if (memory := profiles.memory(item, arguments)) is not None:
             task.set_memory_limit(f"{int(memory * 1024)}Mi")
-        if profiles.wants_gpus(item, arguments):
+        if gpus or profiles.wants_gpus(item, arguments):
             task.set_accelerator_type("nvidia.com/gpu")
-            task.set_accelerator_limit(self.layout.gpus)
+            task.set_accelerator_limit(gpus or self.layout.gpus)
 
-    def _settle(self, task: Any, shares_memory: bool = False) -> Any:
+    def _settle(self, task: Any, item: Component, arguments: Mapping[str, Any]) -> Any:
         """What holds for every task: no caching, since components find done work themselves, and its pod's needs."""
         task.set_caching_options(False)
-        task.platform_config["kubernetes"] = _platform(shares_memory)
+        # Where the profile does not speak of clusters, only loaders need more than the 64 MB of shared memory of a pod.
+        shares = profiles.has_cluster() or item.resources in ("train", "eval")
+        task.platform_config["kubernetes"] = _platform(item, arguments, shares)
         return task
 
 
@@ -265,20 +285,55 @@ def _identity(image: str) -> dict[str, str]:
     return {"MMBERT_IMAGE": image, code.WANTED: code.identity()}
 
 
-def _platform(shares_memory: bool) -> dict[str, Any]:
-    """Variables from the secret and the config map, and volumes, as the package kfp-kubernetes writes it."""
+def _platform(item: Component, arguments: Mapping[str, Any], shares_memory: bool) -> dict[str, Any]:
+    """Variables from the secret and the config map, volumes, and which nodes, as the package kfp-kubernetes writes it.
+
+    (kubernetes_executor_config.proto.) Nodes, queue and sizes are the profile's, where it speaks of a cluster.
+    """
     secrets = [{"secretKey": name, "envVar": name} for name in SECRETS]
     settings = [{"configMapKey": name, "envVar": name} for name in SETTINGS]
-    # The images' own volume, which Kubernetes does not know: where a cluster makes pods' root file systems read-only.
-    volumes = [{"volumeName": "work", "mountPath": "/work"}]
-    if shares_memory:
-        # torch's loader workers hand over batches there; a pod has 64 MB.
-        volumes.append({"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"})  # noqa: S108
     return {
-        "emptyDirMounts": volumes,
+        **(_placement(profiles.share(item, arguments)) if profiles.has_cluster() else {}),
+        **_volumes(item, arguments, shares_memory),
         "secretAsEnv": [{"secretName": SECRET, "keyToEnv": secrets, "optional": True}],
         "configMapAsEnv": [{"configMapName": CONFIG_MAP, "keyToEnv": settings, "optional": True}],
     }
+
+
+def _volumes(item: Component, arguments: Mapping[str, Any], shares_memory: bool) -> dict[str, Any]:
+    share, sized = profiles.share(item, arguments), profiles.has_cluster()
+    # The images' own volume, which Kubernetes does not know: where a cluster makes pods' root file systems read-only.
+    work: dict[str, Any] = {"volumeName": "work", "mountPath": "/work"}
+    # torch's loader workers hand over batches there.
+    memory: dict[str, Any] = {"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory"}  # noqa: S108
+    if sized:
+        memory["sizeLimit"] = size(share.shared_memory)
+    shared = [memory] if shares_memory else []
+    if not share.scratch_class:
+        return {"emptyDirMounts": [{**work, **({"sizeLimit": size(share.scratch)} if sized else {})}, *shared]}
+    claim = {
+        **work,
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": share.scratch_class,
+        "size": size(share.scratch),
+    }
+    return {"genericEphemeralVolume": [claim], **({"emptyDirMounts": shared} if shared else {})}
+
+
+def _placement(share: Share) -> dict[str, Any]:
+    placed: dict[str, Any] = {"imagePullPolicy": "IfNotPresent"}
+    if share.node_selector:
+        placed["nodeSelector"] = {"labels": dict(share.node_selector)}
+    if share.tolerations:
+        # All as the proto has it: `tolerationSeconds` too.
+        placed["tolerations"] = [dict(one) for one in share.tolerations]
+    if share.queue:
+        placed["podMetadata"] = {"labels": {QUEUE_LABEL: share.queue}}
+    if secret := profiles.cluster().image_pull_secret:
+        placed["imagePullSecret"] = [{"secretName": secret}]
+    if share.deadline_hours is not None:
+        placed["activeDeadlineSeconds"] = str(int(share.deadline_hours * 3600))
+    return placed
 
 
 def _flat(value: Any) -> list[Any]:

@@ -28,6 +28,8 @@ class Server:
     endpoint: str
     namespace: str = ""
     experiment: str = "mmbert"
+    service_account: str = ""
+    """Of the run's pods; empty: the server's default."""
 
 
 def submit(server: Server, package: Path, arguments: Mapping[str, str], name: str, schedule: str = "") -> str:
@@ -56,7 +58,12 @@ def _submit(server: Server, package: Path, arguments: Mapping[str, str], name: s
         own: dict[str, Any] = {"namespace": server.namespace} if server.namespace else {}
         client = kfp.Client(host=server.endpoint, existing_token=token, **own)
     experiment = client.create_experiment(server.experiment, namespace=server.namespace or None).experiment_id
-    common = {"pipeline_package_path": str(package), "params": dict(arguments), "enable_caching": False}
+    common: dict[str, Any] = {
+        "pipeline_package_path": str(package),
+        "params": dict(arguments),
+        "enable_caching": False,
+        "service_account": server.service_account or None,
+    }
     if not cron:
         run = client.run_pipeline(experiment, name, **common)
         return f"{server.endpoint.rstrip('/')}/#/runs/details/{run.run_id}"

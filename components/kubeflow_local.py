@@ -25,8 +25,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from components import profiles
 from components.contract import get_component
-from components.kubeflow import SECRETS, SETTINGS
-from components.launchers import ComponentFailedError, containers
+from components.environment import SECRETS, SETTINGS
+from components.launchers import ComponentFailedError, containers, work
 from components.launchers.output import Shown, lines_of
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
@@ -44,7 +44,7 @@ class _ContainerFailedError(Exception):
 
     @property
     def killed(self) -> bool:
-        return self.code == containers.KILLED or bool(self.state.get("OOMKilled"))
+        return self.code == work.KILLED or bool(self.state.get("OOMKilled"))
 
 
 def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
@@ -142,7 +142,9 @@ class _Run:
         except _ContainerFailedError as failed:
             if failed.killed:
                 limit, key = _gib(executor.container), _memory_key(executor.container, given)
-                raise InfrastructureError(containers.about_memory(name, limit, key, failed.state)) from None
+                raise InfrastructureError(
+                    work.about_memory(name, limit, key, bool(failed.state.get("OOMKilled")))
+                ) from None
             ended = failed.code >= _SIGNAL
             error = _ERRORS.get(failed.code, InfrastructureError if ended else ComponentFailedError)
             raise error(f"step '{name}' ended with exit code {failed.code}: {failed.last_line}") from None

@@ -1,7 +1,8 @@
 """Several processes for one component on this node, started by Composer's launcher.
 
 How many: the resource profile's `processes`. How many nodes, which of them this is and where they meet: NNODES,
-NODE_RANK, MASTER_ADDR and MASTER_PORT. Where a launcher has started this process already (WORLD_SIZE is set), it is one
+NODE_RANK, MASTER_ADDR and MASTER_PORT, or torchrun's variables for these (PET_NNODES ...), which Kubeflow Trainer sets.
+Where a launcher has started this process already (WORLD_SIZE is set), it is one
 of several and starts none.
 """
 
@@ -52,17 +53,22 @@ def wanted(item: Component, arguments: Mapping[str, Any]) -> Group | None:
     nodes = _number("NNODES", "1")
     if nodes > 1:
         for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
-            if name not in os.environ:
+            if not _given(name):
                 raise UserError(f"NNODES is {nodes}, and {name} is not set; set NODE_RANK, MASTER_ADDR and MASTER_PORT")
     if count * nodes == 1:
         return None
     return Group(count, nodes, _number("NODE_RANK", "0"))
 
 
+def _given(name: str) -> str:
+    """A variable of ours, or torchrun's for the same."""
+    return os.environ.get(name) or os.environ.get(f"PET_{name}", "")
+
+
 def _number(name: str, default: str) -> int:
-    value = os.environ.get(name, default)
+    value = _given(name) or default
     if not value.isdigit():
-        raise UserError(f"{name}={value}: it must be a whole number")
+        raise UserError(f"{name if name in os.environ else f'PET_{name}'}={value}: it must be a whole number")
     return int(value)
 
 
@@ -75,7 +81,7 @@ def start(group: Group, plan: Plan, root: str, task: str) -> None:
     line = [sys.executable, "-m", "composer.cli.launcher", "--nproc", str(group.processes)]
     if group.nodes > 1:
         line += ["--world_size", str(group.processes * group.nodes), "--node_rank", str(group.node)]
-        line += ["--master_addr", os.environ["MASTER_ADDR"], "--master_port", os.environ["MASTER_PORT"]]
+        line += ["--master_addr", _given("MASTER_ADDR"), "--master_port", _given("MASTER_PORT")]
     line += ["-m", "components.cli", *launchers.command_line(plan.component, plan.arguments, root, task)]
     environment = {**os.environ, LAUNCHED: "1"}
     # The launcher's own lines and those of libraries that write past Python become messages too.

@@ -25,8 +25,11 @@ class Step:
     """It was done, and had been done before: an effect outside the store, which is made sure of again."""
 
 
-def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: str, workflow_run: str) -> Step:
-    """Find this piece of work done, or do it with the configured launcher.
+def run_step(
+    component: str, arguments: Mapping[str, Any], *, root: str, task: str, workflow_run: str,
+    tell: launchers.Tell = launchers.show,
+) -> Step:  # fmt: skip
+    """Find this piece of work done, or do it with the configured launcher; `tell` hears what it waits for.
 
     Raises UserError, InfrastructureError or ComponentFailedError.
     """
@@ -36,7 +39,7 @@ def run_step(component: str, arguments: Mapping[str, Any], *, root: str, task: s
         done = plan.done()
         if done is None:
             repeated = artifacts.find(plan.uri) is not None
-            artifact = launchers.launch(plan, root, task)
+            artifact = launchers.launch(plan, root, task, tell)
             return Step(artifact.uri, label(artifact.outputs, task), False, artifact.outputs, repeated)
         link_reused(plan, task, done)
         print(f"found done: {done.uri}", flush=True)

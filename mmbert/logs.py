@@ -66,11 +66,7 @@ def is_json() -> bool:
 def retell(lines: Iterable[bytes]) -> None:
     """Write the lines of another program: messages as they are, other lines as messages of this process."""
     for line in lines:
-        text = line.decode("utf-8", "replace")
-        if isinstance(sys.stdout, Messages) and text.startswith(_BEGIN):
-            sys.stdout.pass_on(text)
-        else:
-            sys.stdout.write(text)
+        sys.stdout.write(line.decode("utf-8", "replace"))
 
 
 def plain(line: str) -> str:
@@ -125,6 +121,9 @@ class Messages(io.TextIOBase):
     def _tell(self, text: str) -> None:
         text = _OVERWRITTEN.sub("", text).strip("\r\n")
         if not text.strip():
+            return
+        if text.startswith(_BEGIN):  # of a process that this one started
+            self.pass_on(text + "\n")
             return
         level = _LEVEL.match(text)
         if level:

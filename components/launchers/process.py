@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components import profiles
@@ -18,7 +18,12 @@ from mmbert.ranks import end_with_parent
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
-def run(plan: Plan, arguments: list[str], root: str) -> tuple[int, str]:  # noqa: ARG001 (every launcher's arguments)
+def run(
+    plan: Plan,
+    arguments: list[str],
+    root: str,  # noqa: ARG001 (every launcher's arguments)
+    tell: Callable[[str], None],  # noqa: ARG001
+) -> tuple[int, str]:
     """Run `mmbert` with these arguments; exit code (negative: the signal that killed it) and last line."""
     program = os.environ.get("MMBERT_COMMAND", str(_PROJECT / ".venv" / "bin" / "mmbert"))
     if not Path(program).exists():

@@ -198,6 +198,24 @@ def test_a_bug_fails_for_good(tmp_path: Path) -> None:
     assert pushed == {"mmbert_exit_code": 1}
 
 
+WAITING = """
+from components import launchers
+
+def waits(plan, arguments, root, tell):
+    tell("waits for quota in queue mmbert-h100: full")
+    return 3, "it waited too long"
+
+launchers.LAUNCHERS["process"] = waits
+"""
+
+
+def test_what_a_task_waits_for_is_an_xcom_of_it(tmp_path: Path) -> None:
+    root = str(tmp_path / "artifacts")
+    how, message, pushed = orchestrator(WAITING + EXECUTE, "[]", home=tmp_path, MMBERT_ROOT=root)
+    assert (how, "it waited too long" in message) == ("to be retried", True)
+    assert pushed == {"mmbert_state": "waits for quota in queue mmbert-h100: full", "mmbert_exit_code": 3}
+
+
 @pytest.mark.parametrize("reason", ["unreachable store", "killed"])
 def test_infrastructure_is_tried_again(tmp_path: Path, reason: str) -> None:
     variables = {"MMBERT_ROOT": str(tmp_path / "artifacts")}

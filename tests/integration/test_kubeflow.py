@@ -229,6 +229,81 @@ def test_credentials_come_from_secrets(compiled: dict[str, Any]) -> None:
             assert "MLFLOW_TRACKING_URI" in {e["envVar"] for e in settings["keyToEnv"]}
 
 
+CLUSTER = """
+threads: {small: 1, data: 1, train: 3, train.decay: 2, eval: 1}
+processes: {train: 2}
+memory: {train: 4}
+kubernetes:
+  namespace: mmbert
+  service_account: mmbert-component
+  training: trainer
+  image_pull_secret: registry
+  classes:
+    small: {scratch: 5}
+    data: {scratch: 50, scratch_class: fast, queue: mmbert-cpu}
+    train: {nodes: 2, shared_memory: 8}
+    train.decay:
+      nodes: 1
+      gpus: 4
+      queue: mmbert-h100
+      node_selector: {pool: h100}
+      tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+      deadline_hours: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """The pipeline `pretrain` compiled with a profile that speaks of a cluster."""
+    folder = tmp_path_factory.mktemp("placed")
+    (folder / "own.yaml").write_text(CLUSTER, "utf-8")
+    images = ("--image=train=r/train@sha256:abc", "--image=orchestrator=r/o:v7", "--image-tag=v7")
+    code, said = mmbert("compile", "pretrain", "--out", str(folder), *images, MMBERT_PROFILE=str(folder / "own.yaml"))
+    assert code == 0, said
+    return _documents(folder / "mmbert_pretrain.yaml")
+
+
+def test_placement_comes_from_the_profile(placed: tuple[Any, Any]) -> None:
+    pipeline, platform = placed
+    train = platform["exec-train-decay-decay-all"]
+    assert train["nodeSelector"] == {"labels": {"pool": "h100"}}
+    assert train["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert train["podMetadata"] == {"labels": {"kueue.x-k8s.io/queue-name": "mmbert-h100"}}
+    assert train["imagePullSecret"] == [{"secretName": "registry"}]
+    assert train["activeDeadlineSeconds"] == "7200"
+    work, shared = train["emptyDirMounts"]
+    assert (work["sizeLimit"], shared["sizeLimit"]) == ("20Gi", "8Gi")
+    (volume,) = platform["exec-tokenizer"]["genericEphemeralVolume"]
+    assert (volume["mountPath"], volume["storageClassName"], volume["size"]) == ("/work", "fast", "50Gi")
+    assert "nodeSelector" not in platform["exec-recipe"]
+    container = pipeline["deploymentSpec"]["executors"]["exec-train-decay-decay-all"]["container"]
+    assert container["resources"]["accelerator"]["resourceCount"] == "4"
+
+
+def test_training_on_several_nodes_is_launched_by_its_step(placed: tuple[Any, Any]) -> None:
+    pipeline, platform = placed
+    executors = {n: e["container"] for n, e in pipeline["deploymentSpec"]["executors"].items()}
+    step, alone = executors["exec-train-pretrain"], executors["exec-train-decay-decay-all"]
+    assert step["args"][-2:] == ["--launcher", "kubernetes"]
+    assert "--launcher" not in alone["args"]
+    assert (step["image"], alone["image"]) == ("r/o:v7", "r/train@sha256:abc")
+    given = {one["name"]: one["value"] for one in step["env"]}
+    assert given["MMBERT_IMAGE_TRAIN"] == "r/train@sha256:abc"
+    assert given["MMBERT_CODE"] == f"{code_digest()} {commit()}"
+    assert yaml.safe_load(given["MMBERT_PROFILE"]) == yaml.safe_load(CLUSTER)
+    assert step["resources"]["resourceCpuLimit"] == "1"
+    assert "accelerator" not in step["resources"]
+    assert platform["exec-train-pretrain"]["emptyDirMounts"][0]["sizeLimit"] == "5Gi"
+    assert {"secretAsEnv", "configMapAsEnv"} <= platform["exec-train-pretrain"].keys()
+
+
+def test_a_launched_image_needs_its_digest(tmp_path: Path) -> None:
+    code, said = mmbert("compile", "pretrain", "--out", str(tmp_path), MMBERT_PROFILE="dev")
+    assert code == 2
+    assert "image mmbert-train:latest has no digest" in said
+    assert "--image train=REGISTRY/mmbert-train@sha256:..." in said
+
+
 @pytest.mark.slow
 def test_the_largest_preset_is_far_from_kubernetes_limit(tmp_path: Path) -> None:
     code, said = mmbert("compile", "pretrain", "--preset=base", "--out", str(tmp_path), MMBERT_PROFILE="gpu")
@@ -273,12 +348,14 @@ def server() -> Iterator[KubeflowServer]:
 
 def test_a_run_is_submitted_with_its_arguments(server: KubeflowServer) -> None:
     words = ("pretrain", "--endpoint", server.url, "--root=s3://b/r", "--set=seed=7", "--run-name=first")
+    words += ("--service-account=trainer",)
     code, said = mmbert("submit", *words, MMBERT_KFP_TOKEN="the-token")
     assert code == 0, said
     assert said.splitlines()[-1] == f"{server.url}/#/runs/details/the-runs"
     body, token = server.made("runs")
     assert token == "Bearer the-token"
     assert (body["display_name"], body["experiment_id"]) == ("first", "the-experiments")
+    assert body["service_account"] == "trainer"
     assert body["runtime_config"]["parameters"] == {"root": "s3://b/r"}
     assert "seed=7" in json.dumps(body["pipeline_spec"])
 

@@ -67,8 +67,11 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, frozens
     program.write_text(CODE)
     port = str(free_port())
     environment = {
-        **clean_environment(), "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path]), metrics.PORT: port, "MMBERT_WORKFLOW_RUN": "run 7"
-    }  # fmt: skip
+        **clean_environment(),
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path]),
+        metrics.PORT: port,
+        "MMBERT_WORKFLOW_RUN": "run 7",
+    }
     done = subprocess.run(
         [sys.executable, str(program), str(folder / "root"), port], env=environment, check=False, capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ import pytest
 
 from components import planning, steps
 from components.contract import get_component
-from components.launchers import docker
+from components.launchers import docker, work
 
 THREADS = "threads: {small: 1, data: 1, train: 3, eval: 1}"
 
@@ -102,10 +102,10 @@ def test_its_share_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_work_for_two_stores_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planning.plan(get_component("recipe"), {"preset": "tiny", "overrides": []}, "s3://mmbert/artifacts")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    one = docker._container_name(plan)
-    assert one == docker._container_name(plan)
+    one = work.object_name(plan)
+    assert one == work.object_name(plan)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    assert one != docker._container_name(plan)
+    assert one != work.object_name(plan)
 
 
 def test_a_relative_root_is_the_folder_that_the_workflow_was_started_in(
@@ -114,7 +114,7 @@ def test_a_relative_root_is_the_folder_that_the_workflow_was_started_in(
     monkeypatch.chdir(tmp_path)
     roots = []
 
-    def launched(plan: planning.Plan, root: str, task: str) -> Any:
+    def launched(plan: planning.Plan, root: str, task: str, tell: Any) -> Any:
         roots.extend((root, plan.uri))
         raise KeyboardInterrupt
 

@@ -20,6 +20,7 @@ from tests.kubernetes.cluster.resources import CONFIG_MAP, POD, SECRET, SERVICE,
 from tests.kubernetes.cluster.store import Object, Store, now, set_condition
 
 RAY_TYPE = "ray.io/node-type"
+_SERVICE_SECONDS = 2.0
 _IMAGE = re.compile(
     r"^(?:[a-zA-Z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$"
 )
@@ -114,7 +115,7 @@ class Kubelet:
         play = Play(
             pod=pod,
             environment=self._environment(pod, container),
-            hosts=self._hosts(pod["metadata"]["namespace"]),
+            hosts=self._hosts(pod),
             log=task.log.write,
             started=lambda: self._started(pod),
             stop=task.stop,
@@ -126,10 +127,21 @@ class Kubelet:
             return Ended(143, "Error")
         return self.player.play(play)
 
-    def _hosts(self, namespace: str) -> list[str]:
+    def _hosts(self, asking: Object) -> list[str]:
         """The names that pods with a host name and a subdomain have (DNS for Services and Pods, "Pod's hostname and
-        subdomain fields"), where a headless service of that name is there."""
-        services = {item["metadata"]["name"] for item in self.store.list(SERVICE, namespace)}
+        subdomain fields"), where a headless service of that name is there.
+
+        DNS answers as soon as it is there; what a container is given here cannot change, so a pod that has a subdomain
+        waits a while for its service.
+        """
+        namespace, own = asking["metadata"]["namespace"], asking["spec"].get("subdomain")
+
+        def served() -> set[str]:
+            return {item["metadata"]["name"] for item in self.store.list(SERVICE, namespace)}
+
+        with self.store.changed:
+            self.store.changed.wait_for(lambda: not own or own in served(), _SERVICE_SECONDS)
+        services = served()
         found = []
         for pod in self.store.list(POD, namespace):
             host, domain = pod["spec"].get("hostname"), pod["spec"].get("subdomain")

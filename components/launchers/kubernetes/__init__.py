@@ -1,0 +1,299 @@
+"""The launcher `kubernetes`: a component as a Job, over several nodes as a TrainJob, with Ray as a RayJob.
+
+The object is named after its work, so that a second start meets the first: a task that is tried again, because its
+worker was killed, waits for what still runs. What stops a task deletes its object. Success is what the object itself
+calls Complete; whether the artifact is there is asked afterwards (components.launchers.launch).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from components import profiles
+from components.launchers import work
+from components.launchers.kubernetes import api, states
+from components.launchers.kubernetes.logs import Follower
+from components.launchers.kubernetes.manifests import JOB, RAY_JOB, WORK_LABEL, Manifests, Object, manifests
+from components.planning import Plan
+from mmbert import artifacts
+from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.ranks import STOPPED
+
+_WATCH_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+_QUEUE_LOOK_SECONDS = 10.0
+_SOON_SECONDS = 5.0
+"""How long pods may take to be made, or an end to be counted, before anything is said of it."""
+_DEADLINE = "DeadlineExceeded"
+_SIGNAL = 128
+"""Exit codes above are this and a signal's number."""
+
+Tell = Callable[[str], None]
+
+
+def run(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
+    """Run `mmbert` with these arguments on the cluster; exit code (negative: the signal that ended it) and last line.
+
+    `tell` hears what the work waits for, and what happens to it. Raises UserError for what a profile, an image or a
+    permission lacks; InfrastructureError where the cluster does not answer, has no place for it, or lost it.
+    """
+    made = manifests(plan, arguments, root)
+    with api.connected(str(made.item["metadata"]["namespace"])) as cluster, _ended_with_us(cluster, made):
+        thing = _started(cluster, made, plan, tell)
+        watched = _Watched(cluster, made, plan, tell, states.uid_of(thing))
+        try:
+            return watched.to_the_end()
+        except UserError:
+            # Nobody tries again, so nobody would meet it.
+            _delete(cluster, made)
+            raise
+        finally:
+            watched.stop()
+
+
+@contextlib.contextmanager
+def _ended_with_us(cluster: api.Cluster, made: Manifests) -> Iterator[None]:
+    """What stops the task deletes its object. After an error of the cluster's or a SIGKILL it goes on, and the task's
+    next attempt meets it."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        _delete(cluster, made)
+        raise
+
+
+def _delete(cluster: api.Cluster, made: Manifests) -> None:
+    """Delete what is not over; what fails of that does not hide why."""
+    try:
+        there = cluster.get(made.kind, made.name)
+        if there is not None and states.end(there) is None and not states.is_leaving(there):
+            with contextlib.suppress(api.ChangedError):
+                cluster.delete(made.kind, made.name, states.uid_of(there))
+    except MmbertError as error:
+        print(f"{made.kind.kind} {made.name} could not be deleted: {error}", flush=True)
+
+
+def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> Object:
+    """The object that does this work: one that is at it already, or a new one once the last is gone with its pods."""
+    leaving = _Leaving(made, tell)
+    while True:
+        there = cluster.get(made.kind, made.name)
+        if there is None:
+            if rest := [pod for pod in cluster.pods(_digest(made))[0] if not states.is_over(pod)]:
+                leaving.wait(rest)
+                continue
+            try:
+                thing = cluster.create(made.kind, made.item)
+            except api.AlreadyThereError:
+                continue
+            break
+        end = states.end(there)
+        if states.is_leaving(there):
+            leaving.wait([there])
+        elif end is None or (end.complete and plan.done() is not None):
+            print(f"{made.name} runs already; waiting for it", flush=True)
+            thing = there
+            break
+        else:
+            with contextlib.suppress(api.ChangedError):
+                cluster.delete(made.kind, made.name, states.uid_of(there))
+    if made.service is not None:
+        cluster.create_service(_owned(made.service, made, thing))
+    return thing
+
+
+class _Leaving:
+    """Waits for an earlier start's object and pods to be gone: there are never two at the same work."""
+
+    def __init__(self, made: Manifests, tell: Tell) -> None:
+        self._tell, self._name = tell, made.name
+        share = profiles.cluster()
+        grace = int(made.item["spec"].get("template", {}).get("spec", {}).get("terminationGracePeriodSeconds", 600))
+        self._seconds = share.pending_minutes * 60 + grace
+        self._since: float | None = None
+
+    def wait(self, rest: Sequence[Object]) -> None:
+        names = ", ".join(states.name_of(one) for one in rest)
+        if self._since is None:
+            self._since = time.monotonic()
+            self._tell(f"an earlier start of {self._name} is still ending ({names}); waiting for it")
+        if time.monotonic() - self._since > self._seconds:
+            raise InfrastructureError(
+                f"an earlier start of {self._name} does not end ({names}); where its node is lost, delete the node "
+                "from the cluster, and run this again"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def _owned(service: Object, made: Manifests, owner: Object) -> Object:
+    """The Service with its owner, with which it goes."""
+    reference = {
+        "apiVersion": made.kind.api_version,
+        "kind": made.kind.kind,
+        "name": made.name,
+        "uid": states.uid_of(owner),
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {**service, "metadata": {**service["metadata"], "ownerReferences": [reference]}}
+
+
+def _digest(made: Manifests) -> str:
+    return made.labels[WORK_LABEL]
+
+
+class _Watched:
+    """An object at work, from its start to its end."""
+
+    def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, uid: str) -> None:
+        self._cluster, self._made, self._plan, self._tell, self._uid = cluster, made, plan, tell, uid
+        self._patience = states.Patience(profiles.cluster().pending_minutes * 60)
+        self._follower: Follower | None = None
+        self._followed = ""
+        self._living = False
+        self._steady: dict[str, str] = {}
+        self._told: set[str] = set()
+        self._runs = ""
+        self._without_pods: float | None = None
+
+    def stop(self) -> None:
+        if self._follower is not None:
+            self._follower.stop()
+
+    def to_the_end(self) -> tuple[int, str]:
+        """Exit code and last line; what happens meanwhile is told, and the log shown."""
+        while True:
+            thing = self._cluster.get(self._made.kind, self._made.name)
+            pods, version = self._cluster.pods(_digest(self._made))
+            self._tell_disruptions(pods)
+            self._see(pods, thing)
+            self._follow(pods)
+            if thing is None or states.uid_of(thing) != self._uid:
+                return self._gone()
+            end = states.end(thing)
+            if end is not None:
+                return self._ended(end, pods)
+            seconds = self._wait(thing, pods)
+            if self._living:
+                for pod in (changed := self._cluster.changed_pods(_digest(self._made), version, seconds)):
+                    if states.is_leaving(pod):
+                        self._steady.pop(states.uid_of(pod), None)
+                self._tell_disruptions(changed)
+            else:
+                self._cluster.changed(self._made.kind, thing, seconds)
+
+    def _wait(self, thing: Object, pods: list[Object]) -> float:
+        """Tell what it waits for; for how long nothing else is to be told. Raises where it waited too long."""
+        suspended = bool(thing["spec"].get("suspend"))
+        if self._living or suspended:
+            self._without_pods = None
+        elif self._without_pods is None:
+            self._without_pods = time.monotonic()
+        if self._without_pods is not None and time.monotonic() - self._without_pods < _SOON_SECONDS:
+            return _LOOK_SECONDS
+        workloads = self._cluster.workloads(self._uid) if suspended else []
+        events = [] if self._living or suspended else self._cluster.events(self._made.name)
+        waits = states.waits(thing, pods, workloads, events)
+        try:
+            told = self._patience.hear(waits, time.monotonic())
+        except MmbertError:
+            _delete(self._cluster, self._made)
+            raise
+        if told is not None:
+            self._tell(told)
+        if waits is None and (runs := states.runs(pods)) != self._runs:
+            self._runs = runs
+            self._tell(runs)
+        longest = _WATCH_SECONDS if self._living else _QUEUE_LOOK_SECONDS
+        return min(longest, self._patience.left(time.monotonic()))
+
+    def _tell_disruptions(self, pods: Sequence[Object]) -> None:
+        """Tell of pods that were stopped, each once."""
+        for pod in pods:
+            happened = states.disruption(pod)
+            if happened is not None and states.uid_of(pod) not in self._told:
+                self._told.add(states.uid_of(pod))
+                self._tell(f"{happened}; {self._again}")
+
+    def _see(self, pods: Sequence[Object], thing: Object | None) -> None:
+        """Keep which pods there are, and tell of those that are gone though nobody ended them as they should be."""
+        at_work = thing is not None and not thing["spec"].get("suspend") and not states.is_leaving(thing)
+        there = {states.uid_of(pod) for pod in pods}
+        for uid in self._steady.keys() - there - self._told:
+            # A Ray cluster goes with its work.
+            if at_work and self._made.kind != RAY_JOB:
+                self._told.add(uid)
+                self._tell(f"pod {self._steady[uid]} is gone: somebody deleted it, or its node; {self._again}")
+        living = [pod for pod in pods if not states.is_over(pod)]
+        self._living = bool(living)
+        self._steady = {states.uid_of(pod): states.name_of(pod) for pod in living if not states.is_leaving(pod)}
+
+    @property
+    def _again(self) -> str:
+        where = ", from its last checkpoint" if self._plan.component.name == "train" else ""
+        return f"the cluster starts it again{where}"
+
+    def _follow(self, pods: Sequence[Object]) -> None:
+        """Show the log of the pod that speaks for all, to its end, and then that of the one in its place."""
+        leader = states.leader(pods)
+        if self._follower is not None:
+            followed = next((pod for pod in pods if states.uid_of(pod) == self._followed), None)
+            if followed is None or states.exit_of(followed) is not None:
+                self._follower.finish()
+        if leader is None or not states.has_started(leader) or states.uid_of(leader) == self._followed:
+            return
+        if self._follower is not None:
+            self._follower.finish()
+            self._last_line(0)
+            self._tell(f"starts again: pod {states.name_of(leader)}")
+        self._followed = states.uid_of(leader)
+        container = str(leader["spec"]["containers"][0]["name"])
+        self._follower = Follower(self._cluster, states.name_of(leader), container)
+
+    def _ended(self, end: states.End, pods: Sequence[Object]) -> tuple[int, str]:
+        if self._follower is not None:
+            self._follower.finish()
+        if end.complete:
+            if self._made.kind != JOB:
+                # A Job goes a day after it ended; these have no such field.
+                with contextlib.suppress(api.ChangedError):
+                    self._cluster.delete(self._made.kind, self._made.name, self._uid)
+            return 0, self._last_line(0)
+        called = f"{self._made.kind.kind} {self._made.name}"
+        if end.reason == _DEADLINE:
+            raise InfrastructureError(
+                f"{called} took longer than its deadline_hours "
+                f"(kubernetes.classes.{self._plan.component.resources} of the profile {profiles.shown_name()}); run it "
+                "again to go on"
+            )
+        failed = states.decisive(pods)
+        code = end.code if self._made.kind == RAY_JOB else failed.code if failed else None
+        if code is None:
+            raise InfrastructureError(
+                f"{called} failed, and no pod is left that says why ({end.reason}: {end.message}); run it again to go "
+                "on"
+            )
+        if code == work.KILLED or (failed is not None and failed.out_of_memory):
+            self._raise_killed(failed is not None and failed.out_of_memory)
+        last = failed.message if failed is not None and self._made.kind != RAY_JOB else ""
+        return _SIGNAL - code if code > _SIGNAL and code != STOPPED else code, last or self._last_line(code)
+
+    def _last_line(self, code: int) -> str:
+        return "" if self._follower is None else self._follower.shown.last_line(code)
+
+    def _raise_killed(self, ran_out: bool) -> None:
+        item, arguments = self._plan.component, self._plan.arguments
+        limit, key = profiles.memory(item, arguments), profiles.memory_key(item, arguments)
+        raise InfrastructureError(work.about_memory(item.name, limit, key, ran_out))
+
+    def _gone(self) -> tuple[int, str]:
+        """How it ended where somebody deleted it: what it left tells."""
+        if artifacts.find(self._plan.uri) is None:
+            raise InfrastructureError(
+                f"{self._made.kind.kind} {self._made.name} was deleted before it told how it ended; run it again"
+            )
+        return 0, ""
