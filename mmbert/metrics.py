@@ -180,7 +180,7 @@ def _serve(port: int, folder: str) -> Any:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, folder)
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     registry.register(_Looks())
     try:
         server, _ = start_http_server(port, registry=registry)
