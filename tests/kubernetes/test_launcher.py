@@ -140,7 +140,7 @@ def test_a_component_runs_in_a_job_and_its_log_is_shown(scene: Scene, capsys: py
         (1, "", launchers.ComponentFailedError, "component 'select' ended with exit code 1: the recipe is wrong"),
         (
             137, "OOMKilled", InfrastructureError,
-            r"the container of 'select' ran out of memory: its memory limit of 2.5 GiB \(memory.eval of the profile .*"
+            r"the container of 'select' ran out of memory: its memory limit of 2.5 GiB \(memory.small of the profile .*"
             r"own.yaml\); raise it in a profile of your own",
         ),
         (137, "Error", InfrastructureError, "was killed .SIGKILL.: by its memory limit of 2.5 GiB .* unless somebody"),
