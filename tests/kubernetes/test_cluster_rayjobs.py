@@ -66,6 +66,16 @@ def test_a_submitter_that_fails_fails_the_ray_job() -> None:
         assert (done["jobStatus"], done["jobDeploymentStatus"], done["reason"]) == ("FAILED", "Failed", "AppFailed")
 
 
+def test_a_ray_job_is_tried_again_with_a_new_cluster() -> None:
+    codes = iter([3, 0])
+    with Cluster(player=Scripted(lambda pod: Run(code=next(codes)))) as cluster:
+        clients(cluster).create_ray_job(ray_job(backoffLimit=1))
+        first = cluster.wait_for(lambda: state(cluster).get("rayClusterName"))
+        done = over(cluster)
+        assert (done["jobStatus"], done["failed"]) == ("SUCCEEDED", 1)
+        assert done["rayClusterName"] != first
+
+
 def test_a_ray_clusters_pods_run_until_it_is_deleted() -> None:
     with Cluster(player=Scripted(lambda pod: Run(seconds=FOREVER))) as cluster:
         api = clients(cluster)

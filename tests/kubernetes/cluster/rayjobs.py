@@ -40,16 +40,17 @@ def reconcile(store: Store, job: Object) -> None:
 
 def _suspend(store: Store, job: Object) -> None:
     """RayJob Quickstart, `suspend`: cluster and submitter are deleted."""
-    children = [(kind, item) for kind in (RAY_CLUSTER, JOB) for item in store.owned(kind, job)]
+    children = _children(store, job)
     for kind, item in children:
-        if "deletionTimestamp" not in item["metadata"]:
-            _delete(store, kind, item)
+        _delete(store, kind, item)
     job["status"]["jobDeploymentStatus"] = "Suspending" if children else "Suspended"
     job["status"].pop("startTime", None)
 
 
 def _run(store: Store, job: Object) -> None:
     status = job["status"]
+    if status.get("jobDeploymentStatus") == "Retrying" and _children(store, job):
+        return
     status.setdefault("startTime", now())
     status.setdefault("jobId", f"{job['metadata']['name']}-{suffix()}")
     status.setdefault("rayClusterName", f"{job['metadata']['name'][:47]}-{suffix()}")
@@ -70,17 +71,28 @@ def _run(store: Store, job: Object) -> None:
     if condition(submitters[0], "Complete"):
         status |= {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete", "endTime": now(), "succeeded": 1}
     elif ended := condition(submitters[0], "Failed"):
-        status |= {
-            "jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed",
-            "message": ended["message"], "endTime": now(), "failed": 1,
-        }  # fmt: skip
+        _fail_or_retry(store, job, ended["message"])
     _deadline(store, job)
+
+
+def _fail_or_retry(store: Store, job: Object, message: str) -> None:
+    """RayJob Quickstart, `backoffLimit`: how often it is tried again, each time with a new cluster."""
+    status = job["status"]
+    status |= {"jobStatus": "FAILED", "failed": status.get("failed", 0) + 1, "reason": "AppFailed", "message": message}
+    if status["failed"] > job["spec"].get("backoffLimit", 0):
+        status |= {"jobDeploymentStatus": "Failed", "endTime": now()}
+        return
+    for kind, item in _children(store, job):
+        _delete(store, kind, item)
+    for key in ("rayClusterName", "jobId", "startTime", "jobStatus"):
+        del status[key]
+    status["jobDeploymentStatus"] = "Retrying"
 
 
 def _deadline(store: Store, job: Object) -> None:
     status = job["status"]
     seconds = job["spec"].get("activeDeadlineSeconds")
-    if not seconds or status["jobDeploymentStatus"] in ("Complete", "Failed"):
+    if not seconds or status["jobDeploymentStatus"] in ("Complete", "Failed", "Retrying"):
         return
     end = seconds_of(status["startTime"]) + seconds
     if time.time() < end:
@@ -88,9 +100,8 @@ def _deadline(store: Store, job: Object) -> None:
         return
     why = f"The RayJob has passed the activeDeadlineSeconds. StartTime: {status['startTime']}"
     status |= {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": why, "endTime": now()}
-    for kind in (RAY_CLUSTER, JOB):
-        for item in store.owned(kind, job):
-            _delete(store, kind, item)
+    for kind, item in _children(store, job):
+        _delete(store, kind, item)
 
 
 def _clean_up(store: Store, job: Object) -> None:
@@ -102,12 +113,17 @@ def _clean_up(store: Store, job: Object) -> None:
         store.wake_at(end)
         return
     for cluster in store.owned(RAY_CLUSTER, job):
-        if "deletionTimestamp" not in cluster["metadata"]:
-            _delete(store, RAY_CLUSTER, cluster)
+        _delete(store, RAY_CLUSTER, cluster)
+
+
+def _children(store: Store, job: Object) -> list[tuple[Kind, Object]]:
+    return [(kind, item) for kind in (RAY_CLUSTER, JOB) for item in store.owned(kind, job)]
 
 
 def _delete(store: Store, kind: Kind, item: Object) -> None:
     meta = item["metadata"]
+    if "deletionTimestamp" in meta:
+        return
     deletion.delete(store, kind, meta["namespace"], meta["name"], {"propagationPolicy": "Foreground"})
 
 
