@@ -25,7 +25,10 @@ from tests.kubernetes.cluster.store import Object, Store, suffix
 from tests.kubernetes.cluster.watches import CutError, Watch
 
 TOKEN = "token-of-the-stand-in"
-VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "stand-in"}
+VERSION = {
+    "major": "1", "minor": "34", "gitVersion": "v1.34.0", "gitCommit": "", "gitTreeState": "clean", "buildDate": "",
+    "goVersion": "", "compiler": "", "platform": "stand-in",
+}  # fmt: skip
 
 _PATH = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"

@@ -16,7 +16,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from kubernetes_validate.utils import schema_contents
-from referencing import Registry
+from referencing import Registry, Resource
 
 from tests.kubernetes.cluster import custom, errors
 from tests.kubernetes.cluster.resources import JOB, POD, SERVICE, TRAIN_JOB, Kind
@@ -92,7 +92,7 @@ def _validator(kind: str, api_version: str) -> Draft202012Validator:
     folder = f"kubernetes-json-schema/v{SCHEMAS}-local-strict"
     name = f"{kind.lower()}-{re.sub(r'[.][^/]*', '', api_version).replace('/', '-')}.json"
     parts = [schema_contents(f"{folder}/{file}", SCHEMAS) for file in (name, "_definitions.json")]
-    registry: Registry[Any] = Registry().with_resources([(part["$id"], part) for part in parts])
+    registry: Registry[Any] = Registry().with_resources([(part["$id"], Resource.from_contents(part)) for part in parts])
     return Draft202012Validator(parts[0], registry=registry)
 
 
