@@ -188,8 +188,10 @@ class Kubelet:
             if ref.get("optional"):
                 return None
             raise CannotStartError("CreateContainerConfigError", f'{kind.kind.lower()} "{ref["name"]}" not found')
-        encoded = {key: base64.b64decode(value).decode() for key, value in (found.get("data") or {}).items()}
-        return {**encoded, **(found.get("stringData") or {})} if kind is SECRET else found.get("data") or {}
+        if kind is not SECRET:
+            return found.get("data") or {}
+        decoded = {key: base64.b64decode(value).decode() for key, value in (found.get("data") or {}).items()}
+        return {**decoded, **(found.get("stringData") or {})}
 
     def _creating(self, pod: Object) -> None:
         def change(item: Object) -> None:
