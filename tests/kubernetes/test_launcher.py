@@ -28,6 +28,7 @@ from mmbert.errors import InfrastructureError, UserError
 from tests.fixtures_stack import ROOT, clean_environment
 from tests.kubernetes import works
 from tests.kubernetes.cluster import FOREVER, Cluster, Run, Scripted, resources
+from tests.kubernetes.cluster.store import set_condition
 
 GPU_PROFILE = works.PROFILE.replace('queue: "QUEUE"', "node_selector: {pool: h100}")
 
@@ -140,7 +141,7 @@ def test_a_component_runs_in_a_job_and_its_log_is_shown(scene: Scene, capsys: py
         (1, "", launchers.ComponentFailedError, "component 'select' ended with exit code 1: the recipe is wrong"),
         (
             137, "OOMKilled", InfrastructureError,
-            r"the container of 'select' ran out of memory: its memory limit of 2.5 GiB \(memory.eval of the profile .*"
+            r"the container of 'select' ran out of memory: its memory limit of 2.5 GiB \(memory.small of the profile .*"
             r"own.yaml\); raise it in a profile of your own",
         ),
         (137, "Error", InfrastructureError, "was killed .SIGKILL.: by its memory limit of 2.5 GiB .* unless somebody"),
@@ -172,7 +173,7 @@ def test_a_pod_that_was_stopped_from_outside_starts_again(scene: Scene) -> None:
 
 def test_what_is_worth_a_retry_is_tried_as_often_as_the_profile_says(scene: Scene) -> None:
     plan = works.plan_of("train", phase="decay")
-    scene.runs = [Run(lines=["error: S3 is away"], code=3)]
+    scene.runs = [Run(lines=["error: S3 is away"], seconds=0.5, code=3)]
     with pytest.raises(InfrastructureError, match=r"exit code 3: S3 is away"):
         scene.launch(plan)
     assert len(scene.played) == 2
@@ -351,8 +352,9 @@ def test_a_job_that_fails_without_a_pod_that_says_why_is_no_success(scene: Scene
         # As after a pod that was deleted by force, where no restart is left.
         job = objects(scene, JOB)[0]
         pod = scene.names[0]
-        condition = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}
-        scene.cluster.store.change(resources.JOB, job, lambda item: item["status"].update(conditions=[condition]))
+        scene.cluster.store.change(
+            resources.JOB, job, lambda item: set_condition(item, "Failed", "True", "BackoffLimitExceeded", "limit")
+        )
         scene.cluster.vanish(pod)
 
     scene.called["runs: pod "] = fail

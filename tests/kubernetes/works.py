@@ -20,18 +20,18 @@ URI = f"{PLACE}/any/0123456789abcdef"
 PROFILE = """
 threads: {small: 1, data: 2, train: 3, train.decay: 2, eval: 1}
 processes: {train: 2}
-memory: {train: 4, eval: 2.5}
+memory: {train: 4, small: 2.5}
 kubernetes:
   namespace: mmbert
   service_account: mmbert-component
   training: TRAINING
   pending_minutes: PENDING
   classes:
-    small: {scratch: 1}
+    small: {scratch: 1, grace_seconds: 1, queue: "QUEUE"}
     data: {scratch: 1}
     train: {nodes: 2, scratch: 1, grace_seconds: 1, restarts: 1}
     train.decay: {nodes: 1}
-    eval: {scratch: 1, grace_seconds: 1, queue: "QUEUE"}
+    eval: {scratch: 1}
 """
 
 

@@ -66,13 +66,14 @@ class Cluster:
     def create(self, kind: Kind, body: Object) -> Object:
         """Raises AlreadyThereError."""
         make = self._objects.create_namespaced_custom_object
-        return self._json(
+        made: Object = self._json(
             lambda: make(
                 kind.group, kind.version, self.namespace, kind.plural, body, field_validation="Strict", **_ASKED
             ),
             f"{kind.kind} {body['metadata']['name']}",
             kind,
         )
+        return made
 
     def create_service(self, body: Object) -> None:
         """Where there is one already, that one is as good."""
@@ -85,10 +86,11 @@ class Cluster:
     def get(self, kind: Kind, name: str) -> Object | None:
         ask = self._objects.get_namespaced_custom_object
         with _missing_is_none():
-            return self._json(
+            found: Object = self._json(
                 lambda: ask(kind.group, kind.version, self.namespace, kind.plural, name, **_ASKED),
                 f"{kind.kind} {name}",
             )
+            return found
         return None
 
     def delete(self, kind: Kind, name: str, uid: str) -> None:
