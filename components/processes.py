@@ -1,9 +1,11 @@
-"""Several processes for one component on this node, started by Composer's launcher.
+"""Several processes for one component on this node.
 
 How many: the resource profile's `processes`. How many nodes, which of them this is and where they meet: NNODES,
 NODE_RANK, MASTER_ADDR and MASTER_PORT, or torchrun's variables for these (PET_NNODES ...), which Kubeflow Trainer sets.
-Where a launcher has started this process already (WORLD_SIZE is set), it is one
-of several and starts none.
+Where a launcher has started this process already (WORLD_SIZE is set), it is one of several and starts none.
+
+Composer's and torch's own launchers would do, but both import all of their package before they start anything (some ten
+seconds of a processor), and kill what is left 30 seconds after one process was lost, an upload with it.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +24,19 @@ from typing import Any
 from components import launchers, profiles
 from components.contract import Component
 from components.planning import Plan
-from mmbert import logs
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.ranks import STOPPED, end_with_parent
 
 LAUNCHED = "MMBERT_LAUNCHED"
 """Set in processes whose result their starter tells."""
-# Composer's launcher gives its processes 30 seconds to end.
-_CLEANUP_SECONDS = 45
+_TOLD = (1, 2, 3, STOPPED)
+"""Exit codes of a process that has told why, or has heard that another one does."""
+_LOOK_SECONDS = 0.1
+_STOPPING_SECONDS = 45.0
+# mmbert/ranks.py ends a process by force after ten minutes.
+_ENDING_SECONDS = 660.0
+
+Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -75,47 +84,93 @@ def _number(name: str, default: str) -> int:
 def start(group: Group, plan: Plan, root: str, task: str) -> None:
     """Run the processes to their end.
 
-    Raises SystemExit with their exit code where process 0 has told the error, InfrastructureError where they were
+    Raises SystemExit with their exit code where one of them has told the error, InfrastructureError where they were
     killed.
     """
-    line = [sys.executable, "-m", "composer.cli.launcher", "--nproc", str(group.processes)]
-    if group.nodes > 1:
-        line += ["--world_size", str(group.processes * group.nodes), "--node_rank", str(group.node)]
-        line += ["--master_addr", _given("MASTER_ADDR"), "--master_port", _given("MASTER_PORT")]
-    line += ["-m", "components.cli", *launchers.command_line(plan.component, plan.arguments, root, task)]
-    environment = {**os.environ, LAUNCHED: "1"}
-    # The launcher's own lines and those of libraries that write past Python become messages too.
-    retold: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if logs.is_json() else {}
-    with subprocess.Popen(
-        line, env=environment, start_new_session=True, preexec_fn=_stop_with_parent, **retold  # noqa: PLW1509
-    ) as launcher, _ended_with_us(launcher):  # fmt: skip
-        if launcher.stdout is not None:
-            logs.retell(launcher.stdout)
-        code = launcher.wait()
-    if code == 0:
-        return
-    if code in (1, 2, 3, STOPPED):
-        raise SystemExit(code)
+    line = [sys.executable, "-m", "components.cli", *launchers.command_line(plan.component, plan.arguments, root, task)]
+    members: list[Process] = []
+    with _ended_with_us(members):
+        members.extend(_started(line, variables) for variables in _environments(group))
+        first = _first_failure(members)
+        if first is None:
+            return
+        # It has ended the others, unless it ended before they had met.
+        _end(members, _ENDING_SECONDS)
+    codes = [first.returncode, *(member.returncode for member in members)]
+    for code in codes:
+        if code in _TOLD:
+            raise SystemExit(code)
     raise InfrastructureError(
-        f"a process of '{plan.component.name}' was killed (exit code {code}), by lack of memory perhaps; "
+        f"a process of '{plan.component.name}' was killed (exit code {codes[0]}), by lack of memory perhaps; "
         "run it again to go on"
     )
 
 
+def _environments(group: Group) -> list[dict[str, str]]:
+    """Each process's variables, as torch's rendezvous wants them."""
+    meeting = {"MASTER_ADDR": _given("MASTER_ADDR"), "MASTER_PORT": _given("MASTER_PORT")}
+    if group.nodes == 1:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    shared = {
+        **os.environ,
+        **meeting,
+        LAUNCHED: "1",
+        "WORLD_SIZE": str(group.nodes * group.processes),
+        "LOCAL_WORLD_SIZE": str(group.processes),
+        "NODE_RANK": str(group.node),
+    }
+    begin = group.node * group.processes
+    return [{**shared, "RANK": str(begin + n), "LOCAL_RANK": str(n)} for n in range(group.processes)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _started(line: list[str], variables: dict[str, str]) -> Process:
+    # What the others print, warnings of libraries say, would stand there once a process; errors go to stderr.
+    out = None if variables["LOCAL_RANK"] == "0" else subprocess.DEVNULL
+    return subprocess.Popen(
+        line, env=variables, stdout=out, start_new_session=True, preexec_fn=_stop_with_parent  # noqa: PLW1509
+    )  # fmt: skip
+
+
 def _stop_with_parent() -> None:
-    # SIGINT is what the launcher ends its processes at.
-    end_with_parent(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_with_parent(signal.SIGTERM)
+
+
+def _first_failure(members: list[Process]) -> Process | None:
+    """The first process that did not end well; None once all ended well."""
+    running = list(members)
+    while running:
+        for member in running:
+            if member.poll():
+                return member
+        running = [member for member in running if member.returncode is None]
+        time.sleep(_LOOK_SECONDS)
+    return None
 
 
 @contextlib.contextmanager
-def _ended_with_us(launcher: subprocess.Popen[bytes]) -> Iterator[None]:
+def _ended_with_us(members: list[Process]) -> Iterator[None]:
     try:
         yield
     finally:
-        if launcher.poll() is None:
-            launcher.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                launcher.wait(_CLEANUP_SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(launcher.pid, signal.SIGKILL)
+        _end(members, _STOPPING_SECONDS)
+
+
+def _end(members: list[Process], seconds: float) -> None:
+    """Ask the processes to end, and kill after so many seconds what is left of them and of what they started."""
+    running = [member for member in members if member.poll() is None]
+    for member in running:
+        member.terminate()
+    deadline = time.monotonic() + seconds
+    for member in running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            member.wait(max(0.0, deadline - time.monotonic()))
+    for member in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(member.pid, signal.SIGKILL)
+        member.wait()

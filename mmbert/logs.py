@@ -20,7 +20,6 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
 from mmbert.errors import UserError
@@ -47,7 +46,7 @@ def set_up() -> None:
     wanted = os.environ.get(FORMAT) or "text"
     if wanted not in ("text", "json"):
         raise UserError(f"{FORMAT}={wanted}: it must be text or json")
-    if wanted == "text" or is_json():
+    if wanted == "text" or isinstance(sys.stdout, Messages):
         return
     out, error = Messages(sys.stdout), Messages(sys.stderr)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
@@ -56,17 +55,6 @@ def set_up() -> None:
     logging.getLogger().addHandler(_Handler(logging.WARNING))
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
-
-
-def is_json() -> bool:
-    """Whether this process was set up to write JSON."""
-    return isinstance(sys.stdout, Messages)
-
-
-def retell(lines: Iterable[bytes]) -> None:
-    """Write the lines of another program: messages as they are, other lines as messages of this process."""
-    for line in lines:
-        sys.stdout.write(line.decode("utf-8", "replace"))
 
 
 def plain(line: str) -> str:

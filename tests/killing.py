@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-_SECONDS = 180
+_SECONDS = 400
 
 
 @dataclass

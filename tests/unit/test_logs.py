@@ -40,7 +40,7 @@ sys.stderr.write("ended\\n")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
-logs.retell([b'{"time": "now", "level": "info", "message": "from a rank"}\\n', b"from a launcher\\n"])
+sys.stdout.write('{"time": "now", "level": "info", "message": "from a component"}\\n')
 sys.exit(_exit_code(lambda: {}["a bug"]))
 """
 
@@ -71,10 +71,9 @@ def test_each_message_is_one_json_object() -> None:
     assert [trace.splitlines()[-1] for trace in traces] == ["ZeroDivisionError: division by zero", "KeyError: 'a bug'"]
     assert told[-1][0] == "error"
     assert told[-1][1].startswith("this is a bug in mmbert")
-    assert ("info", "from a rank") in told
-    assert ("info", "from a launcher") in told
+    assert ("info", "from a component") in told
     known = {"component": "train", "task": "train extend", "fingerprint": "c0ffee", "workflow_run": "run 7", "rank": 3}
-    assert all(r.items() >= known.items() for r in records if r["message"] != "from a rank")
+    assert all(r.items() >= known.items() for r in records if r["message"] != "from a component")
     assert list(records[0])[:3] == ["time", "level", "message"]
 
 
