@@ -143,7 +143,7 @@ class _Run:
             if failed.killed:
                 limit, key = _gib(executor.container), _memory_key(executor.container, given)
                 raise InfrastructureError(
-                    work.about_memory(name, limit, key, bool(failed.state.get("OOMKilled")))
+                    work.about_memory(name, limit and round(limit, 3), key, bool(failed.state.get("OOMKilled")))
                 ) from None
             ended = failed.code >= _SIGNAL
             error = _ERRORS.get(failed.code, InfrastructureError if ended else ComponentFailedError)

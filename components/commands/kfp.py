@@ -63,7 +63,8 @@ def _layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _need_kfp() -> None:
     """Go on in the orchestrator's environment where this one has no kfp; this process is replaced then."""
-    if importlib.util.find_spec("kfp") is not None:
+    found = importlib.util.find_spec("kfp")
+    if found is not None and found.origin is not None:  # a folder of that name is none
         return
     python = Path(os.environ.get(PYTHON, _PROJECT / ".venv-orchestrator" / "bin" / "python"))
     if not python.exists():

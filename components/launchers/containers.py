@@ -31,6 +31,15 @@ _STOP_SECONDS = 3
 """Airflow kills a task 5 seconds after it told it to end."""
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 0.2
+_UNREACHABLE = (
+    "connection refused",
+    "no such host",
+    "i/o timeout",
+    "Client.Timeout",
+    "network is unreachable",
+    "TLS handshake",
+)
+"""In the engines' messages."""
 
 
 def address() -> str:
@@ -45,7 +54,7 @@ def connect() -> docker.DockerClient:
     except (DockerException, OSError) as error:
         raise InfrastructureError(
             f"no Docker API answers at {address()} ({error}); start docker, or `podman system service --time=0 "
-            "unix:///run/podman/podman.sock` and set DOCKER_HOST to that address"
+            "unix:///tmp/podman.sock &` and set DOCKER_HOST=unix:///tmp/podman.sock"
         ) from error
     return client
 
@@ -54,17 +63,27 @@ def find_image(client: docker.DockerClient, name: str, options: str) -> Image:
     """An image by name, pulled where it is not here. `options` says how another one is named.
 
     A name without a registry or a user (`mmbert-data`) is not pulled: anybody could have put it into a public registry.
-    Raises UserError where there is no such image.
+    Raises UserError where there is no such image, InfrastructureError where its registry does not answer.
     """
     with contextlib.suppress(ImageNotFound):
         return client.images.get(name)
-    why = ""
-    if "/" in name:
-        try:
-            return client.images.pull(name)
-        except APIError as error:
-            why = f" and cannot be pulled ({error.explanation})"
+    why = _not_pulled(client, name) if "/" in name else ""
+    if why is None:
+        return client.images.get(name)
     raise UserError(f"image {name} is not there{why}; build it with `make images`, or name another: {options}")
+
+
+def _not_pulled(client: docker.DockerClient, name: str) -> str | None:
+    """Pull an image; why it is not to be had."""
+    try:
+        # The client's own `images.pull` drops the error that comes while it is pulled.
+        told = list(client.api.pull(name, stream=True, decode=True))
+        why = next((str(line["error"]) for line in told if "error" in line), "")
+    except APIError as error:
+        why = str(error.explanation)
+    if any(word in why for word in _UNREACHABLE):
+        raise InfrastructureError(f"image {name} is not there, and its registry does not answer: {why}")
+    return f" and cannot be pulled ({why})" if why else None
 
 
 def differs(image: Image) -> bool:

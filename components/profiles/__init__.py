@@ -10,11 +10,11 @@ import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import yaml
 
-from components.contract import Component
+from components.contract import Component, ResourceClass
 from components.profiles.cluster import Cluster, Share, parsed
 from mmbert.errors import UserError
 
@@ -24,7 +24,9 @@ PROCESSES = "MMBERT_PROCESSES"
 
 _ITSELF = "{"
 _ON_RAY = "curate"
-_SECTIONS = ("threads", "processes", "gpus", "memory", "kubernetes")
+_BY_CLASS = ("threads", "processes", "gpus", "memory")
+_SECTIONS = (*_BY_CLASS, "kubernetes")
+_PHASES = ("pretrain", "extend", "decay")
 
 
 @functools.cache
@@ -50,6 +52,16 @@ def _checked(name: str, text: str) -> dict[str, Any]:
         raise _wrong(name, "it needs 'threads', a number for each resource class (1 without)")
     for key in loaded.keys() - set(_SECTIONS):
         raise _wrong(name, f"{key}: there is no such section; it has {', '.join(_SECTIONS)}")
+    _check_classes(name, loaded)
+    if "kubernetes" in loaded:
+        loaded["kubernetes"] = parsed(loaded["kubernetes"], functools.partial(_wrong, name))
+    return dict(loaded)
+
+
+def _check_classes(name: str, loaded: Mapping[str, Any]) -> None:
+    for section in _BY_CLASS:
+        for key in loaded.get(section) or {}:
+            _check_class(name, section, str(key))
     for key, gib in (loaded.get("memory") or {}).items():
         if isinstance(gib, bool) or not isinstance(gib, int | float) or gib <= 0:
             raise _wrong(name, f"memory.{key} is {gib!r}; it must be a number of GiB above 0")
@@ -59,9 +71,14 @@ def _checked(name: str, text: str) -> dict[str, Any]:
             if not counted and not (section == "processes" and count == "gpus"):
                 allowed = "a number from 1 on" + (", or gpus" if section == "processes" else "")
                 raise _wrong(name, f"{section}.{key} is {count!r}; it must be {allowed}")
-    if "kubernetes" in loaded:
-        loaded["kubernetes"] = parsed(loaded["kubernetes"], functools.partial(_wrong, name))
-    return dict(loaded)
+
+
+def _check_class(name: str, section: str, key: str) -> None:
+    classes = get_args(ResourceClass)
+    resources, _, phase = key.partition(".")
+    if resources not in classes or (phase and phase not in _PHASES):
+        allowed = f"{', '.join(classes)}, or one of them by phase (train.decay)"
+        raise _wrong(name, f"{section}.{key}: there is no such resource class; there are {allowed}")
 
 
 def _wrong(name: str, what: str) -> UserError:
