@@ -271,9 +271,6 @@ def main(arguments: list[str]) -> int:
         records = list(read_advisories(given.advisories)) if given.advisories else _live(packages)
     except (OfflineError, OSError, ValueError) as error:
         _end(problems)
-        if given.advisories:
-            print(f"error: vulnerabilities were NOT looked for: --advisories: {error}", file=sys.stderr)
-            return 2
         print(
             f"error: vulnerabilities were NOT looked for: {error}. Give ADVISORIES=FILE (OSV's export of "
             "PyPI), or run it where the network allows",
