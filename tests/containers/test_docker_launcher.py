@@ -24,6 +24,7 @@ from components.contract import get_component
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.recipe import load_recipe, recipe_to_yaml
 from tests.containers.conftest import Images
+from tests.fixtures_stack import free_port
 
 pytestmark = pytest.mark.containers
 
@@ -234,6 +235,12 @@ def test_a_component_gets_its_credentials_and_nothing_else(
 def test_an_image_that_is_not_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBERT_IMAGE_TAG", "never-built")
     with pytest.raises(UserError, match="data:never-built is not there; build it with `make images`"):
+        place.launch("refuse")
+
+
+def test_a_registry_that_does_not_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBERT_IMAGE_PREFIX", f"127.0.0.1:{free_port()}/team/mmbert-")
+    with pytest.raises(InfrastructureError, match=r"team/mmbert-data.* its registry does not answer: .*refused"):
         place.launch("refuse")
 
 

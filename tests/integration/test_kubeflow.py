@@ -434,9 +434,12 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 
 
 def test_without_kfp_it_says_what_to_install(tmp_path: Path) -> None:
+    """A folder of that name, as `--out kfp` makes one, is not the package."""
+    (tmp_path / "kfp").mkdir()
     python = ROOT / ".venv" / "bin" / "python"
     for path, message in ((tmp_path / "python", "there is no"), (python, "the package kfp is not installed there")):
-        code, said = mmbert("compile", "--out", str(tmp_path), MMBERT_ORCHESTRATOR_PYTHON=str(path))
+        variables = {"MMBERT_ORCHESTRATOR_PYTHON": str(path), "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        code, said = mmbert("compile", "--out", str(tmp_path), **variables)
         assert code == 2
         assert message in said
         assert "mmbert-pipeline[orchestrator]" in said

@@ -40,6 +40,8 @@ ON_A_CLUSTER = f"{THREADS}}}\nkubernetes: {{namespace: mmbert, service_account: 
     ("text", "message"),
     [
         (f"{THREADS}}}\nkubernets: {{}}", "kubernets: there is no such section; it has threads, processes"),
+        (f"{THREADS}}}\nmemory: {{dta: 1}}", "memory.dta: there is no such resource class; there are small, data"),
+        (f"{THREADS}}}\nprocesses: {{train.first: 2}}", "processes.train.first: there is no such resource class"),
         (f"{THREADS}}}\nkubernetes: []", r"kubernetes is \[\]; it must be a mapping"),
         (f"{THREADS}}}\nkubernetes: {{namespace: n}}", "kubernetes.service_account is missing; name the pods' service"),
         (f"{ON_A_CLUSTER}, queue: q}}", "kubernetes.queue: there is no such key; it has namespace, service_account"),
