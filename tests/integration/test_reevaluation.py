@@ -100,7 +100,7 @@ def scores(runner: LocalRunner) -> list[tuple[str, bool]]:
     return [(step.uri, step.reused) for name, step in runner.steps if name == "evaluate"]
 
 
-def _here(plan: planning.Plan, arguments: list[str], root: str) -> tuple[int, str]:
+def _here(plan: planning.Plan, arguments: list[str], root: str, _: object) -> tuple[int, str]:
     run_component(plan.component, plan.arguments, root, arguments[arguments.index("--task") + 1])
     return 0, ""
 
