@@ -28,6 +28,8 @@ output "settings_env" {
   value       = <<-EOT
     AWS_REGION=${var.region}
     MLFLOW_TRACKING_URI=http://mlflow.mlflow.svc:5000
+    MMBERT_LOG_FORMAT=json
+    MMBERT_METRICS_PORT=9464
     MMBERT_ROOT=s3://${aws_s3_bucket.main["artifacts"].bucket}/artifacts
   EOT
 }

@@ -38,6 +38,7 @@ KUBECONFIG = os.environ.get("MMBERT_KUBECONFIG")
 TARGETS = ("data", "train", "eval")
 RUNTIME = ROOT / "infra" / "kubernetes" / "base" / "training-runtime.yaml"
 PRIORITIES = ROOT / "infra" / "kubernetes" / "base" / "priorities.yaml"
+SHORT = ("model.attention_output_dropout=0", "phases.pretrain.tokens=12k", "training.checkpoint_tokens=12k")
 PROFILE = """
 threads: {small: 1, data: 1, train: 1, eval: 1}
 processes: {train: PROCESSES}
@@ -161,7 +162,7 @@ def prepared(place: Place) -> dict[str, Any]:
             root = f"{place.root}/process"
             return steps.run_step(component, arguments, root=root, task=component, workflow_run="test").uri
 
-        overrides = [*OVERRIDES, place.source, "model.attention_output_dropout=0"]
+        overrides = [*OVERRIDES, place.source, *SHORT]
         made["recipe"] = run("recipe", preset="tiny", overrides=overrides)
         documents = run("curate", recipe=made["recipe"], group="0")
         made["documents"] = [documents]

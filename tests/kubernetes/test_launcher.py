@@ -30,6 +30,10 @@ from tests.kubernetes import works
 from tests.kubernetes.cluster import FOREVER, Cluster, Run, Scripted, resources
 from tests.kubernetes.cluster.store import set_condition
 
+RUNTIME = yaml.safe_load(works.RUNTIME.read_text("utf-8"))
+PRIORITY = {
+    "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "mmbert-training"}, "value": 9
+}  # fmt: skip
 GPU_PROFILE = works.PROFILE.replace('queue: "QUEUE"', "node_selector: {pool: h100}")
 
 
@@ -75,8 +79,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scene]:
     with Cluster(nodes=3) as cluster:
         made.append(Scene(cluster))
         cluster.kubelet.player = Scripted(made[0].behave)
-        if works.RUNTIME.exists():
-            cluster.add(yaml.safe_load(works.RUNTIME.read_text("utf-8")), *PRIORITIES)
+        cluster.add(RUNTIME, PRIORITY)
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
         def find(uri: str) -> Any:
@@ -84,11 +87,6 @@ def scene(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Scene]:
 
         monkeypatch.setattr(artifacts, "find", find)
         yield made[0]
-
-
-PRIORITIES = [
-    {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "mmbert-training"}, "value": 9}
-]
 
 
 def works_then(scene: Scene, plan: Plan, *lines: str, code: int = 0) -> Run:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -18,7 +17,7 @@ from components.planning import Plan
 from mmbert.errors import UserError
 from tests.fixtures_stack import ROOT
 from tests.kubernetes import works
-from tests.kubernetes.cluster import pod_security
+from tests.kubernetes.cluster import pod_security, resources, validation
 
 INFRA = ROOT / "infra" / "kubernetes"
 PHASES = [{"phase": phase} for phase in ("pretrain", "extend", "decay")]
@@ -47,8 +46,21 @@ def pod_specs(made: Manifests) -> list[dict[str, Any]]:
     return []
 
 
+def pod_labels(made: Manifests) -> list[dict[str, str]]:
+    spec = made.item["spec"]
+    if made.kind is TRAIN_JOB:
+        patched = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
+        return [patched["template"]["spec"]["template"]["metadata"]["labels"]]
+    if made.kind is RAY_JOB:
+        cluster = spec["rayClusterSpec"]
+        templates = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+        return [one["metadata"]["labels"] for one in (*templates, spec["submitterPodTemplate"])]
+    return [spec["template"]["metadata"]["labels"]]
+
+
 def validate(document: dict[str, Any]) -> None:
-    kubernetes_validate.validate(document, "1.34", strict=True)
+    """As the stand-in takes it: Kubernetes' schemas, strict, our field lists of custom resources, and rules of both."""
+    validation.checked(resources.of(document), document)
 
 
 def as_pod(spec: dict[str, Any]) -> dict[str, Any]:
@@ -64,18 +76,21 @@ def test_each_component_is_valid_restricted_and_holds_no_secret(
     if profile:
         monkeypatch.setenv("MMBERT_PROFILE", profile)
     made = made_of(works.plan_of(name, **more))
-    if made.kind is JOB:
-        validate(made.item)
+    validate(made.item)
     if made.service is not None:
         validate(made.service)
     for spec in pod_specs(made):
-        validate(as_pod(spec))
+        if made.kind is RAY_JOB:
+            validate(as_pod(spec))
         assert pod_security.violations(spec) == []
         assert spec["automountServiceAccountToken"] is spec["enableServiceLinks"] is False
         (container,) = spec["containers"]
         assert container["image"].endswith(f"@{works.DIGEST}")
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {"/work", "/dev/shm"}  # noqa: S108
+    for labels in (made.labels, *pod_labels(made)):
+        assert (labels["app.kubernetes.io/name"], labels["app.kubernetes.io/managed-by"]) == ("mmbert", "mmbert")
+        assert labels["app.kubernetes.io/component"] == name
     assert SECRET not in json.dumps([made.item, made.service])
     assert len(made.name) <= 47  # KubeRay's limit; others take 63
 
@@ -242,7 +257,6 @@ def test_a_class_with_a_process_a_gpu_says_how_many_gpus(own_profile: Path) -> N
         made_of(works.plan_of("train", phase="decay"))
 
 
-@pytest.mark.skipif(not INFRA.exists(), reason="infra/kubernetes is not there yet")
 @pytest.mark.parametrize("profile", ["dev", "prod"])
 def test_the_profiles_name_what_the_infrastructure_has(profile: str) -> None:
     files = [*(INFRA / "base").glob("*.yaml"), *(INFRA / "overlays" / profile).glob("*.yaml")]
@@ -260,7 +274,6 @@ def test_the_profiles_name_what_the_infrastructure_has(profile: str) -> None:
     assert wanted <= there
 
 
-@pytest.mark.skipif(not INFRA.exists(), reason="infra/kubernetes is not there yet")
 def test_the_training_runtime_says_what_a_train_job_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = yaml.safe_load(works.RUNTIME.read_text("utf-8"))
     (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
@@ -275,7 +288,7 @@ def test_the_training_runtime_says_what_a_train_job_cannot(monkeypatch: pytest.M
     ):  # fmt: skip
         assert spec[key] == ours["template"]["spec"][key], key
     (container,), (wanted,) = spec["containers"], ours["template"]["spec"]["containers"]
-    for key in ("name", "securityContext", "terminationMessagePolicy"):
+    for key in ("name", "ports", "securityContext", "terminationMessagePolicy"):
         assert container[key] == wanted[key], key
     assert {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]} == {
         mount["mountPath"]: mount["name"] for mount in wanted["volumeMounts"]
@@ -285,7 +298,23 @@ def test_the_training_runtime_says_what_a_train_job_cannot(monkeypatch: pytest.M
         "classes"]["train"]["restarts"]  # fmt: skip
 
 
-@pytest.mark.skipif(not INFRA.exists(), reason="infra/kubernetes is not there yet")
+def test_prometheus_finds_the_page_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = yaml.safe_load((INFRA / "base" / "alerts" / "pod-monitor.yaml").read_text("utf-8"))["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    settings = (INFRA / "overlays" / "prod" / "settings.env").read_text("utf-8").split()
+    monkeypatch.setenv("MMBERT_PROFILE", "prod")
+    for name in ("tokenize", "curate"):
+        made = made_of(works.plan_of(name))
+        assert monitor["selector"]["matchLabels"].items() <= pod_labels(made)[0].items()
+        container = pod_specs(made)[0]["containers"][0]
+        (port,) = container["ports"]
+        assert port["name"] == endpoint["port"]
+        assert f"MMBERT_METRICS_PORT={port['containerPort']}" in settings
+        assert "MMBERT_METRICS_PORT" in variables(container)
+    # KubeRay gives the other pods a port of that name where Ray's own metrics are.
+    assert not any("ports" in spec["containers"][0] for spec in pod_specs(made)[1:])
+
+
 def test_the_launchers_role_has_the_rights_that_it_needs() -> None:
     documents = yaml.safe_load_all((INFRA / "base" / "roles.yaml").read_text("utf-8"))
     role = next(one for one in documents if one["metadata"]["name"] == "mmbert-launcher" and one["kind"] == "Role")

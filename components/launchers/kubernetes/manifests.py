@@ -1,7 +1,7 @@
 """The objects that are created for a piece of work, as plain dicts. Nothing here talks to a cluster.
 
 Sources: Kubernetes' API reference (Job v1 batch, Pod v1 core) and its pages "Jobs" and "Pod Security Standards";
-Kubeflow Trainer 2.3, trainjob_types.go; KubeRay 1.4, rayjob_types.go and raycluster_types.go; Kueue, "Run A TrainJob"
+Kubeflow Trainer 2.2, trainjob_types.go; KubeRay 1.4, rayjob_types.go and raycluster_types.go; Kueue, "Run A TrainJob"
 and "Topology Aware Scheduling".
 """
 
@@ -27,11 +27,13 @@ Object = dict[str, Any]
 WORK_LABEL = "mmbert.dev/work"
 PART_LABEL = "mmbert.dev/part"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-SUBMITTER = "submitter"
+HEAD, SUBMITTER = "head", "submitter"
 CONTAINER = "node"
 """The container's name; of a TrainJob's, Trainer wants it so."""
 PORT = 29500
 """Where torch's processes meet."""
+METRICS_PORT = 9464
+"""Where Prometheus looks for metrics; MMBERT_METRICS_PORT of the config map, which turns them on, must be the same."""
 GPU = "nvidia.com/gpu"
 _USER = 10001
 """The images' (docker/Dockerfile)."""
@@ -275,7 +277,7 @@ def _ray_job(made: _Made) -> Object:
         "rayClusterSpec": {
             "headGroupSpec": {
                 "rayStartParams": {"dashboard-host": "0.0.0.0"},  # noqa: S104 - within the pod's own network
-                "template": _ray_template(made, "head"),
+                "template": _ray_template(made, HEAD),
             },
             "workerGroupSpecs": [
                 {
@@ -301,6 +303,9 @@ def _ray_template(made: _Made, part: str) -> Object:
     container["name"] = f"ray-{part}"
     container["env"] = [*container["env"], {"name": "MMBERT_EXECUTOR", "value": "ray"}]
     container["volumeMounts"] = [*container["volumeMounts"], {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108
+    if part != HEAD:
+        # The head runs the component.
+        del container["ports"]
     if part == SUBMITTER:
         container["resources"] = {
             "requests": {"cpu": "500m", "memory": "1Gi", "ephemeral-storage": "1Gi"},
@@ -395,6 +400,7 @@ def _container(made: _Made, arguments: list[str]) -> Object:
         "command": [*_PROGRAM, "mmbert"],
         "args": arguments,
         "env": _variables(made),
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": _resources(made),
         "securityContext": {
             "allowPrivilegeEscalation": False,
