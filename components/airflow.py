@@ -263,7 +263,8 @@ def _settings(component: str, arguments: dict[str, Any]) -> dict[str, Any]:
 def _tell(task: Any, state: str) -> None:
     """Where people look: in the task's log, and among its XComs while it still waits."""
     print(state, flush=True)
-    task.xcom_push(key=STATE_KEY, value=state)
+    with contextlib.suppress(Exception):  # the work does not depend on it
+        task.xcom_push(key=STATE_KEY, value=state)
 
 
 def _workflow_run(context: Any) -> str:

@@ -32,8 +32,7 @@ LAUNCHED = "MMBERT_LAUNCHED"
 _TOLD = (1, 2, 3, STOPPED)
 """Exit codes of a process that has told why, or has heard that another one does."""
 _LOOK_SECONDS = 0.1
-_STOPPING_SECONDS = 45.0
-# mmbert/ranks.py ends a process by force after ten minutes.
+# An upload has ten minutes to end; then mmbert/ranks.py ends its process by force.
 _ENDING_SECONDS = 660.0
 
 Process = subprocess.Popen[bytes]
@@ -95,7 +94,7 @@ def start(group: Group, plan: Plan, root: str, task: str) -> None:
         if first is None:
             return
         # It has ended the others, unless it ended before they had met.
-        _end(members, _ENDING_SECONDS)
+        _end(members)
     codes = [first.returncode, *(member.returncode for member in members)]
     for code in codes:
         if code in _TOLD:
@@ -158,15 +157,15 @@ def _ended_with_us(members: list[Process]) -> Iterator[None]:
     try:
         yield
     finally:
-        _end(members, _STOPPING_SECONDS)
+        _end(members)
 
 
-def _end(members: list[Process], seconds: float) -> None:
-    """Ask the processes to end, and kill after so many seconds what is left of them and of what they started."""
+def _end(members: list[Process]) -> None:
+    """Ask the processes to end, and kill in the end what is left of them and of what they started."""
     running = [member for member in members if member.poll() is None]
     for member in running:
         member.terminate()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + _ENDING_SECONDS
     for member in running:
         with contextlib.suppress(subprocess.TimeoutExpired):
             member.wait(max(0.0, deadline - time.monotonic()))

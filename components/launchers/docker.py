@@ -56,7 +56,7 @@ def run(plan: Plan, arguments: list[str], root: str, tell: Callable[[str], None]
     """
     with _told(), contextlib.closing(containers.connect()) as client:
         image = _image(client, plan.component)
-        name = work.object_name(plan)
+        name = work.object_name(plan, work.store())
         container = _started(client, name, _settings(plan, arguments, root, image, client.info().get("NCPU")))
         shown = Shown()
         try:

@@ -17,15 +17,19 @@ KILLED = 137
 _STORE = ("AWS_ENDPOINT_URL", "S3_ENDPOINT_URL")
 
 
-def digest(plan: Plan) -> str:
-    """16 hex digits of the work and the store it is for: stores on two addresses may have buckets of one name."""
-    place = "\n".join([plan.uri, *(os.environ.get(name, "") for name in _STORE)])
-    return hashlib.sha256(place.encode()).hexdigest()[:16]
+def store() -> str:
+    """Which store this process writes to: stores on two addresses may have buckets of one name."""
+    return "\n".join(os.environ.get(name, "") for name in _STORE)
 
 
-def object_name(plan: Plan) -> str:
+def digest(plan: Plan, where: str = "") -> str:
+    """16 hex digits of the work and of which store it is for, where that is not the same for all."""
+    return hashlib.sha256(f"{plan.uri}\n{where}".encode()).hexdigest()[:16]
+
+
+def object_name(plan: Plan, where: str = "") -> str:
     """What its container, or its object on a cluster, is called: a DNS label."""
-    return f"mmbert-{plan.component.name.replace('_', '-')}-{digest(plan)}"
+    return f"mmbert-{plan.component.name.replace('_', '-')}-{digest(plan, where)}"
 
 
 def local_files(plan: Plan) -> list[str]:

@@ -21,7 +21,7 @@ import yaml
 from components import launchers
 from components.launchers import kubernetes as launcher
 from components.launchers.kubernetes import api, logs, states
-from components.launchers.kubernetes.manifests import JOB, RAY_JOB, TRAIN_JOB, Kind, manifests
+from components.launchers.kubernetes.manifests import JOB, RAY_JOB, TRAIN_JOB, WAITER, Kind, manifests
 from components.planning import Plan
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError, UserError
@@ -201,6 +201,52 @@ def test_one_that_runs_is_met_and_its_log_shown_whole(
     assert {start.result(20).uri for start in starts} == {plan.uri}
     said = capsys.readouterr().out
     assert (said.count("runs already; waiting for it"), said.count("first\n"), said.count("last\n")) == (1, 2, 2)
+
+
+def test_who_stops_leaves_the_object_to_who_met_it(scene: Scene, beside: ThreadPoolExecutor) -> None:
+    """As a worker does that the scheduler had given up: its own retry waits for the same Job already."""
+    plan, met, go_on = works.plan_of("select"), threading.Event(), threading.Event()
+    scene.runs = [held(scene, plan, go_on)]
+
+    def stop() -> None:
+        assert met.wait(20)
+        raise KeyboardInterrupt
+
+    scene.called["runs: pod "] = stop
+    first = beside.submit(scene.launch, plan)
+    scene.cluster.wait_for(lambda: scene.names)
+    before = objects(scene, JOB)[0]["metadata"]["annotations"][WAITER]
+    second = beside.submit(scene.launch, plan)
+    wait_for(lambda: objects(scene, JOB)[0]["metadata"]["annotations"][WAITER] != before)
+    met.set()
+    with pytest.raises(KeyboardInterrupt):
+        first.result(20)
+    go_on.set()
+    assert second.result(20).uri == plan.uri
+    assert len(scene.played) == 1
+
+
+def test_the_same_work_of_another_profile_is_told(
+    scene: Scene, beside: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan, go_on = works.plan_of("train", phase="pretrain"), threading.Event()
+    scene.cluster.kubelet.player = Scripted(lambda _: held(scene, plan, go_on))
+    first = beside.submit(scene.launch, plan)
+    scene.cluster.wait_for(lambda: len(scene.names) == 2)
+    (tmp_path / "other").mkdir()
+    works.use_profile(monkeypatch, tmp_path / "other", training="trainer")
+    with pytest.raises(InfrastructureError, match=r"a Job mmbert-train-\w+ is at the same work already, started with"):
+        scene.launch(plan)
+    go_on.set()
+    assert first.result(20).uri == plan.uri
+
+
+def test_nodes_that_could_not_find_each_other_are_not_left_alone(scene: Scene) -> None:
+    scene.runs = [Run(seconds=FOREVER, stopped=130)]
+    scene.cluster.forbid("create", "services")
+    with pytest.raises(UserError, match="no permission to create services in the namespace mmbert"):
+        scene.launch(works.plan_of("train", phase="pretrain"))
+    scene.cluster.wait_for(lambda: not objects(scene, JOB) and not scene.cluster.pods())
 
 
 def wait_for(found: Callable[[], Any], seconds: float = 20) -> Any:

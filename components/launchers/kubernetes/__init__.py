@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 from components import profiles
 from components.launchers import work
 from components.launchers.kubernetes import api, states
 from components.launchers.kubernetes.logs import Follower
-from components.launchers.kubernetes.manifests import JOB, RAY_JOB, WORK_LABEL, Manifests, Object, manifests
+from components.launchers.kubernetes.manifests import (
+    JOB,
+    JOB_SET,
+    RAY_JOB,
+    TRAIN_JOB,
+    WAITER,
+    WORK_LABEL,
+    Manifests,
+    Object,
+    manifests,
+)
 from components.planning import Plan
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError, MmbertError, UserError
@@ -40,9 +51,10 @@ def run(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, s
     permission lacks; InfrastructureError where the cluster does not answer, has no place for it, or lost it.
     """
     made = manifests(plan, arguments, root)
+    made.item["metadata"]["annotations"][WAITER] = uuid.uuid4().hex
     with api.connected(str(made.item["metadata"]["namespace"])) as cluster, _ended_with_us(cluster, made):
         thing = _started(cluster, made, plan, tell)
-        watched = _Watched(cluster, made, plan, tell, states.uid_of(thing))
+        watched = _Watched(cluster, made, plan, tell, thing)
         try:
             return watched.to_the_end()
         except UserError:
@@ -67,12 +79,20 @@ def _ended_with_us(cluster: api.Cluster, made: Manifests) -> Iterator[None]:
 
 
 def _delete(cluster: api.Cluster, made: Manifests) -> None:
-    """Delete what is not over; what fails of that does not hide why."""
+    """Delete what is not over, unless another start has met it since and waits for it; what fails of that does not
+    hide why."""
     try:
-        there = cluster.get(made.kind, made.name)
-        if there is not None and states.end(there) is None and not states.is_leaving(there):
+        while True:
+            there = cluster.get(made.kind, made.name)
+            if there is None or states.end(there) is not None or states.is_leaving(there):
+                return
+            meta = there["metadata"]
+            if meta.get("annotations", {}).get(WAITER) != made.item["metadata"]["annotations"][WAITER]:
+                print(f"{made.name} goes on: another start of the same work waits for it", flush=True)
+                return
             with contextlib.suppress(api.ChangedError):
-                cluster.delete(made.kind, made.name, states.uid_of(there))
+                cluster.delete(made.kind, made.name, states.uid_of(there), str(meta["resourceVersion"]))
+                return
     except MmbertError as error:
         print(f"{made.kind.kind} {made.name} could not be deleted: {error}", flush=True)
 
@@ -83,7 +103,8 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
     while True:
         there = cluster.get(made.kind, made.name)
         if there is None:
-            if rest := [pod for pod in cluster.pods(_digest(made))[0] if not states.is_over(pod)]:
+            _check_other_shapes(cluster, made)
+            if rest := _rest(cluster, made):
                 leaving.wait(rest)
                 continue
             try:
@@ -95,15 +116,48 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
         if states.is_leaving(there):
             leaving.wait([there])
         elif end is None or (end.complete and plan.done() is not None):
+            taken = cluster.take(made.kind, made.name, made.item["metadata"]["annotations"][WAITER])
+            if taken is None:
+                continue
             print(f"{made.name} runs already; waiting for it", flush=True)
-            thing = there
+            thing = taken
             break
         else:
             with contextlib.suppress(api.ChangedError):
                 cluster.delete(made.kind, made.name, states.uid_of(there))
-    if made.service is not None:
-        cluster.create_service(_owned(made.service, made, thing))
+    _serve(cluster, made, thing)
     return thing
+
+
+def _serve(cluster: api.Cluster, made: Manifests, thing: Object) -> None:
+    """Make the Service by which nodes meet, where they do."""
+    if made.service is None:
+        return
+    try:
+        cluster.create_service(_owned(made.service, made, thing))
+    except MmbertError:
+        # Without it the pods would wait for each other.
+        _delete(cluster, made)
+        raise
+
+
+def _rest(cluster: api.Cluster, made: Manifests) -> list[Object]:
+    """What is left of an object of this name that is gone itself."""
+    rest = [pod for pod in cluster.pods(_digest(made))[0] if not states.is_over(pod)]
+    # Trainer may make it anew while its TrainJob goes.
+    job_set = cluster.get(JOB_SET, made.name) if made.kind == TRAIN_JOB else None
+    return rest if job_set is None else [*rest, job_set]
+
+
+def _check_other_shapes(cluster: api.Cluster, made: Manifests) -> None:
+    """Raise InfrastructureError where the same work is on its way as another kind of object, of another profile."""
+    for kind in (JOB, TRAIN_JOB, RAY_JOB):
+        other = cluster.get(kind, made.name) if kind != made.kind else None
+        if other is not None and states.end(other) is None:
+            raise InfrastructureError(
+                f"a {kind.kind} {made.name} is at the same work already, started with another profile; wait for its "
+                "end, or delete it, and run this again"
+            )
 
 
 class _Leaving:
@@ -136,8 +190,6 @@ def _owned(service: Object, made: Manifests, owner: Object) -> Object:
         "kind": made.kind.kind,
         "name": made.name,
         "uid": states.uid_of(owner),
-        "controller": True,
-        "blockOwnerDeletion": True,
     }
     return {**service, "metadata": {**service["metadata"], "ownerReferences": [reference]}}
 
@@ -149,8 +201,9 @@ def _digest(made: Manifests) -> str:
 class _Watched:
     """An object at work, from its start to its end."""
 
-    def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, uid: str) -> None:
-        self._cluster, self._made, self._plan, self._tell, self._uid = cluster, made, plan, tell, uid
+    def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, thing: Object) -> None:
+        self._cluster, self._made, self._plan, self._tell = cluster, made, plan, tell
+        self._uid, self._since = states.uid_of(thing), str(thing["metadata"]["creationTimestamp"])
         self._patience = states.Patience(profiles.cluster().pending_minutes * 60)
         self._follower: Follower | None = None
         self._followed = ""
@@ -176,7 +229,8 @@ class _Watched:
                 return self._gone()
             end = states.end(thing)
             if end is not None:
-                return self._ended(end, pods)
+                # Pods of an earlier object may still be there, over.
+                return self._ended(end, [p for p in pods if p["metadata"]["creationTimestamp"] >= self._since])
             seconds = self._wait(thing, pods)
             if self._living:
                 for pod in (changed := self._cluster.changed_pods(_digest(self._made), version, seconds)):

@@ -17,7 +17,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
-from components.launchers.kubernetes.manifests import CONTAINER, WORK_LABEL, Kind, Object
+from components.launchers.kubernetes.manifests import CONTAINER, WAITER, WORK_LABEL, Kind, Object
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 PATIENCE_SECONDS = 120.0
@@ -34,9 +34,10 @@ _FORBIDDEN = re.compile(
 )
 _WORKLOADS = ("v1beta2", "v1beta1")
 RIGHTS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("batch", "jobs"): ("create", "get", "list", "watch", "delete"),
-    ("trainer.kubeflow.org", "trainjobs"): ("create", "get", "list", "watch", "delete"),
-    ("ray.io", "rayjobs"): ("create", "get", "list", "watch", "delete"),
+    ("batch", "jobs"): ("create", "get", "list", "watch", "patch", "delete"),
+    ("trainer.kubeflow.org", "trainjobs"): ("create", "get", "list", "watch", "patch", "delete"),
+    ("ray.io", "rayjobs"): ("create", "get", "list", "watch", "patch", "delete"),
+    ("jobset.x-k8s.io", "jobsets"): ("get",),
     ("", "pods"): ("list", "watch"),
     ("", "pods/log"): ("get",),
     ("", "services"): ("create",),
@@ -93,12 +94,25 @@ class Cluster:
             return found
         return None
 
-    def delete(self, kind: Kind, name: str, uid: str) -> None:
+    def take(self, kind: Kind, name: str, waiter: str) -> Object | None:
+        """Make an object this waiter's, and return it; None where it is gone."""
+        body = {"metadata": {"annotations": {WAITER: waiter}}}
+        change = self._objects.patch_namespaced_custom_object
+        with _missing_is_none():
+            taken: Object = self._json(
+                lambda: change(kind.group, kind.version, self.namespace, kind.plural, name, body, **_ASKED),
+                f"{kind.kind} {name}",
+            )
+            return taken
+        return None
+
+    def delete(self, kind: Kind, name: str, uid: str, version: str | None = None) -> None:
         """Delete an object after all that it owns; nothing happens where it is gone.
 
-        Raises ChangedError where another one has its name now.
+        Raises ChangedError where another one has its name now, or with `version` where it has changed since.
         """
-        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        same = {"uid": uid, **({"resourceVersion": version} if version else {})}
+        body = {"propagationPolicy": "Foreground", "preconditions": same}
         remove = self._objects.delete_namespaced_custom_object
         with _missing_is_none():
             self._json(

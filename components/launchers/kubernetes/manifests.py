@@ -25,6 +25,8 @@ from mmbert.ranks import STOPPED
 Object = dict[str, Any]
 
 WORK_LABEL = "mmbert.dev/work"
+WAITER = "mmbert.dev/waiter"
+"""The annotation that says whose the object is: who started it, or met it last."""
 PART_LABEL = "mmbert.dev/part"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 HEAD, SUBMITTER = "head", "submitter"
@@ -62,6 +64,8 @@ class Kind:
 
 JOB = Kind("batch", "v1", "jobs", "Job")
 TRAIN_JOB = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob", "Kubeflow Trainer")
+JOB_SET = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
+"""What Trainer makes of a TrainJob, under its name."""
 RAY_JOB = Kind("ray.io", "v1", "rayjobs", "RayJob", "KubeRay")
 
 
@@ -110,6 +114,7 @@ class _Made:
 
     @property
     def name(self) -> str:
+        # The store's address is the namespace's, whoever launches from wherever.
         return work.object_name(self.plan)
 
     @property
@@ -270,7 +275,8 @@ def _ray_job(made: _Made) -> Object:
     spec: Object = {
         "entrypoint": made.command_line,
         "submissionMode": "K8sJobMode",
-        "backoffLimit": share.restarts,
+        # KubeRay knows no exit codes: another cluster would be started for wrong input too.
+        "backoffLimit": 0,
         "submitterConfig": {"backoffLimit": 0},
         "submitterPodTemplate": _ray_template(made, SUBMITTER),
         "shutdownAfterJobFinishes": True,

@@ -35,7 +35,7 @@ _PATH = re.compile(
     r"(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<part>[a-z]+))?"
 )
 _REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-_VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,19 @@ class _Place:
     namespace: str
     name: str
     part: str
+
+
+def _merged(present: Any, change: Any) -> Any:
+    """RFC 7386: null takes a key out, an object is merged, all else replaces."""
+    if not isinstance(change, dict):
+        return change
+    result = dict(present) if isinstance(present, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), value)
+    return result
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -162,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             code, answer = {
                 "get": self._get, "list": self._list, "create": self._create, "update": self._update,
-                "delete": self._delete,
+                "patch": self._patch, "delete": self._delete,
             }[verb](place, query, body)  # fmt: skip
             if loses:
                 self._cut()
@@ -219,6 +232,14 @@ class _Handler(BaseHTTPRequestHandler):
                         document["metadata"][key] = present["metadata"][key]
                 document["metadata"]["generation"] = present["metadata"]["generation"]
             return 200, store.update(kind, document)
+
+    def _patch(self, place: _Place, query: dict[str, str], body: Any) -> tuple[int, Object]:
+        """A merge patch; others are 415 (Kubernetes API Concepts, "Patch mechanisms"; RFC 7386)."""
+        if self.headers.get("Content-Type") != "application/merge-patch+json":
+            raise ApiError(415, "UnsupportedMediaType", "the stand-in takes application/merge-patch+json alone")
+        with self.server.api.store.changed:
+            present = self.server.api.store.get(place.kind, place.namespace, place.name)
+            return self._update(place, query, _merged(present, body))
 
     def _delete(self, place: _Place, query: dict[str, str], body: Any) -> tuple[int, Object]:
         """The object while something still holds it, else a Status (API conventions, "Response Status Kind")."""
