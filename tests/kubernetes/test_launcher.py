@@ -143,6 +143,10 @@ def test_a_component_runs_in_a_job_and_its_log_is_shown(scene: Scene, capsys: py
             r"own.yaml\); raise it in a profile of your own",
         ),
         (137, "Error", InfrastructureError, "was killed .SIGKILL.: by its memory limit of 2.5 GiB .* unless somebody"),
+        (137, "ContainerStatusUnknown", InfrastructureError, "could not run its container .pod .*: ContainerStatusUnkn"),
+        (128, "StartError", InfrastructureError, "could not run its container .*StartError, exit code 128: the recipe"),
+        (255, "Unknown", InfrastructureError, "the node could not run its container .*: Unknown, exit code 255: the"),
+        (163, "", InfrastructureError, "ended with exit code -35 .killed by signal 35.: the recipe is wrong"),
         (139, "", InfrastructureError, "ended with exit code -11 .killed by SIGSEGV.: the recipe is wrong"),
     ],
 )  # fmt: skip
@@ -524,12 +528,13 @@ def test_a_node_that_comes_is_taken(scene: Scene, beside: ThreadPoolExecutor) ->
 
 
 def test_quota_is_told_and_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    works.use_profile(monkeypatch, tmp_path, queue="mmbert-h100", pending=0.02)
+    text = works.PROFILE.replace("training:", "queue_minutes: 0.04\n  training:")
+    works.use_profile(monkeypatch, tmp_path, text, queue="mmbert-h100", pending=0.001)
     scene.cluster.quota("mmbert-h100", admits=False, message="insufficient unused quota for nvidia.com/gpu")
     wait = "waits for quota in queue mmbert-h100: insufficient unused quota for nvidia.com/gpu"
     with pytest.raises(InfrastructureError) as ended:
         scene.launch(works.plan_of("select"))
-    assert str(ended.value) == f"{wait} (for 1.2 s, kubernetes.pending_minutes)"
+    assert str(ended.value) == f"{wait} (for 2.4 s, kubernetes.queue_minutes)"
     assert scene.told[-1] == wait
     scene.cluster.wait_for(lambda: not objects(scene, JOB))
 
@@ -571,7 +576,17 @@ def test_an_image_that_cannot_be_pulled_is_named(scene: Scene, monkeypatch: pyte
     scene.cluster.wait_for(lambda: not objects(scene, JOB))
 
 
-@pytest.mark.parametrize("reason", ["InvalidImageName", "CreateContainerConfigError"])
+def test_a_secret_that_is_missing_may_come(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "IMAGE_SECONDS", 0.5)
+    scene.runs = [Run(reason="CreateContainerConfigError", message='secret "s" not found')]
+    wait = r'pod mmbert-.* cannot be started \(CreateContainerConfigError\): secret "s" not found'
+    with pytest.raises(UserError, match=wait + r" \(for 0.5 s\); create what it names in the namespace"):
+        scene.launch(works.plan_of("select"))
+    assert [text for text in scene.told if text.endswith('secret "s" not found')]
+    scene.cluster.wait_for(lambda: not objects(scene, JOB))
+
+
+@pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
 def test_a_container_that_can_never_start_ends_at_once(scene: Scene, reason: str) -> None:
     scene.runs = [Run(reason=reason, message="the kubelet's words")]
     with pytest.raises(UserError, match=rf"cannot be started \({reason}\): the kubelet's words"):

@@ -142,6 +142,11 @@ def _owned(service: Object, made: Manifests, owner: Object) -> Object:
     return {**service, "metadata": {**service["metadata"], "ownerReferences": [reference]}}
 
 
+def _patience() -> states.Patience:
+    share = profiles.cluster()
+    return states.Patience(share.pending_minutes * 60, share.queue_minutes and share.queue_minutes * 60)
+
+
 def _digest(made: Manifests) -> str:
     return made.labels[WORK_LABEL]
 
@@ -151,7 +156,7 @@ class _Watched:
 
     def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, uid: str) -> None:
         self._cluster, self._made, self._plan, self._tell, self._uid = cluster, made, plan, tell, uid
-        self._patience = states.Patience(profiles.cluster().pending_minutes * 60)
+        self._patience = _patience()
         self._follower: Follower | None = None
         self._followed = ""
         self._living = False
@@ -251,8 +256,7 @@ class _Watched:
             self._last_line(0)
             self._tell(f"starts again: pod {states.name_of(leader)}")
         self._followed = states.uid_of(leader)
-        container = str(leader["spec"]["containers"][0]["name"])
-        self._follower = Follower(self._cluster, states.name_of(leader), container)
+        self._follower = Follower(self._cluster, states.name_of(leader), states.container_of(leader))
 
     def _ended(self, end: states.End, pods: Sequence[Object]) -> tuple[int, str]:
         if self._follower is not None:
@@ -276,6 +280,11 @@ class _Watched:
             raise InfrastructureError(
                 f"{called} failed, and no pod is left that says why ({end.reason}: {end.message}); run it again to go "
                 "on"
+            )
+        if failed is not None and failed.not_run and self._made.kind != RAY_JOB:
+            raise InfrastructureError(
+                f"the node could not run its container (pod {failed.pod}: {failed.reason or 'no reason given'}, exit "
+                f"code {failed.code}: {failed.message or 'nothing said'}); run it again to go on"
             )
         if code == work.KILLED or (failed is not None and failed.out_of_memory):
             self._raise_killed(failed is not None and failed.out_of_memory)
