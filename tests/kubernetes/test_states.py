@@ -120,7 +120,7 @@ def test_a_container_that_its_node_could_not_run_says_nothing_of_its_program(
     # It is why others ended with 3, and less than what a program said itself.
     failed = states.decisive([ended(3, index="0"), ended(code, reason, index="1"), ended(130, index="2")])
     assert failed is not None
-    assert failed.index == (0 if code == 127 or code == 192 else 1)
+    assert failed.index == (0 if code in {127, 192} else 1)
 
 
 def test_containers_beside_ours_say_nothing() -> None:

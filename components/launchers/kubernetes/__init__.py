@@ -87,7 +87,7 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
                 leaving.wait(rest)
                 continue
             try:
-                thing = cluster.create(made.kind, made.item)
+                thing = _created(cluster, made, tell)
             except api.AlreadyThereError:
                 continue
             break
@@ -104,6 +104,20 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
     if made.service is not None:
         cluster.create_service(_owned(made.service, made, thing))
     return thing
+
+
+def _created(cluster: api.Cluster, made: Manifests, tell: Tell) -> Object:
+    """A new object, once the namespace's quota has room for it. Raises AlreadyThereError."""
+    patience = _patience()
+    while True:
+        try:
+            return cluster.create(made.kind, made.item)
+        except api.OverQuotaError as error:
+            waits = states.Waits(f"waits for quota in the namespace {cluster.namespace}: {error}")
+            told = patience.hear(waits, time.monotonic())
+        if told is not None:
+            tell(told)
+        time.sleep(min(_QUEUE_LOOK_SECONDS, patience.left(time.monotonic())))
 
 
 class _Leaving:
@@ -157,6 +171,7 @@ class _Watched:
     def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, uid: str) -> None:
         self._cluster, self._made, self._plan, self._tell, self._uid = cluster, made, plan, tell, uid
         self._patience = _patience()
+        cluster.is_at_work = True
         self._follower: Follower | None = None
         self._followed = ""
         self._living = False
@@ -200,8 +215,9 @@ class _Watched:
             self._without_pods = time.monotonic()
         if self._without_pods is not None and time.monotonic() - self._without_pods < _SOON_SECONDS:
             return _LOOK_SECONDS
-        workloads = self._cluster.workloads(self._uid) if suspended else []
-        events = [] if self._living or suspended else self._cluster.events(self._made.name)
+        workloads = self._if_allowed("workloads", lambda: self._cluster.workloads(self._uid)) if suspended else []
+        no_events = self._living or suspended
+        events = [] if no_events else self._if_allowed("events", lambda: self._cluster.events(self._made.name))
         waits = states.waits(thing, pods, workloads, events)
         try:
             told = self._patience.hear(waits, time.monotonic())
@@ -215,6 +231,19 @@ class _Watched:
             self._tell(runs)
         longest = _WATCH_SECONDS if self._living else _QUEUE_LOOK_SECONDS
         return min(longest, self._patience.left(time.monotonic()))
+
+    def _if_allowed(self, what: str, ask: Callable[[], list[Object]]) -> list[Object]:
+        try:
+            return ask()
+        except api.DeniedError as error:
+            self._tell_denied(what, error)
+            return []
+
+    def _tell_denied(self, what: str, error: MmbertError | None) -> None:
+        """Tell once of what is good to know and may not be read."""
+        if error is not None and what not in self._told:
+            self._told.add(what)
+            self._tell(f"{error}; the work goes on without its {what}")
 
     def _tell_disruptions(self, pods: Sequence[Object]) -> None:
         """Tell of pods that were stopped, each once."""
@@ -246,6 +275,7 @@ class _Watched:
         """Show the log of the pod that speaks for all, to its end, and then that of the one in its place."""
         leader = states.leader(pods)
         if self._follower is not None:
+            self._tell_denied("log", self._follower.denied)
             followed = next((pod for pod in pods if states.uid_of(pod) == self._followed), None)
             if followed is None or states.exit_of(followed) is not None:
                 self._follower.finish()
@@ -261,6 +291,7 @@ class _Watched:
     def _ended(self, end: states.End, pods: Sequence[Object]) -> tuple[int, str]:
         if self._follower is not None:
             self._follower.finish()
+            self._tell_denied("log", self._follower.denied)
         if end.complete:
             if self._made.kind != JOB:
                 # A Job goes a day after it ended; these have no such field.

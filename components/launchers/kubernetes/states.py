@@ -251,25 +251,25 @@ def _pod_waits(pod: Object) -> Waits | None:
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled["status"] == "False":
         return Waits(f"waits for a node: {scheduled.get('message') or scheduled.get('reason')}")
-    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting is None:
-            continue
-        reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-        image = container.get("image", "")
-        if reason in _PULLING:
-            what = f"image {image} cannot be pulled ({reason}): {message}"
-            return Waits(what, advice="check its name, and the registry")
-        if reason == _UNCONFIGURED:
-            what = f"pod {name} cannot be started ({reason}): {message}"
-            return Waits(what, UserError, advice="create what it names in the namespace")
-        if reason in _WRONG:
-            return Waits(f"image {image} cannot be started ({reason}): {message}", UserError, at_once=True)
-        return Waits(f"pod {name} starts on {_node(pod)} ({reason}{': ' if message else ''}{message})")
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        if (waiting := (container.get("state") or {}).get("waiting")) is not None:
+            return _container_waits(pod, str(container.get("image", "")), waiting)
     if status.get("phase", "Pending") == "Pending":
         return Waits(f"pod {name} waits for {'its node ' + _node(pod) if _has_node(pod) else 'the scheduler'}")
     return None
+
+
+def _container_waits(pod: Object, image: str, waiting: Object) -> Waits:
+    reason, message, name = str(waiting.get("reason", "")), str(waiting.get("message", "")), name_of(pod)
+    if reason in _PULLING:
+        what = f"image {image} cannot be pulled ({reason}): {message}"
+        return Waits(what, advice="check its name, and the registry")
+    if reason == _UNCONFIGURED:
+        what = f"pod {name} cannot be started ({reason}): {message}"
+        return Waits(what, UserError, advice="create what it names in the namespace")
+    if reason in _WRONG:
+        return Waits(f"image {image} cannot be started ({reason}): {message}", UserError, at_once=True)
+    return Waits(f"pod {name} starts on {_node(pod)} ({reason}{': ' if message else ''}{message})")
 
 
 def _has_node(pod: Object) -> bool:
