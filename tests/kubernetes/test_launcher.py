@@ -513,8 +513,8 @@ def test_a_right_that_is_taken_while_work_runs_does_not_end_it(
 ) -> None:
     monkeypatch.setattr(api, "PATIENCE_SECONDS", 0.3)
     scene.runs = [Run(seconds=FOREVER)]
+    monkeypatch.setattr(launcher, "_WATCH_SECONDS", 1.0)
     scene.called["runs: pod "] = lambda: scene.cluster.forbid(verb, resource)
-    scene.cluster.faults.cut_watches(1)
     with pytest.raises(InfrastructureError, match=r"no permission to .*; the work goes on, and running this again me"):
         scene.launch(works.plan_of("select"))
     assert scene.names
@@ -527,12 +527,23 @@ def test_credentials_that_are_renewed_while_work_runs_are_waited_for(
 ) -> None:
     plan, go_on = works.plan_of("select"), threading.Event()
     scene.runs = [held(scene, plan, go_on)]
-    scene.cluster.faults.cut_watches(1)
     scene.called["runs: pod "] = lambda: scene.cluster.faults.fail("GET", "jobs|pods", status, times=6)
     start = beside.submit(scene.launch, plan)
     wait_for(lambda: [text for text in scene.told if text.startswith("runs: pod ")])
     go_on.set()
     assert start.result(20).uri == plan.uri
+
+
+def test_a_train_job_that_is_done_and_may_not_be_deleted_is_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    works.use_profile(monkeypatch, tmp_path, training="trainer")
+    plan = works.plan_of("train", phase="pretrain")
+    scene.cluster.forbid("delete", "trainjobs")
+    scene.cluster.kubelet.player = Scripted(lambda pod: nodes_run(scene, plan, pod))
+    assert scene.launch(plan).uri == plan.uri
+    assert scene.told[-1].startswith("no permission to delete trainjobs.trainer.kubeflow.org")
+    assert scene.told[-1].endswith(" is done, and stays")
 
 
 def test_a_log_that_may_not_be_read_is_told_once_and_the_work_goes_on(scene: Scene) -> None:

@@ -295,8 +295,12 @@ class _Watched:
         if end.complete:
             if self._made.kind != JOB:
                 # A Job goes a day after it ended; these have no such field.
-                with contextlib.suppress(api.ChangedError):
+                try:
                     self._cluster.delete(self._made.kind, self._made.name, self._uid)
+                except api.ChangedError:
+                    pass
+                except api.DeniedError as error:
+                    self._tell(f"{error}; {self._made.kind.kind} {self._made.name} is done, and stays")
             return 0, self._last_line(0)
         called = f"{self._made.kind.kind} {self._made.name}"
         if end.reason == _DEADLINE:

@@ -103,12 +103,14 @@ class Follower:
                     return
             except ApiException as error:
                 self.denied = self._cluster.refused_log(error)
-                if last and (self.denied is not None or error.status in (400, 404)):
+                if last and error.status in (400, 404):
                     return
             except BROKEN:
                 pass
-            pause = _PAUSE_SECONDS if self.denied is None else _DENIED_PAUSE_SECONDS
-            (self._stopped if last else self._ended).wait(pause)
+            if last:
+                self._stopped.wait(_PAUSE_SECONDS)
+            else:
+                self._ended.wait(_PAUSE_SECONDS if self.denied is None else _DENIED_PAUSE_SECONDS)
 
     def _read(self, place: Place, last: bool) -> Iterator[str]:
         begun = b""
