@@ -76,7 +76,7 @@ def launch(plan: Plan, root: str, task: str, tell: Tell = show) -> artifacts.Art
         raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:
         error = _ERRORS.get(code, InfrastructureError if code < 0 else ComponentFailedError)
-        killed = f" (killed by {signal.Signals(-code).name})" if code < 0 else ""
+        killed = f" (killed by {_signal_name(-code)})" if code < 0 else ""
         raise error(f"component '{plan.component.name}' ended with exit code {code}{killed}: {last_line}")
     artifact = artifacts.find(plan.uri)
     if artifact is None:
@@ -84,6 +84,14 @@ def launch(plan: Plan, root: str, task: str, tell: Tell = show) -> artifacts.Art
             f"component '{plan.component.name}' said it was done, but {plan.uri} is not complete"
         )
     return artifact
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have no name of their own, and what ends a container may give a number that is none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def command_line(item: Component, arguments: Mapping[str, Any], root: str, task: str) -> list[str]:

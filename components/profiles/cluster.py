@@ -53,6 +53,8 @@ class Cluster:
     training: Literal["trainer", "job"] = "job"
     training_runtime: str = "mmbert-torch"
     pending_minutes: float = 30
+    queue_minutes: float | None = None
+    """None: work waits in a queue for its quota without end."""
     image_pull_secret: str = ""
     classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -152,6 +154,7 @@ _SECTION = {
     "training": _Rule(lambda value: value in ("trainer", "job"), "trainer (Kubeflow Trainer's TrainJob) or job"),
     "training_runtime": _NAME,
     "pending_minutes": _Rule(_is_number, "a number of minutes above 0"),
+    "queue_minutes": _Rule(_is_number, "a number of minutes above 0"),
     "image_pull_secret": _NAME_OR_NONE,
     "classes": _Rule(lambda value: isinstance(value, dict), "a mapping by resource class"),
 }

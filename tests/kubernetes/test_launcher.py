@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -143,6 +144,10 @@ def test_a_component_runs_in_a_job_and_its_log_is_shown(scene: Scene, capsys: py
             r"own.yaml\); raise it in a profile of your own",
         ),
         (137, "Error", InfrastructureError, "was killed .SIGKILL.: by its memory limit of 2.5 GiB .* unless somebody"),
+        (137, "ContainerStatusUnknown", InfrastructureError, "could not run its container .*: ContainerStatusUnknown"),
+        (128, "StartError", InfrastructureError, "could not run its container .*StartError, exit code 128: the recipe"),
+        (255, "Unknown", InfrastructureError, "the node could not run its container .*: Unknown, exit code 255: the"),
+        (163, "", InfrastructureError, "ended with exit code -35 .killed by signal 35.: the recipe is wrong"),
         (139, "", InfrastructureError, "ended with exit code -11 .killed by SIGSEGV.: the recipe is wrong"),
     ],
 )  # fmt: skip
@@ -512,11 +517,26 @@ def test_no_cluster(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         scene.launch(works.plan_of("select"))
 
 
+@pytest.mark.parametrize("text", ["{", "only words", "- a", "\x00"])
+def test_a_kubeconfig_that_is_none(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
+    (tmp_path / "config").write_text(text, "utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(UserError, match=r"config: this kubeconfig cannot be used"):
+        scene.launch(works.plan_of("select"))
+
+
+@pytest.mark.parametrize("given", [formatdate(usegmt=True), "soon"])
+def test_a_busy_cluster_may_give_a_date(scene: Scene, given: str) -> None:
+    plan = works.plan_of("select")
+    scene.runs = [works_then(scene, plan)]
+    scene.cluster.faults.fail("GET", "jobs", 503, headers={"Retry-After": given})
+    assert scene.launch(plan).uri == plan.uri
+
+
 @pytest.mark.parametrize(
     ("verb", "resource", "group"),
     [
-        ("get", "jobs", "batch"), ("create", "jobs", "batch"), ("list", "pods", ""), ("watch", "pods", ""),
-        ("get", "pods/log", ""),
+        ("get", "jobs", "batch"), ("create", "jobs", "batch"), ("list", "pods", ""),
     ],
 )  # fmt: skip
 def test_a_missing_right_is_named_with_its_verb_and_resource(
@@ -531,6 +551,137 @@ def test_a_missing_right_is_named_with_its_verb_and_resource(
     assert f"no permission to {verb} {full} in the namespace mmbert; give the account this verb" in str(refused.value)
     assert f'(API group "{group}", resource {resource})' in str(refused.value)
     assert 'User "system:serviceaccount:mmbert:mmbert-launcher" cannot' in str(refused.value)
+
+
+@pytest.mark.parametrize(("verb", "resource"), [("get", "jobs"), ("list", "pods"), ("watch", "pods"), ("*", "*")])
+def test_a_right_that_is_taken_while_work_runs_does_not_end_it(
+    scene: Scene, verb: str, resource: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "PATIENCE_SECONDS", 0.3)
+    scene.runs = [Run(seconds=FOREVER)]
+    monkeypatch.setattr(launcher, "_WATCH_SECONDS", 1.0)
+    scene.called["runs: pod "] = lambda: scene.cluster.forbid(verb, resource)
+    with pytest.raises(InfrastructureError, match=r"no permission to .*; the work goes on, and running this again me"):
+        scene.launch(works.plan_of("select"))
+    assert scene.names
+    assert not [job for job in objects(scene, JOB) if "deletionTimestamp" in job["metadata"]]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_that_are_renewed_while_work_runs_are_waited_for(
+    scene: Scene, status: int, beside: ThreadPoolExecutor
+) -> None:
+    plan, go_on = works.plan_of("select"), threading.Event()
+    scene.runs = [held(scene, plan, go_on)]
+    scene.called["runs: pod "] = lambda: scene.cluster.faults.fail("GET", "jobs|pods", status, times=6)
+    start = beside.submit(scene.launch, plan)
+    wait_for(lambda: [text for text in scene.told if text.startswith("runs: pod ")])
+    go_on.set()
+    assert start.result(20).uri == plan.uri
+
+
+def test_a_train_job_that_is_done_and_may_not_be_deleted_is_done(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    works.use_profile(monkeypatch, tmp_path, training="trainer")
+    plan = works.plan_of("train", phase="pretrain")
+    scene.cluster.forbid("delete", "trainjobs")
+    scene.cluster.kubelet.player = Scripted(lambda pod: nodes_run(scene, plan, pod))
+    assert scene.launch(plan).uri == plan.uri
+    assert scene.told[-1].startswith("no permission to delete trainjobs.trainer.kubeflow.org")
+    assert scene.told[-1].endswith(" is done, and stays")
+
+
+def test_a_log_that_may_not_be_read_is_told_once_and_the_work_goes_on(scene: Scene) -> None:
+    plan = works.plan_of("train", phase="decay")
+    scene.cluster.forbid("get", "pods/log")
+    scene.runs = [Run(code=3), works_then(scene, plan)]
+    assert scene.launch(plan).uri == plan.uri
+    (told,) = [text for text in scene.told if "pods/log" in text]
+    assert "no permission to get pods/log in the namespace mmbert; give the account" in told
+    assert told.endswith("; the work goes on without its log")
+
+
+def test_a_log_that_may_be_read_again_is_shown_whole(
+    scene: Scene, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_DENIED_PAUSE_SECONDS", 0.05)
+    plan = works.plan_of("select")
+    scene.cluster.faults.fail("GET", "/log", 401, times=2)
+    scene.runs = [works_then(scene, plan, "one", "two")]
+    scene.launch(plan)
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(("what", "queue"), [("events", ""), ("workloads", "mmbert-h100")])
+def test_what_is_good_to_know_may_be_missing(
+    scene: Scene, what: str, queue: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, beside: ThreadPoolExecutor
+) -> None:
+    works.use_profile(monkeypatch, tmp_path, queue=queue)
+    monkeypatch.setattr(launcher, "_SOON_SECONDS", 0.0)
+    plan, go_on = works.plan_of("select"), threading.Event()
+    scene.cluster.quota("mmbert-h100", admits=False)
+    scene.cluster.forbid("list", what)
+    scene.runs = [held(scene, plan, go_on)]
+    if not queue:
+        # Its pods are made only after somebody asked for events.
+        monkeypatch.setattr(api.Cluster, "pods", pods_later(scene))
+    start = beside.submit(scene.launch, plan)
+    (told,) = wait_for(lambda: [text for text in scene.told if f"no permission to list {what}" in text])
+    assert told.endswith(f"; the work goes on without its {what}")
+    scene.cluster.quota("mmbert-h100", admits=True)
+    go_on.set()
+    assert start.result(20).uri == plan.uri
+    assert len([text for text in scene.told if f"no permission to list {what}" in text]) == 1
+
+
+def pods_later(scene: Scene) -> Callable[..., Any]:
+    """Lists no pods until something was told."""
+    real = api.Cluster.pods
+
+    def pods(self: api.Cluster, digest: str) -> tuple[list[Any], str]:
+        found, version = real(self, digest)
+        return (found if scene.told else []), version
+
+    return pods
+
+
+OVER = 'jobs.batch "j" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, used: 5, limited: 5'
+
+
+def test_a_namespaces_quota_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_QUEUE_LOOK_SECONDS", 0.02)
+    plan = works.plan_of("select")
+    scene.cluster.faults.fail("POST", "jobs", 403, times=3, message=OVER)
+    scene.runs = [works_then(scene, plan)]
+    assert scene.launch(plan).uri == plan.uri
+    assert scene.told.count(f"waits for quota in the namespace mmbert: {OVER}") == 1
+
+
+def test_a_namespaces_quota_that_stays_used_is_an_infrastructure_error(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    works.use_profile(monkeypatch, tmp_path, pending=0.005)
+    scene.cluster.faults.fail("POST", "jobs", 403, times=10**6, message=OVER)
+    with pytest.raises(InfrastructureError, match=r"exceeded quota: .* \(for 0.3 s, kubernetes.pending_minutes\)"):
+        scene.launch(works.plan_of("select"))
+
+
+def test_a_pod_that_does_not_end_is_told(scene: Scene, beside: ThreadPoolExecutor) -> None:
+    """Deleted where nobody ends it, as on a node that is lost and not yet deleted."""
+    plan, ends = works.plan_of("train", phase="decay"), threading.Event()
+
+    def hanging() -> Iterator[str]:
+        yield "at work"
+        ends.wait(20)
+
+    scene.runs = [Run(lines=hanging(), seconds=FOREVER, stopped=130), works_then(scene, plan)]
+    scene.called["runs: pod "] = lambda: scene.cluster.drain(scene.names[0])
+    start = beside.submit(scene.launch, plan)
+    (told,) = wait_for(lambda: [text for text in scene.told if " is still ending on node-" in text])
+    assert told.endswith("; where that node is lost, delete it from the cluster")
+    ends.set()
+    assert start.result(20).uri == plan.uri
 
 
 def test_a_missing_right_to_delete_is_named(scene: Scene) -> None:
@@ -570,12 +721,13 @@ def test_a_node_that_comes_is_taken(scene: Scene, beside: ThreadPoolExecutor) ->
 
 
 def test_quota_is_told_and_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    works.use_profile(monkeypatch, tmp_path, queue="mmbert-h100", pending=0.02)
+    text = works.PROFILE.replace("training:", "queue_minutes: 0.04\n  training:")
+    works.use_profile(monkeypatch, tmp_path, text, queue="mmbert-h100", pending=0.001)
     scene.cluster.quota("mmbert-h100", admits=False, message="insufficient unused quota for nvidia.com/gpu")
     wait = "waits for quota in queue mmbert-h100: insufficient unused quota for nvidia.com/gpu"
     with pytest.raises(InfrastructureError) as ended:
         scene.launch(works.plan_of("select"))
-    assert str(ended.value) == f"{wait} (for 1.2 s, kubernetes.pending_minutes)"
+    assert str(ended.value) == f"{wait} (for 2.4 s, kubernetes.queue_minutes)"
     assert scene.told[-1] == wait
     scene.cluster.wait_for(lambda: not objects(scene, JOB))
 
@@ -617,7 +769,17 @@ def test_an_image_that_cannot_be_pulled_is_named(scene: Scene, monkeypatch: pyte
     scene.cluster.wait_for(lambda: not objects(scene, JOB))
 
 
-@pytest.mark.parametrize("reason", ["InvalidImageName", "CreateContainerConfigError"])
+def test_a_secret_that_is_missing_may_come(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "IMAGE_SECONDS", 0.5)
+    scene.runs = [Run(reason="CreateContainerConfigError", message='secret "s" not found')]
+    wait = r'pod mmbert-.* cannot be started \(CreateContainerConfigError\): secret "s" not found'
+    with pytest.raises(UserError, match=wait + r" \(for 0.5 s\); create what it names in the namespace"):
+        scene.launch(works.plan_of("select"))
+    assert [text for text in scene.told if text.endswith('secret "s" not found')]
+    scene.cluster.wait_for(lambda: not objects(scene, JOB))
+
+
+@pytest.mark.parametrize("reason", ["InvalidImageName", "ErrImageNeverPull"])
 def test_a_container_that_can_never_start_ends_at_once(scene: Scene, reason: str) -> None:
     scene.runs = [Run(reason=reason, message="the kubelet's words")]
     with pytest.raises(UserError, match=rf"cannot be started \({reason}\): the kubelet's words"):

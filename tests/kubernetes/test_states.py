@@ -42,6 +42,11 @@ def ended(code: int, reason: str = "Error", message: str = "", **more: Any) -> d
     return pod(phase="Failed", containerStatuses=[{"name": "node", "state": state}], **more)
 
 
+def leaving(one: dict[str, Any]) -> dict[str, Any]:
+    one["metadata"] |= {"deletionTimestamp": "2026-01-01T00:01:00Z", "deletionGracePeriodSeconds": 60}
+    return one
+
+
 def waiting(reason: str, message: str = "", image: str = "r/i@sha256:0") -> dict[str, Any]:
     state = {"waiting": {"reason": reason, "message": message}}
     return pod(phase="Pending", containerStatuses=[{"name": "node", "image": image, "state": state}])
@@ -99,6 +104,42 @@ def test_of_several_pods_the_one_that_says_why_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "reason", "not_run"),
+    [
+        (128, "StartError", True), (128, "Error", True), (255, "Unknown", True), (255, "Error", True),
+        (193, "Error", True), (137, "ContainerStatusUnknown", True), (1, "Unknown", True),
+        (192, "Error", False), (137, "Error", False), (137, "OOMKilled", False), (127, "Error", False),
+    ],
+)  # fmt: skip
+def test_a_container_that_its_node_could_not_run_says_nothing_of_its_program(
+    code: int, reason: str, not_run: bool
+) -> None:
+    found = states.exit_of(ended(code, reason))
+    assert found is not None
+    assert found.not_run == not_run
+    # It is why others ended with 3, and less than what a program said itself.
+    failed = states.decisive([ended(3, index="0"), ended(code, reason, index="1"), ended(130, index="2")])
+    assert failed is not None
+    assert failed.index == (0 if code in {127, 192} else 1)
+
+
+def test_containers_beside_ours_say_nothing() -> None:
+    state = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+    for part, name in (("", "node"), ("submitter", "ray-submitter"), ("head", "ray-head")):
+        one = pod(containerStatuses=[{"name": "proxy", "state": state}, {"name": name, "state": {"running": {}}}])
+        one["metadata"]["labels"] |= {"mmbert.dev/part": part} if part else {}
+        assert states.container_of(one) == name
+        assert states.exit_of(one) is None
+        assert states.has_started(one)
+        one["status"]["containerStatuses"][1]["state"] = {"terminated": {"exitCode": 2, "reason": "Error"}}
+        found = states.exit_of(one)
+        assert found is not None
+        assert found.code == 2
+        one["status"]["containerStatuses"].pop()
+        assert not states.has_started(one)
+
+
+@pytest.mark.parametrize(
     ("reason", "told"),
     [
         ("PreemptionByScheduler", "pod p-0 was preempted by work of a higher priority: why"),
@@ -142,17 +183,17 @@ UNSCHEDULED = condition(
         (
             (thing(spec={"suspend": True}, labels=QUEUED), [], [thing("Workload", conditions=[
                 condition("QuotaReserved", "False", "Pending", "insufficient unused quota for nvidia.com/gpu")])], []),
-            Waits("waits for quota in queue mmbert-h100: insufficient unused quota for nvidia.com/gpu"),
+            Waits("waits for quota in queue mmbert-h100: insufficient unused quota for nvidia.com/gpu", in_queue=True),
         ),
         (
             (thing(spec={"suspend": True}, labels=QUEUED), [], [thing("Workload", conditions=[
                 condition("QuotaReserved", "True", "", "Quota reserved"), condition("Admitted", "False", "", "check"),
             ])], []),
-            Waits("waits for quota in queue mmbert-h100: check"),
+            Waits("waits for quota in queue mmbert-h100: check", in_queue=True),
         ),
         (
             (thing(spec={"suspend": True}, labels=QUEUED), [], [], []),
-            Waits("waits for quota in queue mmbert-h100: Kueue has not answered yet"),
+            Waits("waits for quota in queue mmbert-h100: Kueue has not answered yet", in_queue=True),
         ),
         (
             (thing(spec={"suspend": True}), [], [], []),
@@ -172,7 +213,8 @@ UNSCHEDULED = condition(
         ),
         (
             (thing(), [waiting("ImagePullBackOff", "unauthorized")], [], []),
-            Waits("image r/i@sha256:0 cannot be pulled (ImagePullBackOff): unauthorized", UserError, for_image=True),
+            Waits("image r/i@sha256:0 cannot be pulled (ImagePullBackOff): unauthorized",
+                  advice="check its name, and the registry"),
         ),
         (
             (thing(), [waiting("InvalidImageName", "invalid ref")], [], []),
@@ -180,9 +222,13 @@ UNSCHEDULED = condition(
         ),
         (
             (thing(), [waiting("CreateContainerConfigError", 'secret "s" not found')], [], []),
-            Waits(
-                'pod p-0 cannot be started (CreateContainerConfigError): secret "s" not found', UserError, at_once=True
-            ),
+            Waits('pod p-0 cannot be started (CreateContainerConfigError): secret "s" not found', UserError,
+                  advice="create what it names in the namespace"),
+        ),
+        (
+            (thing(), [leaving(pod())], [], []),
+            Waits("pod p-0 is still ending on node-7; where that node is lost, delete it from the cluster",
+                  grace_seconds=60),
         ),
         (
             (thing(), [], [], [
@@ -210,8 +256,11 @@ def test_where_it_runs() -> None:
 
 
 NODE = Waits("waits for a node: none")
-QUOTA = Waits("waits for quota in queue q: none")
-IMAGE = Waits("image i cannot be pulled", UserError, for_image=True)
+PODS = Waits("waits for its pods")
+QUOTA = Waits("waits for quota in queue q: none", in_queue=True)
+ENDING = Waits("pod p is still ending", grace_seconds=600)
+IMAGE = Waits("image i cannot be pulled", advice="check its name")
+UNCONFIGURED = Waits("secret s not found", UserError, advice="create it")
 
 
 def test_a_wait_is_told_when_it_changes_and_every_five_minutes() -> None:
@@ -228,22 +277,57 @@ def test_a_wait_is_told_when_it_changes_and_every_five_minutes() -> None:
 def test_a_wait_that_is_too_long_ends() -> None:
     patience = Patience(1800)
     patience.hear(NODE, 0)
-    patience.hear(QUOTA, 1799)
-    with pytest.raises(InfrastructureError, match=r"queue q: none \(for 30 minutes, kubernetes.pending_minutes\)"):
-        patience.hear(QUOTA, 1800)
+    patience.hear(PODS, 1799)
+    with pytest.raises(InfrastructureError, match=r"its pods \(for 30 minutes, kubernetes.pending_minutes\)"):
+        patience.hear(PODS, 1800)
     patience = Patience(1800)
     patience.hear(NODE, 0)
     patience.hear(None, 1000)
     assert patience.hear(NODE, 1900) == NODE.what  # it had run meanwhile
 
 
-def test_an_image_has_five_minutes_and_what_is_wrong_none() -> None:
+def test_a_queue_has_its_own_time_and_none_where_nothing_is_said() -> None:
+    patience = Patience(1800)
+    for now in range(0, 10**6, 300):
+        assert patience.hear(QUOTA, now) == QUOTA.what
+        assert patience.left(now) == 300
+    # Its pods' time begins once it has its quota.
+    patience.hear(NODE, 10**6)
+    patience.hear(NODE, 10**6 + 1799)
+    with pytest.raises(InfrastructureError, match=r"pending_minutes"):
+        patience.hear(NODE, 10**6 + 1800)
+    patience = Patience(1800, queue_seconds=3600)
+    patience.hear(QUOTA, 0)
+    patience.hear(QUOTA, 3599)
+    assert patience.left(3599) == 1
+    with pytest.raises(InfrastructureError, match=r"queue q: none \(for 60 minutes, kubernetes.queue_minutes\)"):
+        patience.hear(QUOTA, 3600)
+
+
+def test_a_pod_that_is_ending_has_its_grace_and_the_next_its_whole_time() -> None:
+    patience = Patience(1800)
+    patience.hear(ENDING, 0)
+    patience.hear(ENDING, 2399)
+    patience.hear(NODE, 2400)
+    patience.hear(NODE, 4199)
+    patience = Patience(1800)
+    patience.hear(ENDING, 0)
+    with pytest.raises(InfrastructureError, match=r"ending \(for 40 minutes, kubernetes.pending_minutes and its grace"):
+        patience.hear(ENDING, 2400)
+
+
+def test_an_image_and_a_secret_have_five_minutes_and_what_is_wrong_none() -> None:
     patience = Patience(1800)
     patience.hear(NODE, 0)
     patience.hear(IMAGE, 1000)
     patience.hear(IMAGE, 1299)
     with pytest.raises(InfrastructureError, match=r"image i cannot be pulled \(for 5 minutes\); check its name"):
         patience.hear(IMAGE, 1300)
+    patience = Patience(1800)
+    patience.hear(UNCONFIGURED, 0)
+    patience.hear(UNCONFIGURED, 299)
+    with pytest.raises(UserError, match=r"secret s not found \(for 5 minutes\); create it"):
+        patience.hear(UNCONFIGURED, 300)
     with pytest.raises(UserError, match="invalid"):
         Patience(1800).hear(Waits("invalid", UserError, at_once=True), 0)
 

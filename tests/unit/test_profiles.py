@@ -48,6 +48,7 @@ ON_A_CLUSTER = f"{THREADS}}}\nkubernetes: {{namespace: mmbert, service_account: 
         (f"{ON_A_CLUSTER}, namespace: My_Space}}", "kubernetes.namespace is 'My_Space'; it must be a name of small"),
         (f"{ON_A_CLUSTER}, training: operator}}", "kubernetes.training is 'operator'; it must be trainer"),
         (f"{ON_A_CLUSTER}, pending_minutes: 0}}", "kubernetes.pending_minutes is 0; it must be a number of minutes"),
+        (f"{ON_A_CLUSTER}, queue_minutes: 0}}", "kubernetes.queue_minutes is 0; it must be a number of minutes"),
         (f"{ON_A_CLUSTER}, classes: {{gpu: {{}}}}}}", "kubernetes.classes.gpu: there is no such class; it is one of"),
         (f"{ON_A_CLUSTER}, classes: {{train.last: {{}}}}}}", "kubernetes.classes.train.last: there is no such class"),
         *(

@@ -108,7 +108,7 @@ def _started(cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell) -> O
                 leaving.wait(rest)
                 continue
             try:
-                thing = cluster.create(made.kind, made.item)
+                thing = _created(cluster, made, tell)
             except api.AlreadyThereError:
                 continue
             break
@@ -160,6 +160,20 @@ def _check_other_shapes(cluster: api.Cluster, made: Manifests) -> None:
             )
 
 
+def _created(cluster: api.Cluster, made: Manifests, tell: Tell) -> Object:
+    """A new object, once the namespace's quota has room for it. Raises AlreadyThereError."""
+    patience = _patience()
+    while True:
+        try:
+            return cluster.create(made.kind, made.item)
+        except api.OverQuotaError as error:
+            waits = states.Waits(f"waits for quota in the namespace {cluster.namespace}: {error}")
+            told = patience.hear(waits, time.monotonic())
+        if told is not None:
+            tell(told)
+        time.sleep(min(_QUEUE_LOOK_SECONDS, patience.left(time.monotonic())))
+
+
 class _Leaving:
     """Waits for an earlier start's object and pods to be gone: there are never two at the same work."""
 
@@ -194,6 +208,11 @@ def _owned(service: Object, made: Manifests, owner: Object) -> Object:
     return {**service, "metadata": {**service["metadata"], "ownerReferences": [reference]}}
 
 
+def _patience() -> states.Patience:
+    share = profiles.cluster()
+    return states.Patience(share.pending_minutes * 60, share.queue_minutes and share.queue_minutes * 60)
+
+
 def _digest(made: Manifests) -> str:
     return made.labels[WORK_LABEL]
 
@@ -204,7 +223,8 @@ class _Watched:
     def __init__(self, cluster: api.Cluster, made: Manifests, plan: Plan, tell: Tell, thing: Object) -> None:
         self._cluster, self._made, self._plan, self._tell = cluster, made, plan, tell
         self._uid, self._since = states.uid_of(thing), str(thing["metadata"]["creationTimestamp"])
-        self._patience = states.Patience(profiles.cluster().pending_minutes * 60)
+        self._patience = _patience()
+        cluster.is_at_work = True
         self._follower: Follower | None = None
         self._followed = ""
         self._living = False
@@ -249,8 +269,9 @@ class _Watched:
             self._without_pods = time.monotonic()
         if self._without_pods is not None and time.monotonic() - self._without_pods < _SOON_SECONDS:
             return _LOOK_SECONDS
-        workloads = self._cluster.workloads(self._uid) if suspended else []
-        events = [] if self._living or suspended else self._cluster.events(self._made.name)
+        workloads = self._if_allowed("workloads", lambda: self._cluster.workloads(self._uid)) if suspended else []
+        no_events = self._living or suspended
+        events = [] if no_events else self._if_allowed("events", lambda: self._cluster.events(self._made.name))
         waits = states.waits(thing, pods, workloads, events)
         try:
             told = self._patience.hear(waits, time.monotonic())
@@ -264,6 +285,19 @@ class _Watched:
             self._tell(runs)
         longest = _WATCH_SECONDS if self._living else _QUEUE_LOOK_SECONDS
         return min(longest, self._patience.left(time.monotonic()))
+
+    def _if_allowed(self, what: str, ask: Callable[[], list[Object]]) -> list[Object]:
+        try:
+            return ask()
+        except api.DeniedError as error:
+            self._tell_denied(what, error)
+            return []
+
+    def _tell_denied(self, what: str, error: MmbertError | None) -> None:
+        """Tell once of what is good to know and may not be read."""
+        if error is not None and what not in self._told:
+            self._told.add(what)
+            self._tell(f"{error}; the work goes on without its {what}")
 
     def _tell_disruptions(self, pods: Sequence[Object]) -> None:
         """Tell of pods that were stopped, each once."""
@@ -295,6 +329,7 @@ class _Watched:
         """Show the log of the pod that speaks for all, to its end, and then that of the one in its place."""
         leader = states.leader(pods)
         if self._follower is not None:
+            self._tell_denied("log", self._follower.denied)
             followed = next((pod for pod in pods if states.uid_of(pod) == self._followed), None)
             if followed is None or states.exit_of(followed) is not None:
                 self._follower.finish()
@@ -305,17 +340,21 @@ class _Watched:
             self._last_line(0)
             self._tell(f"starts again: pod {states.name_of(leader)}")
         self._followed = states.uid_of(leader)
-        container = str(leader["spec"]["containers"][0]["name"])
-        self._follower = Follower(self._cluster, states.name_of(leader), container)
+        self._follower = Follower(self._cluster, states.name_of(leader), states.container_of(leader))
 
     def _ended(self, end: states.End, pods: Sequence[Object]) -> tuple[int, str]:
         if self._follower is not None:
             self._follower.finish()
+            self._tell_denied("log", self._follower.denied)
         if end.complete:
             if self._made.kind != JOB:
                 # A Job goes a day after it ended; these have no such field.
-                with contextlib.suppress(api.ChangedError):
+                try:
                     self._cluster.delete(self._made.kind, self._made.name, self._uid)
+                except api.ChangedError:
+                    pass
+                except api.DeniedError as error:
+                    self._tell(f"{error}; {self._made.kind.kind} {self._made.name} is done, and stays")
             return 0, self._last_line(0)
         called = f"{self._made.kind.kind} {self._made.name}"
         if end.reason == _DEADLINE:
@@ -330,6 +369,11 @@ class _Watched:
             raise InfrastructureError(
                 f"{called} failed, and no pod is left that says why ({end.reason}: {end.message}); run it again to go "
                 "on"
+            )
+        if failed is not None and failed.not_run and self._made.kind != RAY_JOB:
+            raise InfrastructureError(
+                f"the node could not run its container (pod {failed.pod}: {failed.reason or 'no reason given'}, exit "
+                f"code {failed.code}: {failed.message or 'nothing said'}); run it again to go on"
             )
         if code == work.KILLED or (failed is not None and failed.out_of_memory):
             self._raise_killed(failed is not None and failed.out_of_memory)

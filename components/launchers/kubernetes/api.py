@@ -8,11 +8,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -27,6 +29,7 @@ _TIMEOUT = (10, 60)
 """Seconds to connect, and to read."""
 _AGAIN = (429, 500, 502, 503, 504)
 _GONE = 410
+_DENIED = (401, 403)
 BROKEN = (urllib3.exceptions.HTTPError, HTTPException, OSError)
 _FORBIDDEN = re.compile(
     r'cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)" in API group "(?P<group>[^"]*)"'
@@ -55,17 +58,29 @@ class ChangedError(Exception):
     """The object is another one than was asked for."""
 
 
+class OverQuotaError(Exception):
+    """The namespace's quota does not allow the object now; says the cluster's words."""
+
+
+class DeniedError(UserError):
+    """Credentials or a permission are missing."""
+
+
 class Cluster:
     """One namespace of a cluster. Objects are dicts, as the API writes them."""
 
     def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
         self.namespace = namespace
         self.address = str(api_client.configuration.host)
+        self.is_at_work = False
+        """Set once work runs. From then on what may be read is asked for again where it is denied: credentials and
+        permissions that it began with are renewed, or given back, and hours of training are not worth less."""
+        self._watch_denied_since: float | None = None
         self._core = client.CoreV1Api(api_client)
         self._objects = client.CustomObjectsApi(api_client)
 
     def create(self, kind: Kind, body: Object) -> Object:
-        """Raises AlreadyThereError."""
+        """Raises AlreadyThereError, and OverQuotaError."""
         make = self._objects.create_namespaced_custom_object
         made: Object = self._json(
             lambda: make(
@@ -90,6 +105,7 @@ class Cluster:
             found: Object = self._json(
                 lambda: ask(kind.group, kind.version, self.namespace, kind.plural, name, **_ASKED),
                 f"{kind.kind} {name}",
+                is_needed=True,
             )
             return found
         return None
@@ -125,11 +141,12 @@ class Cluster:
         listed = self._json(
             lambda: self._core.list_namespaced_pod(self.namespace, label_selector=f"{WORK_LABEL}={digest}", **_ASKED),
             "pods",
+            is_needed=True,
         )
         return list(listed["items"]), str(listed["metadata"]["resourceVersion"])
 
     def workloads(self, uid: str) -> list[Object]:
-        """Kueue's Workloads of an object; none where there is no Kueue."""
+        """Kueue's Workloads of an object; none where there is no Kueue. Raises DeniedError."""
         listing = self._objects.list_namespaced_custom_object
         for version in _WORKLOADS:
             with _missing_is_none():
@@ -144,7 +161,10 @@ class Cluster:
         return []
 
     def events(self, name: str) -> list[Object]:
-        """What the cluster's controllers said of an object, and of the Job that Trainer makes for it."""
+        """What the cluster's controllers said of an object, and of the Job that Trainer makes for it.
+
+        Raises DeniedError.
+        """
         found: list[Object] = []
         for one in (name, f"{name}-{CONTAINER}-0"):
             selector = f"involvedObject.name={one}"
@@ -192,6 +212,7 @@ class Cluster:
                 watch=True, resource_version=version, timeout_seconds=whole, _preload_content=False,
                 _request_timeout=(_TIMEOUT[0], whole + 30),
             )  # fmt: skip
+            self._watch_denied_since = None
             with contextlib.closing(response):
                 for line in _lines(response):
                     event = json.loads(line)
@@ -199,13 +220,25 @@ class Cluster:
                         seen.append(event["object"])
                     break
         except ApiException as error:
-            if error.status not in (*_AGAIN, _GONE):
+            if error.status in _DENIED:
+                self._watch_is_denied(error)
+            elif error.status not in (*_AGAIN, _GONE):
                 raise self._refused(error, "watch") from error
         except BROKEN:
             pass
         if not seen and time.monotonic() - began < _FIRST_PAUSE:
             time.sleep(min(seconds, _FIRST_PAUSE))
         return seen
+
+    def _watch_is_denied(self, error: ApiException) -> None:
+        now = time.monotonic()
+        if self._watch_denied_since is None:
+            self._watch_denied_since = now
+        if now - self._watch_denied_since > PATIENCE_SECONDS:
+            raise self._denied_at_work(error, "watch") from error
+
+    def _denied_at_work(self, error: ApiException, what: str) -> InfrastructureError:
+        return InfrastructureError(f"{self._refused(error, what)}; the work goes on, and running this again meets it")
 
     def log(self, pod: str, container: str, since_seconds: int | None, follow: bool) -> Iterator[bytes]:
         """A pod's log in chunks, each line with its time. Raises ApiException or what a broken connection raises."""
@@ -218,10 +251,10 @@ class Cluster:
             yield from response.stream(amt=None, decode_content=False)
 
     def refused_log(self, error: ApiException) -> MmbertError | None:
-        """What to say of a log that cannot be read, where asking again does not help."""
-        return self._refused(error, "log") if error.status in (401, 403) else None
+        """What to say of a log that may not be read."""
+        return self._refused(error, "log") if error.status in _DENIED else None
 
-    def _json(self, call: Callable[[], Any], what: str, kind: Kind | None = None) -> Any:
+    def _json(self, call: Callable[[], Any], what: str, kind: Kind | None = None, is_needed: bool = False) -> Any:
         """What a call answers. Raises AlreadyThereError, ChangedError or _MissingError, and our errors."""
         end, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
         while True:
@@ -230,9 +263,12 @@ class Cluster:
             except ApiException as error:
                 status = _status(error)
                 self._expected(error, status, kind)
-                if not _is_passing(error, status):
+                is_denied = is_needed and self.is_at_work and error.status in _DENIED
+                if not is_denied and not _is_passing(error, status):
                     raise self._refused(error, what) from error
-                wait = float((error.headers or {}).get("Retry-After") or pause)
+                wait = _retry_after(error, pause)
+                if is_denied and time.monotonic() + wait > end:
+                    raise self._denied_at_work(error, what) from error
                 if time.monotonic() + wait > end:
                     raise InfrastructureError(f"{self.address} answers {_said(error)} ({what})") from error
             except (*BROKEN, ValueError) as error:
@@ -247,6 +283,8 @@ class Cluster:
 
     def _expected(self, error: ApiException, status: Mapping[str, Any], kind: Kind | None) -> None:
         """Raise what a caller asks for."""
+        if error.status == 403 and kind is not None and "exceeded quota" in str(status.get("message", "")):
+            raise OverQuotaError(status["message"])
         if error.status == 409 and status.get("reason") == "AlreadyExists":
             raise AlreadyThereError
         if error.status == 409 and "Precondition failed" in str(status.get("message", "")):
@@ -271,17 +309,18 @@ class Cluster:
         if not error.status:
             return InfrastructureError(f"{self.address}: no connection can be made to the cluster ({message})")
         if error.status == 401:
-            return UserError(
+            return DeniedError(
                 f"{self.address} does not know who asks (401: {message}); renew the kubeconfig's credentials"
             )
         if error.status == 403 and (found := _FORBIDDEN.search(message)):
             resource = found["resource"] + (f".{found['group']}" if found["group"] else "")
             where = f" in the namespace {found['namespace']}" if found["namespace"] else ""
-            return UserError(
+            return DeniedError(
                 f"no permission to {found['verb']} {resource}{where}; give the account this verb in a role "
                 f'(API group "{found["group"]}", resource {found["resource"]}): {message}'
             )
-        return UserError(f"the cluster refuses {what}: {message} ({error.status})")
+        refused = DeniedError if error.status == 403 else UserError
+        return refused(f"the cluster refuses {what}: {message} ({error.status})")
 
 
 _ASKED: dict[str, Any] = {"_preload_content": False, "_request_timeout": _TIMEOUT}
@@ -315,7 +354,8 @@ def connected(namespace: str) -> Iterator[Cluster]:
             config.load_kube_config(place, client_configuration=settings, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=settings)
-    except (ConfigException, OSError) as error:
+    except (ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        # The client takes for granted that the file is YAML, and a mapping.
         if "KUBERNETES_SERVICE_HOST" not in os.environ and not Path(place).exists():
             raise UserError(
                 f"there is no kubeconfig at {place}, and this is no pod of a cluster; set KUBECONFIG to the "
@@ -340,6 +380,16 @@ def _status(error: ApiException) -> dict[str, Any]:
     except ValueError:
         return {}
     return dict(found) if isinstance(found, dict) else {}
+
+
+def _retry_after(error: ApiException, otherwise: float) -> float:
+    """Seconds of the header Retry-After, which gives them or an HTTP date (RFC 9110, 10.2.3)."""
+    given = str((error.headers or {}).get("Retry-After") or "")
+    with contextlib.suppress(ValueError):
+        if given.isascii() and given.isdigit():
+            return float(given)
+        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+    return otherwise
 
 
 def _said(error: ApiException) -> str:

@@ -19,6 +19,8 @@ from components.launchers.output import Shown
 from mmbert.errors import MmbertError
 
 _PAUSE_SECONDS = 0.5
+_DENIED_PAUSE_SECONDS = 15.0
+"""Permissions and credentials do not come back within a second."""
 _MARGIN_SECONDS = 5
 """For the difference between when a line was written and when it came here."""
 _LAST_TRIES = 5
@@ -72,17 +74,16 @@ class Follower:
         self.shown = Shown()
         self._cluster, self._pod, self._container = cluster, pod, container
         self._ended, self._stopped = threading.Event(), threading.Event()
-        self._error: MmbertError | None = None
+        self.denied: MmbertError | None = None
+        """Why the log may not be read; None once it may be."""
         self._thread = threading.Thread(target=self._follow, name=f"log of {pod}", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Show what is left of a log whose container has ended. Raises what forbids to read it."""
+        """Show what is left of a log whose container has ended."""
         self._ended.set()
         self._thread.join(_ENDING_SECONDS)
         self.stop()
-        if self._error is not None:
-            raise self._error
 
     def stop(self) -> None:
         self._stopped.set()
@@ -101,16 +102,20 @@ class Follower:
                 if last:
                     return
             except ApiException as error:
-                self._error = self._cluster.refused_log(error)
-                if self._error is not None or (last and error.status in (400, 404)):
+                self.denied = self._cluster.refused_log(error)
+                if last and error.status in (400, 404):
                     return
             except BROKEN:
                 pass
-            (self._stopped if last else self._ended).wait(_PAUSE_SECONDS)
+            if last:
+                self._stopped.wait(_PAUSE_SECONDS)
+            else:
+                self._ended.wait(_PAUSE_SECONDS if self.denied is None else _DENIED_PAUSE_SECONDS)
 
     def _read(self, place: Place, last: bool) -> Iterator[str]:
         begun = b""
         for chunk in self._cluster.log(self._pod, self._container, place.begin(), follow=not last):
+            self.denied = None
             *lines, begun = (begun + chunk).split(b"\n")
             for line in lines:
                 if (told := place.new(line.decode("utf-8", "replace"))) is not None:

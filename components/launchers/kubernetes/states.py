@@ -7,12 +7,13 @@ rayjob_types.go (jobDeploymentStatus); Kueue, "Troubleshooting Jobs" (conditions
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.launchers.kubernetes.manifests import INDEX_LABEL, PART_LABEL, SUBMITTER
+from components.launchers.kubernetes.manifests import CONTAINER, INDEX_LABEL, PART_LABEL, SUBMITTER
 from components.launchers.output import ERROR
 from components.profiles.cluster import QUEUE_LABEL
 from mmbert.errors import InfrastructureError, MmbertError, UserError
@@ -22,9 +23,16 @@ Object = Mapping[str, Any]
 
 TELL_AGAIN_SECONDS = 300.0
 IMAGE_SECONDS = 300.0
-"""How long an image may fail to be pulled: registries are away at times, and a wrong name stays wrong."""
+"""How long an image may fail to be pulled, or a secret's key be missing: registries are away at times, and secrets
+come after the work that names them; a wrong name stays wrong."""
 _PULLING = ("ErrImagePull", "ImagePullBackOff")
-_WRONG = ("InvalidImageName", "CreateContainerConfigError", "ErrImageNeverPull")
+_WRONG = ("InvalidImageName", "ErrImageNeverPull")
+_UNCONFIGURED = "CreateContainerConfigError"
+_NOT_RUN = ("StartError", "ContainerStatusUnknown", "Unknown")
+"""Reasons of the kubelet's and containerd's for the end of a container that says nothing of its program."""
+_START_ERROR_CODE = 128
+_NO_SIGNAL = 193
+"""From here on exit codes are no signal's (128 and 1 to 64); containerd gives 255 where it does not know."""
 _OUT_OF_MEMORY = "OOMKilled"
 _RAY_CODE = re.compile(r"exit code (\d+)")
 _DISRUPTIONS = {
@@ -77,9 +85,19 @@ class Exit:
     pod: str
     index: int
     code: int
-    out_of_memory: bool
+    reason: str
+    """The kubelet's word for it."""
     message: str
     """The last line that it wrote."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.reason == _OUT_OF_MEMORY
+
+    @property
+    def not_run(self) -> bool:
+        """Whether its node could not start it, or lost sight of it: the code is not its program's."""
+        return self.reason in _NOT_RUN or self.code == _START_ERROR_CODE or self.code >= _NO_SIGNAL
 
 
 def decisive(pods: Iterable[Object]) -> Exit | None:
@@ -90,6 +108,8 @@ def decisive(pods: Iterable[Object]) -> Exit | None:
 
 def _weight(found: Exit) -> int:
     order = [2, 1]
+    if found.not_run:
+        return 3
     if found.code in order:
         return order.index(found.code)
     if found.out_of_memory:
@@ -98,15 +118,24 @@ def _weight(found: Exit) -> int:
 
 
 def exit_of(pod: Object) -> Exit | None:
-    """None while its container has not ended."""
-    for container in (pod.get("status") or {}).get("containerStatuses") or ():
-        ended = (container.get("state") or {}).get("terminated")
-        if ended is not None:
-            lines = [line.strip() for line in str(ended.get("message", "")).splitlines() if line.strip()]
-            last = lines[-1].removeprefix(ERROR) if lines else ""
-            memory = ended.get("reason") == _OUT_OF_MEMORY
-            return Exit(name_of(pod), index_of(pod), int(ended["exitCode"]), memory, last)
-    return None
+    """None while its container has not ended. Others that were put beside it say nothing of the work."""
+    ended = (_status_of_ours(pod).get("state") or {}).get("terminated")
+    if ended is None:
+        return None
+    lines = [line.strip() for line in str(ended.get("message", "")).splitlines() if line.strip()]
+    last = lines[-1].removeprefix(ERROR) if lines else ""
+    return Exit(name_of(pod), index_of(pod), int(ended["exitCode"]), str(ended.get("reason", "")), last)
+
+
+def container_of(pod: Object) -> str:
+    """The name of the container that does the work."""
+    part = (pod["metadata"].get("labels") or {}).get(PART_LABEL)
+    return CONTAINER if part is None else f"ray-{part}"
+
+
+def _status_of_ours(pod: Object) -> Object:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((status for status in statuses if status["name"] == container_of(pod)), {})
 
 
 def name_of(thing: Object) -> str:
@@ -134,8 +163,7 @@ def is_leaving(thing: Object) -> bool:
 
 def has_started(pod: Object) -> bool:
     """Whether its container runs or ran: it has a log."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any({"running", "terminated"} & (status.get("state") or {}).keys() for status in statuses)
+    return bool({"running", "terminated"} & (_status_of_ours(pod).get("state") or {}).keys())
 
 
 def leader(pods: Sequence[Object]) -> Object | None:
@@ -165,9 +193,14 @@ class Waits:
 
     what: str
     error: type[MmbertError] = InfrastructureError
-    for_image: bool = False
+    advice: str = ""
+    """What to do where it has IMAGE_SECONDS and no more."""
     at_once: bool = False
     """True where waiting does not help."""
+    in_queue: bool = False
+    """True where quota of a queue has to come free."""
+    grace_seconds: float | None = None
+    """Of a pod that is ending."""
 
 
 def waits(thing: Object, pods: Sequence[Object], workloads: Sequence[Object], events: Sequence[Object]) -> Waits | None:
@@ -178,7 +211,7 @@ def waits(thing: Object, pods: Sequence[Object], workloads: Sequence[Object], ev
     if not living:
         return _waits_for_pods(events)
     found = [one for pod in living if (one := _pod_waits(pod))]
-    return min(found, key=lambda one: (not one.at_once, not one.for_image), default=None)
+    return min(found, key=lambda one: (not one.at_once, not one.advice), default=None)
 
 
 def _waits_for_quota(thing: Object, workloads: Sequence[Object]) -> Waits:
@@ -192,8 +225,8 @@ def _waits_for_quota(thing: Object, workloads: Sequence[Object]) -> Waits:
         for condition in conditions:
             wanted = "True" if condition is not None and condition["type"] == "Evicted" else "False"
             if condition is not None and condition["status"] == wanted and condition.get("message"):
-                return Waits(f"waits for quota in queue {queue}: {condition['message']}")
-    return Waits(f"waits for quota in queue {queue}: {said}")
+                return Waits(f"waits for quota in queue {queue}: {condition['message']}", in_queue=True)
+    return Waits(f"waits for quota in queue {queue}: {said}", in_queue=True)
 
 
 def _waits_for_pods(events: Sequence[Object]) -> Waits:
@@ -211,25 +244,32 @@ def _when(event: Object) -> str:
 def _pod_waits(pod: Object) -> Waits | None:
     status = pod.get("status") or {}
     name = name_of(pod)
+    if is_leaving(pod):
+        grace = float(pod["metadata"].get("deletionGracePeriodSeconds") or 0)
+        what = f"pod {name} is still ending on {_node(pod)}; where that node is lost, delete it from the cluster"
+        return Waits(what, grace_seconds=grace)
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled["status"] == "False":
         return Waits(f"waits for a node: {scheduled.get('message') or scheduled.get('reason')}")
-    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting")
-        if waiting is None:
-            continue
-        reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
-        image = container.get("image", "")
-        if reason in _PULLING:
-            return Waits(f"image {image} cannot be pulled ({reason}): {message}", UserError, for_image=True)
-        if reason in _WRONG:
-            what = f"image {image}" if "Image" in reason else f"pod {name}"
-            return Waits(f"{what} cannot be started ({reason}): {message}", UserError, at_once=True)
-        return Waits(f"pod {name} starts on {_node(pod)} ({reason}{': ' if message else ''}{message})")
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        if (waiting := (container.get("state") or {}).get("waiting")) is not None:
+            return _container_waits(pod, str(container.get("image", "")), waiting)
     if status.get("phase", "Pending") == "Pending":
         return Waits(f"pod {name} waits for {'its node ' + _node(pod) if _has_node(pod) else 'the scheduler'}")
     return None
+
+
+def _container_waits(pod: Object, image: str, waiting: Object) -> Waits:
+    reason, message, name = str(waiting.get("reason", "")), str(waiting.get("message", "")), name_of(pod)
+    if reason in _PULLING:
+        what = f"image {image} cannot be pulled ({reason}): {message}"
+        return Waits(what, advice="check its name, and the registry")
+    if reason == _UNCONFIGURED:
+        what = f"pod {name} cannot be started ({reason}): {message}"
+        return Waits(what, UserError, advice="create what it names in the namespace")
+    if reason in _WRONG:
+        return Waits(f"image {image} cannot be started ({reason}): {message}", UserError, at_once=True)
+    return Waits(f"pod {name} starts on {_node(pod)} ({reason}{': ' if message else ''}{message})")
 
 
 def _has_node(pod: Object) -> bool:
@@ -249,30 +289,35 @@ def runs(pods: Sequence[Object]) -> str:
 class Patience:
     """What was told of a wait, since when it lasts, and when it is too long. `now` is any clock's, in seconds."""
 
-    def __init__(self, pending_seconds: float) -> None:
-        self._pending = pending_seconds
-        self._since: float | None = None
-        self._image_since: float | None = None
+    def __init__(self, pending_seconds: float, queue_seconds: float | None = None) -> None:
+        self._pending, self._queue = pending_seconds, queue_seconds
+        self._wait: Waits | None = None
+        self._since = 0.0
+        self._short_since: float | None = None
         self._told = ""
         self._told_at = 0.0
 
     def hear(self, wait: Waits | None, now: float) -> str | None:
         """What to tell of it now, if anything. Raises the wait's error where it is over."""
+        before, self._wait = self._wait, wait
         if wait is None:
-            self._since = self._image_since = None
+            self._short_since = None
             self._told = ""
             return None
-        self._since = now if self._since is None else self._since
-        if not wait.for_image:
-            self._image_since = None
-        elif self._image_since is None:
-            self._image_since = now
+        # A place in a queue, and the end of a pod, have their own time: the rest begins after them.
+        if before is None or _clock(before) != _clock(wait):
+            self._since = now
+        if not wait.advice:
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
         if wait.at_once:
             raise wait.error(wait.what)
-        if self._image_since is not None and now - self._image_since >= IMAGE_SECONDS:
-            raise InfrastructureError(f"{wait.what} (for {_minutes(IMAGE_SECONDS)}); check its name, and the registry")
-        if now - self._since >= self._pending:
-            raise InfrastructureError(f"{wait.what} (for {_minutes(self._pending)}, kubernetes.pending_minutes)")
+        if self._short_since is not None and now - self._short_since >= IMAGE_SECONDS:
+            raise wait.error(f"{wait.what} (for {_minutes(IMAGE_SECONDS)}); {wait.advice}")
+        longest, key = self._longest(wait)
+        if now - self._since >= longest:
+            raise InfrastructureError(f"{wait.what} (for {_minutes(longest)}, {key})")
         if wait.what == self._told and now - self._told_at < TELL_AGAIN_SECONDS:
             return None
         self._told, self._told_at = wait.what, now
@@ -280,10 +325,23 @@ class Patience:
 
     def left(self, now: float) -> float:
         """Seconds until there is something to tell or to end, as far as is known now."""
-        if self._since is None:
+        if self._wait is None:
             return TELL_AGAIN_SECONDS
-        image = IMAGE_SECONDS - (now - self._image_since) if self._image_since is not None else IMAGE_SECONDS
-        return max(0.0, min(self._pending - (now - self._since), image, TELL_AGAIN_SECONDS - (now - self._told_at)))
+        short = IMAGE_SECONDS - (now - self._short_since) if self._short_since is not None else IMAGE_SECONDS
+        longest, _ = self._longest(self._wait)
+        return max(0.0, min(longest - (now - self._since), short, TELL_AGAIN_SECONDS - (now - self._told_at)))
+
+    def _longest(self, wait: Waits) -> tuple[float, str]:
+        """How long it may last, and the profile's key that says so."""
+        if wait.in_queue:
+            return math.inf if self._queue is None else self._queue, "kubernetes.queue_minutes"
+        if wait.grace_seconds is not None:
+            return self._pending + wait.grace_seconds, "kubernetes.pending_minutes and its grace"
+        return self._pending, "kubernetes.pending_minutes"
+
+
+def _clock(wait: Waits) -> tuple[bool, bool]:
+    return wait.in_queue, wait.grace_seconds is not None
 
 
 def _minutes(seconds: float) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from tests.kubernetes.cluster.errors import ApiError
 
 _REASONS = {
+    401: ("Unauthorized", "Unauthorized"),
+    403: ("Forbidden", "forbidden"),
     429: ("TooManyRequests", "The server has received too many requests and has asked us to try again later."),
     500: ("InternalError", "Internal error occurred: etcdserver: leader changed"),
     503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
@@ -47,17 +49,21 @@ class Faults:
         status: int = 503,
         times: int = 1,
         headers: Mapping[str, str] | None = None,
+        message: str = "",
     ) -> None:
         """Answer these requests (`*`: any method; a regular expression of the path and query) without doing them.
 
         With 429 and 503 comes what API Priority and Fairness and API conventions ("HTTP Status codes") say: 429 has the
         header Retry-After.
         """
-        reason, message = _REASONS[status]
+        reason, usual = _REASONS[status]
         headers = {"Retry-After": "1"} if headers is None and status == 429 else dict(headers or {})
-        details = {"retryAfterSeconds": int(headers["Retry-After"])} if "Retry-After" in headers else {}
+        seconds = headers.get("Retry-After", "")
+        details = {"retryAfterSeconds": int(seconds)} if seconds.isdigit() else {}
         with self.changed:
-            self._faults.append(_Fault(method, path, times, ApiError(status, reason, message, details, headers)))
+            self._faults.append(
+                _Fault(method, path, times, ApiError(status, reason, message or usual, details, headers))
+            )
 
     def lose_answers(self, method: str, path: str, times: int = 1) -> None:
         """Do what is asked and close the connection without an answer."""
