@@ -32,6 +32,7 @@ LAUNCHED = "MMBERT_LAUNCHED"
 _TOLD = (1, 2, 3, STOPPED)
 """Exit codes of a process that has told why, or has heard that another one does."""
 _LOOK_SECONDS = 0.1
+_NOTICING_SECONDS = 30.0
 # An upload has ten minutes to end; then mmbert/ranks.py ends its process by force.
 _ENDING_SECONDS = 660.0
 
@@ -93,7 +94,8 @@ def start(group: Group, plan: Plan, root: str, task: str) -> None:
         first = _first_failure(members)
         if first is None:
             return
-        # It has ended the others, unless it ended before they had met.
+        # The others see it by themselves, and tell it; those that have not met yet do not.
+        _wait(members, _NOTICING_SECONDS)
         _end(members)
     codes = [first.returncode, *(member.returncode for member in members)]
     for code in codes:
@@ -162,14 +164,19 @@ def _ended_with_us(members: list[Process]) -> Iterator[None]:
 
 def _end(members: list[Process]) -> None:
     """Ask the processes to end, and kill in the end what is left of them and of what they started."""
-    running = [member for member in members if member.poll() is None]
-    for member in running:
-        member.terminate()
-    deadline = time.monotonic() + _ENDING_SECONDS
-    for member in running:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            member.wait(max(0.0, deadline - time.monotonic()))
+    for member in members:
+        if member.poll() is None:
+            member.terminate()
+    _wait(members, _ENDING_SECONDS)
     for member in members:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(member.pid, signal.SIGKILL)
         member.wait()
+
+
+def _wait(members: list[Process], seconds: float) -> None:
+    """Until all have ended, for so many seconds at most."""
+    deadline = time.monotonic() + seconds
+    for member in members:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            member.wait(max(0.0, deadline - time.monotonic()))

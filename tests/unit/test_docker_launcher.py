@@ -102,10 +102,10 @@ def test_its_share_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_work_for_two_stores_has_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = planning.plan(get_component("recipe"), {"preset": "tiny", "overrides": []}, "s3://mmbert/artifacts")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    one = work.object_name(plan)
-    assert one == work.object_name(plan)
+    one = work.object_name(plan, work.store())
+    assert one == work.object_name(plan, work.store())
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:2")
-    assert one != work.object_name(plan)
+    assert one != work.object_name(plan, work.store())
 
 
 def test_a_relative_root_is_the_folder_that_the_workflow_was_started_in(
