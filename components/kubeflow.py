@@ -75,11 +75,12 @@ def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
         raise UserError(f"{source}: there is no such pipeline file; compile in a checkout of the project")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{source.stem}.yaml"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiler.Compiler().compile(module.pipeline(layout), str(path))
+        made = module.pipeline(layout)
+        folder.mkdir(parents=True, exist_ok=True)
+        compiler.Compiler().compile(made, str(path))
     pipeline, platform = yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader)
     _share(pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"])
     path.write_text(yaml.dump_all([pipeline, platform], Dumper=yaml.CSafeDumper, sort_keys=False, width=120), "utf-8")

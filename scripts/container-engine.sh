@@ -43,7 +43,8 @@ serve_docker_api() {
   [ "$engine" = podman ] && [ -z "${DOCKER_HOST:-}" ] || return 0
   api_folder=$(mktemp -d)
   export DOCKER_HOST=unix://$api_folder/podman.sock
-  podman system service --time=0 "$DOCKER_HOST" 2>"$api_folder/log" &
+  # Within its folder: where a container runs out of memory, podman's monitor leaves a file in the folder it was started in.
+  (cd "$api_folder" && exec podman system service --time=0 "$DOCKER_HOST" 2>log) &
   api_process=$!
   trap 'kill "$api_process"; rm -rf "$api_folder"' EXIT
   until [ -S "$api_folder/podman.sock" ]; do

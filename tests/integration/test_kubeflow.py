@@ -407,9 +407,9 @@ WRONG = {
         2, "--schedule 'often': give five cron fields"),
     ("submit", "pretrain", "--endpoint=http://127.0.0.1:9", "--root=s3://b/r", "--model=7"): (
         2, "the workflow 'pretrain' takes no model"),
-    ("compile", "--out=x", "--preset=mine.yaml"): (2, "--preset mine.yaml: no preset"),
-    ("compile", "--out=x", "--set=phases.decay.tokns=1M"): (2, "phases.decay.tokns = '1M': unknown key"),
-    ("compile", "--out=x", "--image=gpu=x"): (2, "--image gpu=x: it is data=IMAGE"),
+    ("compile", "--out=never-made", "--preset=mine.yaml"): (2, "--preset mine.yaml: no preset"),
+    ("compile", "--out=never-made", "--set=phases.decay.tokns=1M"): (2, "phases.decay.tokns = '1M': unknown key"),
+    ("compile", "--out=never-made", "--image=gpu=x"): (2, "--image gpu=x: it is data=IMAGE"),
     ("run", "pretrain", "--root=s3://b/r"): (3, "no Docker API answers at unix:///nowhere.sock"),
     ("end", "--experiment=e", "--root=s3://b/r", "--last=t", "--workflow-run={{$.pipeline_job_uuid}}"): (
         2, "--workflow-run {{$.pipeline_job_uuid}}: the Kubeflow Pipelines server did not fill this in"),
@@ -431,6 +431,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     found = orchestrator(COMMANDS, json.dumps(list(WRONG)), home=tmp_path, DOCKER_HOST="unix:///nowhere.sock")
     for (words, (code, message)), (ended, said) in zip(WRONG.items(), found, strict=True):
         assert (ended, message in said, "Traceback" in said) == (code, True, False), (words, said)
+    assert not (ROOT / "never-made").exists()
 
 
 def test_without_kfp_it_says_what_to_install(tmp_path: Path) -> None:
