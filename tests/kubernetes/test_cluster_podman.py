@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +14,7 @@ from tests.kubernetes.clients import clients, conditions, container, ended, job,
 from tests.kubernetes.cluster import NAME, Cluster
 from tests.kubernetes.cluster.nodes.podman import Podman
 
-pytestmark = [
-    pytest.mark.containers,
-    pytest.mark.skipif(shutil.which("podman") is None, reason="docker plays no Kubernetes manifests"),
-]
+pytestmark = pytest.mark.containers
 
 
 @pytest.fixture(scope="module")
