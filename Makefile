@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes generate lock clean check-infra
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -50,6 +50,9 @@ test-containers: setup ## build the images and run every component in them
 
 test-kubernetes: setup-test ## the launcher kubernetes, against a stand-in cluster, or MMBERT_KUBECONFIG's
 	@bash scripts/test-kubernetes.sh
+
+chaos: setup ## break everything, everywhere, and compare what was made to the byte (QUICK=1, SEED=, ONLY=, a pattern)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 check: setup ## formatting, lint, types, generated files
 	@.venv/bin/ruff format --check --quiet .

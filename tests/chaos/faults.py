@@ -1,0 +1,7 @@
+"""All faults of the matrix, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from tests.chaos.matrix import Fault
+
+FAULTS: tuple[Fault, ...] = ()
