@@ -157,32 +157,18 @@ def test_each_node_tells_of_work_that_was_done_before(
     assert [said.count('{"uri"') for _, said in ended] == [1, 0]
 
 
-def ended_by_two(small: SmallRun, folder: Path, override: str) -> tuple[int, str]:
-    """Exit code and output of two processes that train with a change to the recipe."""
-    preset = artifacts.open_artifact(small.recipe).remote("recipe.yaml")
-    changed = {"preset": preset, "overrides": [override]}
-    recipe = run_component(get_component("recipe"), changed, str(folder / "root")).uri
-    line = small.command("train", str(folder / "root"), {**small.train, "recipe": recipe})
-    with training(line, two(folder)) as trainer:
-        return trainer.end()
-
-
 def test_a_bad_batch_is_named_with_the_shares_of_all_processes(small: SmallRun, tmp_path: Path) -> None:
-    code, said = ended_by_two(small, tmp_path, "phases.pretrain.learning_rate=1e30")
+    preset, root = artifacts.open_artifact(small.recipe).remote("recipe.yaml"), str(tmp_path / "root")
+    changed = {"preset": preset, "overrides": ["phases.pretrain.learning_rate=1e30"]}
+    recipe = run_component(get_component("recipe"), changed, root).uri
+    with training(small.command("train", root, {**small.train, "recipe": recipe}), two(tmp_path)) as trainer:
+        code, said = trainer.end()
     assert code == 2, said
     assert re.search(r"saved as \S+/bad_batches/batch-0+2-rank-\*\.safetensors;", said)
     shares = [json.loads(path.read_text("utf-8"))["tokens_by_stream"] for path in tmp_path.rglob("bad_batches/*.json")]
     assert len(shares) == 2
     for stream in ("own/deu_Latn", "own/eng_Latn"):
         assert f"{stream} ({sum(share.get(stream, 0) for share in shares):,} tokens)" in said
-
-
-def test_lanes_that_the_processes_cannot_share_end_with_2(small: SmallRun, tmp_path: Path) -> None:
-    code, said = ended_by_two(small, tmp_path, "training.lanes=1")
-    assert code == 2, said
-    assert said.count("error: 1 lanes cannot be shared evenly by 2 processes") == 1
-    assert "Traceback" not in said
-    assert not list(tmp_path.rglob("checkpoint/*/manifest.json"))
 
 
 def is_second(process: psutil.Process) -> bool:
