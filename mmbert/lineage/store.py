@@ -157,8 +157,8 @@ class Store:
         return list(ordered)
 
 
-def read_store(root: str) -> Store:
-    """Read every manifest below `root`, and those elsewhere that these name as inputs.
+def read_store(root: str, also: Iterable[str] = ()) -> Store:
+    """Read every manifest below `root`, those at the places `also`, and those elsewhere that these name as inputs.
 
     Costs a listing a kind and a request an artifact, ten at once; no other file is listed or read. What is unreadable
     is kept in the answer. Raises InfrastructureError where the store cannot be reached.
@@ -169,7 +169,7 @@ def read_store(root: str) -> Store:
         folders = pool.map(lambda kind: (kind, storage.list_folders(storage.join(root, kind))), kinds)
         places = [storage.join(root, k, name) for k, names in folders for name in names if _FINGERPRINT.fullmatch(name)]
         below = pool.map(_permanent, [place for place in places if place.split("/")[-2] == "checkpoint"])
-        waiting = [*places, *(uri for uris in below for uri in uris)]
+        waiting = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
         found: dict[str, Artifact] = {}
         unreadable: dict[str, str] = {}
         unfinished: list[str] = []
