@@ -17,7 +17,7 @@ from components.contract import Component, component_names, get_component
 from components.steps import run_step
 from mmbert import artifacts, storage
 from mmbert.artifacts import Artifact
-from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.errors import MmbertError, UserError
 from mmbert.lineage.facts import label
 from mmbert.lineage.store import Store
 from mmbert.lineage.text import short_image
@@ -25,6 +25,7 @@ from mmbert.lineage.text import short_image
 SAME, DIFFERENT, NOT_RUN = "same", "different", "not run"
 _RECIPES = "recipes"
 _BLOCK = 2**20
+_NOTHING = "nothing of it is digested"
 
 
 class DifferentError(MmbertError):
@@ -102,7 +103,7 @@ def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
     """Do one artifact's work again below `root`, from its recorded arguments and inputs, and compare the two.
 
     It is done by the configured launcher, without MLflow. What is below `root` already, from an earlier time, is found
-    done. Raises InfrastructureError where the store, a disk or a machine fails.
+    done. Raises InfrastructureError where the store, a disk or a machine fails, ComponentFailedError for a bug.
     """
     artifact = store.artifacts[uri]
     manifest, told = artifact.manifest, artifact.manifest.producer
@@ -119,9 +120,7 @@ def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
             )  # fmt: skip
     except _NotAgainError as error:
         return dataclasses.replace(result, reason=str(error), needed=error.needed)
-    except InfrastructureError:
-        raise
-    except MmbertError as error:
+    except UserError as error:
         return dataclasses.replace(result, reason=str(error))
     again = artifacts.open_artifact(step.uri)
     same = again.digest == artifact.digest
@@ -133,11 +132,7 @@ def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
         state=SAME if same else DIFFERENT,
         found=again.digest,
         again=again.uri,
-        reason=f"{first.path}: {first.detail or first.state}"
-        if first
-        else ""
-        if files
-        else "nothing of it is digested",
+        reason=f"{first.path}: {first.detail or first.state}" if first else _NOTHING * (not files),
         files=files,
         differences=(*differences, *_surroundings(artifact, again)),
     )

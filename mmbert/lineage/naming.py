@@ -53,7 +53,7 @@ class _Looked:
 
 def place_of(what: str) -> str:
     """The artifact that `what` names by its URI or folder, wherever it lies; empty where it names none so."""
-    if not storage.is_s3(what) and "/" not in what and not Path(what).is_dir():
+    if not storage.is_s3(what) and not Path(what).is_dir():
         return ""
     uri = what.rstrip("/")
     uri = uri if storage.is_s3(uri) else str(Path(uri).absolute())
