@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from components import alerts, planning, profiles
 from components.contract import get_component
-from components.runtime import root_uri
+from components.runtime import AIRFLOW_TASK, root_uri
 from components.steps import Step, run_step
 from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
@@ -122,6 +123,7 @@ class ComponentOperator(BaseOperator):
         arguments = {name: _plain(value, context) for name, value in self.arguments.items()}
         for name, item in zip(self.over, (self.item, self.second_item), strict=False):
             arguments[name] = _plain(item, context)
+        os.environ[AIRFLOW_TASK] = _task(context)  # this process is the task's own
         try:
             step = run_step(
                 self.component,
@@ -270,6 +272,14 @@ def _tell(task: Any, state: str) -> None:
 def _workflow_run(context: Any) -> str:
     """The name of the workflow's run in MLflow; the demo's driver looks for it."""
     return f"{context['params'].get('run_name') or ''} {context['dag_run'].run_id}".strip()
+
+
+def _task(context: Any) -> str:
+    """Which task this is, for the artifact that it makes: what leads to it in Airflow."""
+    task = context["ti"]
+    places = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
+    mapped = {"map_index": task.map_index} if task.map_index is not None and task.map_index >= 0 else {}
+    return json.dumps({**places, **mapped})
 
 
 def _announce(context: Any, arguments: dict[str, Any], step: Step) -> None:

@@ -28,7 +28,9 @@ from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
 from components.commands.publish import publish_command
+from components.commands.reproduce import reproduce_command
 from components.commands.results import results_command
+from components.commands.trace import trace_command
 from components.contract import Component
 from mmbert import __version__, logs
 from mmbert.errors import MmbertError, UserError
@@ -257,7 +259,9 @@ for command in (
     mixture_command,
     promote_command,
     publish_command,
+    reproduce_command,
     results_command,
+    trace_command,
 ):
     cli.add_command(command)
 

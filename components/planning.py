@@ -82,11 +82,16 @@ def _workflow_run() -> str:
 @functools.lru_cache(maxsize=8)
 def read_recipe(source: str) -> Recipe:
     """The recipe of a recipe artifact, a recipe file or a preset."""
+    artifact = recipe_artifact(source)
+    return recipe_from_text(artifact.read(RECIPE_FILE).decode(), source) if artifact else load_recipe(source)
+
+
+def recipe_artifact(source: str) -> artifacts.Artifact | None:
+    """The recipe artifact that `source` names; None for a recipe file and a preset."""
     is_file = source.endswith((".yaml", ".yml"))
     if not is_file and (storage.is_s3(source) or storage.exists(storage.join(source, artifacts.MANIFEST))):
-        artifact = artifacts.open_artifact(source, "recipe")
-        return recipe_from_text(artifact.read(RECIPE_FILE).decode(), source)
-    return load_recipe(source)
+        return artifacts.open_artifact(source, "recipe")
+    return None
 
 
 def recipe_of(arguments: Mapping[str, Any]) -> Recipe:

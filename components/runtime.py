@@ -7,8 +7,10 @@ compute, with a tracking run that does nothing and an output that is never commi
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import platform
 import shutil
 import time
 import uuid
@@ -27,6 +29,8 @@ from mmbert.places import cache_folder, scratch_folder
 from mmbert.recipe import Recipe, recipe_to_yaml
 
 DEFAULT_ROOT = "artifacts"
+AIRFLOW_TASK = "MMBERT_AIRFLOW_TASK"
+"""In a component's environment: which of Airflow's tasks it is, as JSON."""
 _MINIMUM_FREE_BYTES = 200 * 2**20
 
 
@@ -156,7 +160,7 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         started = time.monotonic()
         item.function(_work(work_plan, writer, run, tracker, scratch, root, among), **work_plan.arguments)
         seconds = time.monotonic() - started
-        artifact = writer.commit(_producer(item, run, task, seconds))
+        artifact = writer.commit(_producer(work_plan, run, task, seconds))
         among.agree(_committed)
         run.log_metrics({"component_seconds": seconds}, step=0)
         run.set_tags({"mmbert.content_digest": artifact.digest, "mmbert.uri": artifact.uri})
@@ -243,10 +247,14 @@ def replay_spools(tracker: tracking.Tracker, root: str) -> None:
             storage.delete_file(uri)
 
 
-def _producer(item: Component, run: tracking.ComponentRun, task: str, seconds: float) -> dict[str, Any]:
+def _producer(work_plan: planning.Plan, run: tracking.ComponentRun, task: str, seconds: float) -> dict[str, Any]:
+    """Who made it, where, and by what call: `mmbert trace` shows it, `mmbert reproduce` repeats the call."""
+    item = work_plan.component
     return {
         "component": item.name,
         "component_version": item.version,
+        "arguments": work_plan.arguments,
+        **_recipe(work_plan),
         "task": task,
         "package_version": mmbert.__version__,
         "commit": commit(),
@@ -255,7 +263,30 @@ def _producer(item: Component, run: tracking.ComponentRun, task: str, seconds: f
         "workflow_run": os.environ.get("MMBERT_WORKFLOW_RUN", ""),
         "seconds": round(seconds, 3),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "machine": machine(),
+        **({"airflow": json.loads(os.environ[AIRFLOW_TASK])} if AIRFLOW_TASK in os.environ else {}),
     }
+
+
+def _recipe(work_plan: planning.Plan) -> dict[str, Any]:
+    """The recipe's artifact; of a preset or a file, which can change under its name, the whole text."""
+    source = work_plan.arguments.get("recipe")
+    if source is None:
+        return {}
+    found = planning.recipe_artifact(source)
+    if found is None:
+        return {"recipe_text": recipe_to_yaml(planning.recipe_of(work_plan.arguments))}
+    return {"recipe": {"uri": found.uri, "digest": found.digest, "kind": "recipe"}}
+
+
+@functools.cache
+def machine() -> str:
+    """The kind of machine that this is, which byte identity is promised for: architecture and processor."""
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return ", ".join(part for part in (platform.machine(), model) if part)
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

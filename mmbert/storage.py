@@ -253,6 +253,18 @@ def list_files(uri: str) -> list[str]:
     return sorted(str(_inside(root, p).relative_to(root)) for p in root.rglob("*") if p.is_file())
 
 
+@_said_plainly
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders directly below a prefix, sorted, without listing what is in them; empty where none are."""
+    if not is_s3(uri):
+        return sorted(p.name for p in Path(uri).iterdir() if p.is_dir()) if Path(uri).is_dir() else []
+    bucket, key = split_s3(uri)
+    prefix = key.rstrip("/") + "/" if key else ""
+    pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+    found = (folder["Prefix"] for page in pages for folder in page.get("CommonPrefixes", []))
+    return sorted(_checked(uri, path[len(prefix) : -1]) for path in found)
+
+
 def _s3_objects(uri: str) -> Iterator[tuple[str, str]]:
     """(path below the prefix, version) of each object."""
     bucket, key = split_s3(uri)

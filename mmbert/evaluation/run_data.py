@@ -27,6 +27,7 @@ from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.names import DEMO
+from mmbert.lineage.facts import label
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
 
@@ -141,7 +142,7 @@ def _time(artifact: Artifact) -> ComponentTime:
     made_here = producer["workflow_run"] == os.environ.get("MMBERT_WORKFLOW_RUN", "")
     return ComponentTime(
         name=str(producer["component"]),
-        label=_label(artifact),
+        label=label(artifact),
         seconds=float(producer["seconds"]),
         reused=not made_here,
     )
@@ -149,12 +150,7 @@ def _time(artifact: Artifact) -> ComponentTime:
 
 def _node(artifact: Artifact) -> LineageNode:
     inputs = tuple(e["digest"] for entries in artifact.manifest.inputs.values() for e in entries)
-    return LineageNode(artifact.manifest.kind, _label(artifact), artifact.uri, artifact.digest, inputs)
-
-
-def _label(artifact: Artifact) -> str:
-    task, label = str(artifact.manifest.producer["task"]), artifact.outputs.get("label")
-    return task if label is None or task.endswith(str(label)) else f"{task}: {label}"
+    return LineageNode(artifact.manifest.kind, label(artifact), artifact.uri, artifact.digest, inputs)
 
 
 def _run_facts(recipe: Recipe, model: Artifact) -> dict[str, str]:

@@ -33,7 +33,8 @@ def render(
     package: str, template: str, *, title: str, eyebrow: str, lead: str, facts: Mapping[str, str],
     plots: Mapping[str, Figure], **values: Any,
 ) -> str:  # fmt: skip
-    """The page as HTML, with plotly.js inside (about 5 MB): it works offline, from a file and inside an iframe.
+    """The page as HTML, where it has plots with plotly.js inside (about 5 MB): it works offline, from a file and inside
+    an iframe.
 
     `template` is a file of `package` that extends `base.html`. All text is escaped. Each plot's element gets
     `data-drawn="true"` once it has been drawn, and the document `data-ready="true"` once its scripts have run.
@@ -41,7 +42,7 @@ def render(
     from jinja2 import DictLoader, Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    sources = {name: _read("mmbert.pages", name) for name in ("base.html", "macros.html")}
+    sources = {name: _read("mmbert.pages", name) for name in ("base.html", "macros.html", "graph.html")}
     environment = Environment(
         loader=DictLoader({**sources, template: _read(package, template)}),
         autoescape=True,
@@ -56,7 +57,7 @@ def render(
         facts=facts,
         plots=plots,
         plots_json=script_json(plots),
-        plotly=get_plotlyjs(),
+        plotly=get_plotlyjs() if plots else "",
         **values,
     )
 

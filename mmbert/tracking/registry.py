@@ -108,6 +108,20 @@ class Registry:
             if not page:
                 return sorted(found, key=lambda v: int(v.version))
 
+    def of_content(self, content_digest: str) -> list[ModelVersion]:
+        """The versions of any model that were registered with this content, by name and version."""
+        wanted = f"tags.`{DIGEST}` = '{content_digest}'"
+        query = {"filter": wanted, "max_results": str(_PAGE)}
+        found = patiently(lambda: self._api.get("model-versions/search", query)).get("model_versions", [])
+        # This answer carries no aliases.
+        versions = [self.version(str(item["name"]), str(item["version"])) for item in found]
+        return sorted(versions, key=lambda v: (v.name, int(v.version)))
+
+    def names(self) -> list[str]:
+        """Names of the registered models, the first hundred."""
+        found = patiently(lambda: self._api.get("registered-models/search", {"max_results": "100"}))
+        return sorted(str(item["name"]) for item in found.get("registered_models", []))
+
     def set_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version, one after the other, in the order given. Long values are cut."""
         for key, value in tags.items():

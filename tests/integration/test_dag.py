@@ -58,6 +58,7 @@ from mmbert.errors import InfrastructureError
 
 pushed = {}
 class TaskInstance:
+    dag_id, run_id, task_id, map_index = "mmbert_pretrain", "run-1", "recipe", -1
     def xcom_push(self, key, value):
         pushed[key] = value
 class Run:
@@ -176,7 +177,9 @@ def test_a_task_returns_its_artifacts_uri(tmp_path: Path) -> None:
     done, uri, pushed = orchestrator(EXECUTE, "[]", home=tmp_path, MMBERT_ROOT=root)
     assert (done, pushed) == ("done", {})
     assert uri.startswith(f"{root}/recipe/")
-    assert (Path(uri) / "manifest.json").exists()
+    # What leads from the artifact to the task in Airflow.
+    task = json.loads((Path(uri) / "manifest.json").read_text("utf-8"))["producer"]["airflow"]
+    assert task == {"dag_id": "mmbert_pretrain", "run_id": "run-1", "task_id": "recipe"}
 
 
 def test_wrong_input_fails_for_good_with_its_message_and_code(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""`mmbert reproduce`: recorded work done again, and its bytes compared."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbert.errors import UserError
+
+if TYPE_CHECKING:
+    from components.reproduction import StepResult
+
+_NAMES = 3
+
+
+@click.command(name="reproduce")
+@click.argument("run", metavar="RUN")
+@click.option(
+    "--from", "from_kind", default="", metavar="KIND", help="only artifacts of this kind and what is made of them"
+)
+@click.option(
+    "--all", "whole", is_flag=True, help="also all that it was made of; a workflow run has its own steps anyway"
+)
+@click.option(
+    "--into", default="", metavar="ROOT", help="keep what is made again here; default: a folder gone afterwards"
+)
+@click.option("--root", default=None, help="where the recorded artifacts are; default MMBERT_ROOT or ./artifacts")
+@click.option("--json", "as_json", is_flag=True, help="print the results as JSON (docs/lineage.md)")
+def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: str | None, as_json: bool) -> None:
+    """Do RUN's work again from what its artifacts record, and compare content digests and files.
+
+    RUN is a run in MLflow, a workflow run's name, or an artifact; all that `mmbert trace` takes. Each step reads the
+    recorded inputs, so steps are judged one by one. The registry, aliases and MLflow stay as they are. Ends with 0
+    where all bytes are the same, with 4 where some are not, with 2 where a step cannot be made again.
+    """
+    from components import reproduction
+    from components.runtime import root_uri
+    from mmbert import storage
+    from mmbert.lineage.naming import Servers, place_of, resolve
+    from mmbert.lineage.store import read_store
+    from mmbert.places import scratch_folder
+    from mmbert.tracking import connect_registry
+    from mmbert.tracking.lookup import connect_lookup
+
+    if os.environ.get("MMBERT_LAUNCHER") == "kubernetes":
+        raise UserError("pods of a cluster are told of MLflow; reproduce with MMBERT_LAUNCHER=process or docker")
+    place = place_of(run)
+    store = read_store(root or root_uri(), [place] if place else [])
+    named = resolve(run, store, Servers(connect_registry, connect_lookup))
+    uris = reproduction.chosen_steps(store, named.uris, from_kind, whole)
+    results: list[StepResult] = []
+    with scratch_folder() as scratch:
+        target = into or str(scratch / "root")
+        target = target if storage.is_s3(target) else str(Path(target).absolute())
+        reproduction.check_root(store, uris, target)
+        for uri in uris:
+            # What a component prints goes where progress is shown.
+            with contextlib.redirect_stdout(sys.stderr):
+                results.append(reproduction.reproduce(uri, store, target, scratch))
+            if not as_json:
+                click.echo(_line(results[-1]))
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"schema": 1, "run": run, "root": store.root, "into": into, "steps": [r.to_json() for r in results]},
+                indent=1,
+            )
+        )
+    else:
+        click.echo(_end(results))
+    lost = [f"{uri}: no artifact is there now" for uri in named.gone]
+    lost += [f"{r.kind} {r.recorded[:12]}: {r.reason}" for r in results if r.state == reproduction.NOT_RUN and r.needed]
+    different = [r for r in results if r.state == reproduction.DIFFERENT]
+    if different:
+        raise reproduction.DifferentError(f"{len(different)} of {len(results)} artifacts are not the same")
+    if lost:
+        raise UserError("not all could be made again:\n" + "\n".join(lost))
+
+
+def _line(result: StepResult) -> str:
+    head = f"{result.state:9}  {result.kind:11}  {result.label:28}  {result.recorded[:12]}"
+    lines = [f"{head}  {result.found[:12]}" if result.found else head]
+    changed = [f for f in result.files if f.state != "same"]
+    if result.files:
+        lines.append(f"  {len(result.files) - len(changed)} of {len(result.files)} digested files are the same")
+    lines += [f"  {file.state}: {file.path}{f' ({file.detail})' if file.detail else ''}" for file in changed]
+    if result.reason and not changed:
+        lines.append(f"  {result.reason}")
+    return "\n".join(lines)
+
+
+def _end(results: list[StepResult]) -> str:
+    """How many of each, and what was not as recorded, each told once."""
+    counts = {state: sum(r.state == state for r in results) for state in ("same", "different", "not run")}
+    lines = [", ".join(f"{n} {state}" for state, n in counts.items() if n) or "nothing to do"]
+    told: dict[str, list[str]] = {}
+    for result in results:
+        for difference in result.differences:
+            told.setdefault(difference, []).append(result.label or result.kind)
+    if told:
+        lines += ["", "not as recorded:"]
+        lines += [f"  {difference} ({_names(names, len(results))})" for difference, names in told.items()]
+    return "\n".join(lines)
+
+
+def _names(names: list[str], of: int) -> str:
+    if len(names) == of:
+        return "all"
+    return ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")

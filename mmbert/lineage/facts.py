@@ -1,0 +1,103 @@
+"""What a manifest tells of an artifact's making, in plain values for a terminal, a page or a program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+from mmbert.artifacts import Artifact
+from mmbert.evaluation.results.store import now
+
+AIRFLOW_URL = "MMBERT_AIRFLOW_URL"
+"""Where Airflow's pages are; the local stack's `make env` sets it."""
+
+
+@dataclass(frozen=True)
+class Making:
+    """Who made an artifact, when and with what. Texts are empty, and numbers None, where the manifest does not tell."""
+
+    uri: str
+    kind: str
+    label: str
+    content_digest: str
+    fingerprint: str
+    component: str
+    component_version: int | None
+    task: str
+    package_version: str
+    commit: str
+    image: str
+    host: str
+    machine: str
+    threads: str
+    finished: str
+    seconds: float | None
+    workflow_run: str
+    mlflow_run_id: str
+    mlflow_url: str
+    airflow: Mapping[str, Any]
+    airflow_url: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}: {self.label}" if self.label and self.label != self.kind else self.kind
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def making(artifact: Artifact) -> Making:
+    manifest = artifact.manifest
+    told = manifest.producer
+    run_id = str(told.get("mlflow_run_id") or "")
+    airflow = told.get("airflow") or {}
+    version, seconds, finished = (told.get(key) for key in ("component_version", "seconds", "finished"))
+    return Making(
+        uri=artifact.uri,
+        kind=manifest.kind,
+        label=label(artifact),
+        content_digest=artifact.digest,
+        fingerprint=manifest.fingerprint,
+        component=str(told.get("component", "")),
+        component_version=int(version) if version is not None else None,
+        task=str(told.get("task", "")),
+        package_version=str(told.get("package_version", "")),
+        commit=str(told.get("commit", "")),
+        image=str(told.get("image", "")),
+        host=str(told.get("host", "")),
+        machine=str(told.get("machine", "")),
+        threads=str(told.get("threads", "")),
+        finished=now(float(finished)) if finished else "",
+        seconds=float(seconds) if seconds is not None else None,
+        workflow_run=str(told.get("workflow_run", "")),
+        mlflow_run_id=run_id,
+        mlflow_url=mlflow_link(f"runs/{run_id}") if run_id else "",
+        airflow=airflow,
+        airflow_url=_airflow_link(airflow),
+    )
+
+
+def label(artifact: Artifact) -> str:
+    """What a person calls it: its task, and which of the task's instances (`train_decay: decay-all`)."""
+    task, own = str(artifact.manifest.producer.get("task", "")), artifact.outputs.get("label")
+    if own is None or not task:
+        return task or str(own or "")
+    return task if task.endswith(str(own)) else f"{task}: {own}"
+
+
+def mlflow_link(place: str) -> str:
+    """A page of the MLflow that this process talks to; empty without one."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return f"{server.rstrip('/')}/#/{place}" if server.startswith(("http://", "https://")) else ""
+
+
+def _airflow_link(airflow: Mapping[str, Any]) -> str:
+    server = os.environ.get(AIRFLOW_URL, "")
+    if not airflow or not server.startswith(("http://", "https://")):
+        return ""
+    dag, run, task = (quote(str(airflow[key]), safe="") for key in ("dag_id", "run_id", "task_id"))
+    mapped = f"/mapped/{airflow['map_index']}" if "map_index" in airflow else ""
+    return f"{server.rstrip('/')}/dags/{dag}/runs/{run}/tasks/{task}{mapped}"

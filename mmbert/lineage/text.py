@@ -1,0 +1,160 @@
+"""A trace for a terminal: a tree down to the sources, or a list up from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from mmbert.evaluation.results.text import table
+from mmbert.lineage.facts import Making
+from mmbert.lineage.sources import HELD_OUT, SourceFacts
+from mmbert.lineage.trace import ScoreFacts, Trace
+
+DIGITS = 12
+_SCORES = 12
+_DOCUMENTS = 20
+_LANGUAGES = 6
+
+
+def trace_text(found: Trace) -> str:
+    """The whole trace. What several artifacts were made from is shown once, where the tree meets it first."""
+    parts = [_head(found), _section("", _registered(found))]
+    if found.direction == "down":
+        tree = _Tree(found)
+        parts.append("\n".join(line for uri in found.targets for line in tree.lines(uri)))
+        parts.append(_section("scores", [line for s in found.scores for line in score_lines(s)]))
+        parts.append(_section("sources", [f"{s.name}: {source_text(s)}" for s in found.sources]))
+    else:
+        parts.append(_upwards(found))
+        of = [f"{', '.join(s.suites)} of {s.model} ({s.model_digest[:DIGITS] or '-'}), {s.uri}" for s in found.scores]
+        parts.append(_section("scores", of))
+        for uri, ids in found.documents.items():
+            more = [f"and {len(ids) - _DOCUMENTS:,} more"] if len(ids) > _DOCUMENTS else []
+            parts.append(_section(f"{len(ids):,} documents in {uri}", [*ids[:_DOCUMENTS], *more]))
+    gone = [f"{m.kind or 'artifact'} {m.digest[:DIGITS]} at {m.uri}: {m.problem}" for m in found.missing]
+    parts += [_section("gone", gone), _section("not known", found.problems), *found.notes]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _section(title: str, lines: Iterable[str]) -> str:
+    listed = list(lines)
+    if not listed:
+        return ""
+    return "\n".join([f"{title}:", *(f"  {line}" for line in listed)] if title else listed)
+
+
+def made_text(m: Making) -> str:
+    """Who made it, in one line."""
+    told = [f"{m.component} {m.component_version or ''}".strip()] if m.component else ["made by no component"]
+    told += [f"commit {m.commit[:DIGITS]}"] if m.commit else []
+    told += [m.finished[:16].replace("T", " ")] if m.finished else []
+    told += [f"{m.seconds:.1f} s"] if m.seconds is not None else []
+    told += [f"run '{m.workflow_run}'"] if m.workflow_run else []
+    told += [f"image {short_image(m.image)}"] if m.image else []
+    return ", ".join(told)
+
+
+def short_image(image: str) -> str:
+    """An image's name with a dozen digits of its digest."""
+    name, _, digest = image.partition("@sha256:")
+    return f"{name}@{digest[:DIGITS]}" if digest else name
+
+
+def source_text(s: SourceFacts) -> str:
+    """A source in one line."""
+    told = [s.kind, f"{s.place}@{s.version[:DIGITS]}" if s.version else s.place]
+    told += [f"{s.kept():,} documents ({s.kept(HELD_OUT):,} of them held out)"] if s.documents else []
+    told += [f"{sum(s.tokens.values()):,} tokens"] if s.tokens else []
+    told += [_languages(s.languages)] if s.languages else []
+    return ", ".join(part for part in (*told, f"licence: {s.licence or 'not recorded'}") if part)
+
+
+def score_lines(s: ScoreFacts) -> list[str]:
+    """A scores artifact: which model and suite, then its scores over all languages."""
+    shown = [
+        f"  {v['score']}: {v['value']:.4g} ({v['low']:.4g} to {v['high']:.4g})"
+        + (f", data {v['data_revision'][:DIGITS]}" if v["data_revision"] else "")
+        for v in s.values[:_SCORES]
+    ]
+    more = [f"  and {len(s.values) - _SCORES} more"] if len(s.values) > _SCORES else []
+    head = f"{', '.join(s.suites)} of {s.model} ({s.model_digest[:DIGITS] or 'no digest'}), {s.uri}"
+    return [head, *shown, *more]
+
+
+def _head(found: Trace) -> str:
+    kinds: dict[str, int] = {}
+    for m in found.makings:
+        kinds[m.kind] = kinds.get(m.kind, 0) + 1
+    listed = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    what = "made of" if found.direction == "down" else "made from it"
+    return f"{found.what} ({found.how}): {len(found.makings)} artifacts, itself among them, {what}: {listed}"
+
+
+def _registered(found: Trace) -> Iterable[str]:
+    for version in found.registered:
+        aliases = "".join(f" @{alias}" for alias in version.aliases)
+        gate = f", gate: {version.gate}" if version.gate else ""
+        known = f"registered: {version.name}/{version.version}{aliases}, {version.content_digest[:DIGITS]}{gate}"
+        yield f"{known}  {version.url}".rstrip()
+
+
+def _languages(languages: Sequence[str]) -> str:
+    if len(languages) <= _LANGUAGES:
+        return ", ".join(languages)
+    return f"{len(languages)} languages"
+
+
+def _upwards(found: Trace) -> str:
+    rows = [
+        [m.kind, m.label, m.content_digest[:DIGITS], m.finished[:16].replace("T", " "), m.workflow_run,
+         found.exposure.get(m.uri, "") or m.uri]
+        for m in found.makings
+    ]  # fmt: skip
+    last = "how it comes from it" if found.exposure else "place"
+    return table(["kind", "label", "digest", "when", "workflow run", last], rows, left=5)
+
+
+@dataclass
+class _Tree:
+    trace: Trace
+    _shown: set[str] = field(default_factory=set)
+    _lines: list[str] = field(default_factory=list)
+
+    def lines(self, uri: str) -> list[str]:
+        """The tree from an artifact down; what an earlier one has shown is named alone."""
+        self._lines = []
+        self._step(uri, "", "", "")
+        return self._lines
+
+    def _add(self, made: Making, name: str, lead: str, below: str) -> None:
+        head = f"{lead}{made.kind}  {made.label or '-'}  {made.content_digest[:DIGITS]}"
+        role = f"  ({name})" if name and name not in (made.kind, f"{made.kind}s") else ""
+        if made.uri in self._shown:
+            self._lines.append(f"{head}{role}  (above)")
+            return
+        self._shown.add(made.uri)
+        self._lines.append(f"{head}{role}")
+        items = self._below(made.uri)
+        bar = f"{below}{'│  ' if items else '   '}"
+        told = (made_text(made), made.uri, made.mlflow_url, made.airflow_url)
+        self._lines += [f"{bar}{line}" for line in told if line]
+        for place, (child, role_of) in enumerate(items):
+            last = place == len(items) - 1
+            self._step(child, role_of, f"{below}{'└─ ' if last else '├─ '}", f"{below}{'   ' if last else '│  '}")
+
+    def _step(self, child: str, role: str, lead: str, below: str) -> None:
+        if made := self.trace.making(child):
+            self._add(made, role, lead, below)
+        else:
+            self._lines.append(f"{lead}{child}")
+
+    def _below(self, uri: str) -> list[tuple[str, str]]:
+        """Inputs once each with their role, then sources, then what is gone, as lines."""
+        found: dict[str, str] = {}
+        for item in self.trace.inputs[uri]:
+            gone = f"GONE: {item.kind or item.name} {item.digest[:DIGITS]} at {item.uri}"
+            found.setdefault(item.found or gone, item.name)
+        for source in self.trace.sources:
+            if uri in source.read_by:
+                found[f"source  {source.name}: {source_text(source)}"] = ""
+        return list(found.items())
