@@ -29,6 +29,7 @@ from components.commands.mixture import mixture_command
 from components.commands.promote import promote_command
 from components.commands.publish import publish_command
 from components.commands.results import results_command
+from components.commands.storage import storage_group
 from components.contract import Component
 from mmbert import __version__, logs
 from mmbert.errors import MmbertError, UserError
@@ -258,6 +259,7 @@ for command in (
     promote_command,
     publish_command,
     results_command,
+    storage_group,
 ):
     cli.add_command(command)
 
