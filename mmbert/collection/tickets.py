@@ -1,4 +1,4 @@
-"""One collection at a time on a store: each leaves a ticket and then looks for others'. Two at once both give way."""
+"""One collection at a time on a store: each leaves a ticket, then looks for others'; of two one at least gives way."""
 
 from __future__ import annotations
 
