@@ -473,7 +473,8 @@ def delete_files(uri: str, paths: Sequence[str]) -> None:
 
 @_said_plainly
 def unfinished_uploads(uri: str) -> list[UnfinishedUpload] | None:
-    """The multipart uploads below a prefix that were begun and not ended; None where the server does not list them."""
+    """The multipart uploads below a prefix that were begun and not ended; None where the server does not list them (to
+    this user)."""
     if not is_s3(uri):
         return []
     from botocore.exceptions import ClientError
@@ -484,8 +485,10 @@ def unfinished_uploads(uri: str) -> list[UnfinishedUpload] | None:
     try:
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
         listed = [upload for page in pages for upload in page.get("Uploads", [])]
+    except client.exceptions.NoSuchUpload:  # rclone says so of a bucket that never had one
+        return []
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES:
+        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES | _ACCESS_CODES:
             return None
         raise
     found = []
@@ -528,7 +531,7 @@ def old_versions(uri: str) -> tuple[int, int]:
         pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
         old = [int(v["Size"]) for page in pages for v in page.get("Versions", []) if not v["IsLatest"]]
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES:
+        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES | _ACCESS_CODES:
             return 0, 0
         raise
     return len(old), sum(old)
