@@ -50,6 +50,8 @@ def storage_group(context: click.Context, root: str | None, as_json: bool, keep:
     models and running work.
     """
     if context.invoked_subcommand is not None:
+        if root or as_json or keep or days != _DAYS:
+            raise UserError(f"give the options behind `mmbert storage {context.invoked_subcommand}`")
         return
     from mmbert import storage
     from mmbert.collection.survey import survey

@@ -13,6 +13,8 @@ from mmbert.collection.layout import TICKETS
 from mmbert.errors import InfrastructureError
 
 _LARGEST_SKEW_SECONDS = 900.0
+_TICKET_SECONDS = 3600.0
+"""Longer than it takes to list a store, during which a ticket is not renewed."""
 
 
 class Ticket:
@@ -28,7 +30,7 @@ class Ticket:
         """Raises LostError where the collection stood still for so long that another may have begun."""
         if marks.now() > self._until:
             raise marks.LostError(f"{self._folder}: the collection stood still for too long; run it again")
-        if marks.now() > self._until - marks.LEASE_SECONDS / 2:
+        if marks.now() > self._until - _TICKET_SECONDS / 2:
             self._renew()
 
     def others(self) -> list[str]:
@@ -51,13 +53,13 @@ class Ticket:
         listed = {file.path: file for file in storage.list_stored(self._folder)}
         if self._name not in listed:
             raise InfrastructureError(f"{self._folder}: what was just written is not listed; is this store consistent?")
-        return listed[self._name].modified - (self._until - marks.LEASE_SECONDS)
+        return listed[self._name].modified - (self._until - _TICKET_SECONDS)
 
     def end(self) -> None:
         storage.delete_file(storage.join(self._folder, self._name))
 
     def _renew(self) -> None:
-        self._until = marks.now() + marks.LEASE_SECONDS
+        self._until = marks.now() + _TICKET_SECONDS
         text = json.dumps({"until": self._until, "host": platform.node()})
         storage.write_bytes(storage.join(self._folder, self._name), text.encode())
 

@@ -424,6 +424,9 @@ def test_the_command_shows_and_collects(store: Path) -> None:
 
 def test_the_command_refuses_what_it_cannot_know(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said("collect", "--root", str(store / "nowhere"), "--without-registry")[0] == 2
+    assert said("--root", str(store), "collect", "--without-registry") == (
+        2, "give the options behind `mmbert storage collect`"
+    )  # fmt: skip
     code, text = said("collect", "--root", str(store), "--without-registry", "--older-than", "0")
     assert (code, "an hour" in text) == (2, True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
