@@ -88,6 +88,11 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+def end_runs(api: Api) -> None:
+    for run in running_runs(api):
+        api.call("runs/update", {"run_id": run.run_id, "status": "FAILED", "end_time": int(time.time() * 1000)})
+
+
 @pytest.mark.slow
 def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, weeks: Weeks, tmp_path: Path) -> None:
     overrides = (*OVERRIDES, own_text(tmp_path), "shards.shard_size_mb=0.01", "shards.row_tokens=256")
@@ -106,8 +111,7 @@ def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, we
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     api = Api(os.environ["MLFLOW_TRACKING_URI"])
-    for run in running_runs(api):
-        api.call("runs/update", {"run_id": run.run_id, "status": "FAILED", "end_time": int(time.time() * 1000)})
+    end_runs(api)
     kept = {path: version for path, version in storage.list_versions(place) if "/kept/" in path}
     # Not running any more: what it can go on from, and from what it is made, stays.
     for found in weeks.collect():
@@ -115,7 +119,8 @@ def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, we
         assert {group.state for group in found.gone} <= {"superseded"}
     assert all(artifacts.look(one) for one in (recipe, documents, tokenizer))
 
-    resumed = started(root, tmp_path, *line)
+    # As a step of a workflow, which goes on when the step is done.
+    resumed = started(root, tmp_path, *line, "--workflow-run", "again")
     while resumed.poll() is None:
         weeks.collect(1)
     shards = uri(resumed)
@@ -130,6 +135,7 @@ def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, we
         name="collected", source_uri=made.remote_folder(""), content_digest=made.digest, run_id=None,
         tags={"mmbert.uri": shards}, description="", alias="candidate",
     )  # fmt: skip
+    end_runs(api)
     weeks.collect()
     assert all(artifacts.look(one) for one in (documents, tokenizer, shards))
     (group,) = [g for g in survey(root, command._outside(()), GRACE).of("registered") if g.kind == "shards"]

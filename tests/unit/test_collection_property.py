@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mmbert import artifacts, marks
+from mmbert import artifacts, marks, storage
 from mmbert.collection.collect import collect
 from mmbert.errors import InfrastructureError
 from tests.collecting import DAY, GRACE, HOUR, Actor, World
@@ -280,13 +280,14 @@ class Collections(RuleBasedStateMachine):
         for _ in range(4):
             self.world.now += GRACE + DAY
             self.world.collect()
-        assert not list(Path(self.world.root).rglob(artifacts.MANIFEST))
+        left = [p for p in storage.list_files(self.world.root) if p.startswith("documents/")]
+        assert not [p for p in left if p.endswith(artifacts.MANIFEST)], left
         assert not list(Path(self.world.root).rglob(marks.MARK))
 
 
 FEW = settings(
     max_examples=25, stateful_step_count=30, deadline=None, derandomize=True,
-    suppress_health_check=list(HealthCheck), database=None, print_blob=False,
+    suppress_health_check=list(HealthCheck), database=None, print_blob=False, phases=[Phase.generate],
 )  # fmt: skip
 
 
