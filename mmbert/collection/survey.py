@@ -145,6 +145,9 @@ class _Places:
     def _of(self, place: str, *parts: Part) -> list[StoredFile]:
         return [file for found, file in self.files.get(place, ()) if found.part in parts]
 
+    def _wanted(self, place: str) -> list[StoredFile]:
+        return [file for file in self._of(place, Part.MARK) if file.path.endswith(f"/{marks.WANTED}")]
+
     def _done(self, place: str) -> Artifact | None:
         """The artifact, where it is complete both in the listing and when it was read."""
         listed = bool(self._of(place, Part.MANIFEST))
@@ -184,9 +187,7 @@ class _Places:
         """Young artifacts, and those that a run has wanted lately or that was written to since it was marked."""
         found = []
         for place in self.files:
-            used = self._of(place, Part.MANIFEST) + [
-                f for f in self._of(place, Part.MARK) if f.path.endswith(f"/{marks.WANTED}")
-            ]
+            used = self._of(place, Part.MANIFEST) + self._wanted(place)
             mark = self.marks.get(place)
             others = (file for where, file in self.files[place] if where.part is not Part.MARK)
             touched = mark is not None and any(file.modified > mark.since for file in others)
@@ -276,7 +277,8 @@ class _Places:
         self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]], artifact: Artifact
     ) -> list[Group]:
         if place not in self.kept:
-            mark = self.marks.get(place)
+            # One that a run wanted long ago is marked anew.
+            mark = None if self._wanted(place) else self.marks.get(place)
             state = UNREACHABLE if mark is None else DUE if self.now - mark.since > self.grace else MARKED
             why = f"since {_days(self.now - mark.since)}" if mark else ""
             return [Group(kind, state, "artifact", why, place, [file for _, file in ours])]

@@ -263,7 +263,7 @@ def no_releases(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_wanted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(surveying._Places, "_recent", lambda self: [])
+    patch.setattr(surveying._Places, "_wanted", lambda self, place: [])
     patch.setattr(marks, "wanted", lambda uri: False)
 
 

@@ -277,7 +277,7 @@ class Collections(RuleBasedStateMachine):
                 shutil.rmtree(place, ignore_errors=True)
         self.world.running.clear()
         self.world.registry.clear()
-        for _ in range(4):
+        for _ in range(6):
             self.world.now += GRACE + DAY
             self.world.collect()
         left = [p for p in storage.list_files(self.world.root) if p.startswith("documents/")]
