@@ -30,6 +30,7 @@ from components.commands.promote import promote_command
 from components.commands.publish import publish_command
 from components.commands.reproduce import reproduce_command
 from components.commands.results import results_command
+from components.commands.storage import storage_group
 from components.commands.trace import trace_command
 from components.contract import Component
 from mmbert import __version__, logs
@@ -262,6 +263,7 @@ for command in (
     reproduce_command,
     results_command,
     trace_command,
+    storage_group,
 ):
     cli.add_command(command)
 

@@ -153,6 +153,7 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         return _helped(work_plan, reused=False)
     tracker = tracking.connect(experiment(work_plan))
     replay_spools(tracker, root)
+    writer.begin(_made_from(work_plan))
     with _child_run(tracker, work_plan, task, root) as run, scratch_folder() as scratch, among.guarded():
         for name, entries in work_plan.inputs.items():
             for entry in entries:
@@ -165,6 +166,13 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         run.log_metrics({"component_seconds": seconds}, step=0)
         run.set_tags({"mmbert.content_digest": artifact.digest, "mmbert.uri": artifact.uri})
     return Result(artifact.uri, False, artifact.outputs)
+
+
+def _made_from(work_plan: planning.Plan) -> set[str]:
+    """The URIs of the artifacts that it reads, its recipe's among them."""
+    recipe = str(work_plan.arguments.get("recipe", ""))
+    named = {entry["uri"] for entries in work_plan.inputs.values() for entry in entries}
+    return named | ({recipe} if "/" in recipe and not recipe.endswith((".yaml", ".yml")) else set())
 
 
 def _committed() -> None:

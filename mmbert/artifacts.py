@@ -5,6 +5,7 @@ Layout of one artifact, at `<root>/<kind>/<fingerprint>`:
     manifest.json              what it is, what is in it, who made it from what
     attempts/<attempt>/<path>  the files; each attempt has its own prefix, so two at once are harmless
     kept/<path>                files whose bytes are the same in every attempt, so that any can go on from them
+    work.json                  while it is made: what it is made from, so that this is kept for whoever goes on
 
 The content digest covers kind, schema version and the sorted (path, sha256) of the digested files, nothing else.
 """
@@ -25,12 +26,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbert import storage
+from mmbert import marks, storage
 from mmbert.errors import UserError
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 KEPT = "kept"
+WORK = "work.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -188,7 +190,13 @@ class Artifact:
 
 
 def find(uri: str) -> Artifact | None:
-    """The artifact at `uri` if it is complete, else None."""
+    """The artifact at `uri` if it is complete, else None. Who finds it can use it: it is not deleted meanwhile."""
+    marks.settle(uri)
+    return look(uri)
+
+
+def look(uri: str) -> Artifact | None:
+    """As `find`, for who only looks: it may be deleted at any time."""
     try:
         data = storage.read_bytes(storage.join(uri, MANIFEST))
     except storage.MissingFileError:
@@ -354,6 +362,12 @@ class ArtifactWriter:
         """List a file that stands below `kept_uri` already. Its bytes must not depend on the attempt."""
         self._files[path] = File(path=path, key=f"{KEPT}/{path}", sha256=sha256, size=size)
 
+    def begin(self, uris: Iterable[str]) -> None:
+        """Leave a note in the store of what this is made from, so that it is kept until the artifact is complete."""
+        marks.settle(self.uri)
+        storage.write_bytes(storage.join(self.uri, WORK), json.dumps({"inputs": sorted(uris)}).encode())
+        self.after_commit.append(lambda: storage.delete_file(storage.join(self.uri, WORK)))
+
     def commit(self, producer: Mapping[str, Any]) -> Artifact:
         """Write the manifest, which makes the artifact complete, then do what waits for that (`after_commit`)."""
         files = tuple(self._files[p] for p in sorted(self._files))
@@ -373,6 +387,7 @@ class ArtifactWriter:
                 "host": platform.node(),
             },
         )
+        marks.settle(self.uri)
         storage.write_bytes(storage.join(self.uri, MANIFEST), _manifest_bytes(manifest))
         for action in self.after_commit:
             action()

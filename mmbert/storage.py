@@ -7,6 +7,7 @@ streaming read), AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import functools
 import io
@@ -14,7 +15,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
@@ -27,13 +29,33 @@ R = TypeVar("R")
 
 _S3_ATTEMPTS = 5
 _S3_RANGE_BYTES = 2**23
-_DELETED_AT_ONCE = 1000  # what S3 takes in one request
+DELETED_AT_ONCE = 1000  # what S3 takes in one request
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
+_UNSUPPORTED_CODES = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
 
 
 class MissingFileError(UserError):
     """A file that should be there is not."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file as the store lists it; `path` below the prefix, `size` in bytes, `modified` in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """A multipart upload that was begun and not ended: its parts take space and are in no listing of files."""
+
+    uri: str
+    upload_id: str
+    begun: float
+    size: int
 
 
 def is_s3(uri: str) -> bool:
@@ -265,6 +287,44 @@ def list_folders(uri: str) -> list[str]:
     return sorted(_checked(uri, path[len(prefix) : -1]) for path in found)
 
 
+@_said_plainly
+def list_stored(uri: str) -> list[StoredFile]:
+    """All files below a prefix, hidden ones too, by path; empty where there are none.
+
+    Raises InfrastructureError where a part of it cannot be listed, UserError as `list_files`.
+    """
+    if is_s3(uri):
+        bucket, key = split_s3(uri)
+        prefix = key.rstrip("/") + "/" if key else ""
+        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return sorted(
+            (
+                StoredFile(
+                    _checked(uri, item["Key"][len(prefix) :]), int(item["Size"]), item["LastModified"].timestamp()
+                )
+                for page in pages
+                for item in page.get("Contents", [])
+            ),
+            key=lambda file: file.path,
+        )
+    root = Path(uri)
+    if not root.exists():
+        return []
+    found = []
+    for folder, _, names in os.walk(root, onerror=_raise):
+        for name in names:
+            path = _inside(root, Path(folder, name))
+            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
+                state = path.stat()
+                found.append(StoredFile(str(path.relative_to(root)), state.st_size, state.st_mtime))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a folder that was deleted since it was listed
+        raise error
+
+
 def _s3_objects(uri: str) -> Iterator[tuple[str, str]]:
     """(path below the prefix, version) of each object."""
     bucket, key = split_s3(uri)
@@ -384,9 +444,97 @@ def delete_tree(uri: str) -> None:
         return
     bucket, key = split_s3(uri)
     keys = [{"Key": join(key, path)} for path, _ in _s3_objects(uri)]
-    for begin in range(0, len(keys), _DELETED_AT_ONCE):
-        request = {"Objects": keys[begin : begin + _DELETED_AT_ONCE], "Quiet": True}
+    for begin in range(0, len(keys), DELETED_AT_ONCE):
+        request = {"Objects": keys[begin : begin + DELETED_AT_ONCE], "Quiet": True}
         s3_client().delete_objects(Bucket=bucket, Delete=request)
+
+
+@_said_plainly
+def delete_files(uri: str, paths: Sequence[str]) -> None:
+    """Delete files below a prefix, 1,000 a request at most; those that are gone already are no error.
+
+    Raises InfrastructureError where one could not be deleted.
+    """
+    if len(paths) > DELETED_AT_ONCE:
+        raise ValueError(f"{len(paths)} files in one request")
+    if not is_s3(uri):
+        for path in paths:
+            Path(uri, path).unlink(missing_ok=True)
+        return
+    bucket, key = split_s3(uri)
+    request = {"Objects": [{"Key": join(key, path) if key else path} for path in paths], "Quiet": True}
+    failed = s3_client().delete_objects(Bucket=bucket, Delete=request).get("Errors", [])
+    if failed:
+        raise InfrastructureError(
+            f"s3://{bucket}/{failed[0].get('Key', '')} and {len(failed) - 1} more could not be deleted: "
+            f"{failed[0].get('Code', '')} {failed[0].get('Message', '')}"
+        )
+
+
+@_said_plainly
+def unfinished_uploads(uri: str) -> list[UnfinishedUpload] | None:
+    """The multipart uploads below a prefix that were begun and not ended; None where the server does not list them (to
+    this user)."""
+    if not is_s3(uri):
+        return []
+    from botocore.exceptions import ClientError
+
+    bucket, key = split_s3(uri)
+    prefix = key.rstrip("/") + "/" if key else ""
+    client = s3_client()
+    try:
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        listed = [upload for page in pages for upload in page.get("Uploads", [])]
+    except client.exceptions.NoSuchUpload:  # rclone says so of a bucket that never had one
+        return []
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES | _ACCESS_CODES:
+            return None
+        raise
+    found = []
+    # Some servers list all of a bucket's, whatever the prefix.
+    for upload in (one for one in listed if one["Key"].startswith(prefix)):
+        try:
+            parts = client.get_paginator("list_parts").paginate(
+                Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            )
+            size = sum(int(part["Size"]) for page in parts for part in page.get("Parts", []))
+        except client.exceptions.NoSuchUpload:  # ended meanwhile
+            continue
+        begun: datetime.datetime = upload["Initiated"]
+        found.append(UnfinishedUpload(f"s3://{bucket}/{upload['Key']}", upload["UploadId"], begun.timestamp(), size))
+    return found
+
+
+@_said_plainly
+def abort_upload(uri: str, upload_id: str) -> None:
+    """Delete the parts of an upload that was not ended; one that has ended is no error."""
+    bucket, key = split_s3(uri)
+    client = s3_client()
+    with contextlib.suppress(client.exceptions.NoSuchUpload):
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+
+
+@_said_plainly
+def old_versions(uri: str) -> tuple[int, int]:
+    """Versions that a bucket with versioning keeps of what was overwritten or deleted below a prefix: number, bytes."""
+    if not is_s3(uri):
+        return 0, 0
+    from botocore.exceptions import ClientError
+
+    bucket, key = split_s3(uri)
+    prefix = key.rstrip("/") + "/" if key else ""
+    client = s3_client()
+    try:
+        if "Status" not in client.get_bucket_versioning(Bucket=bucket):
+            return 0, 0
+        pages = client.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
+        old = [int(v["Size"]) for page in pages for v in page.get("Versions", []) if not v["IsLatest"]]
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code", "") in _UNSUPPORTED_CODES | _ACCESS_CODES:
+            return 0, 0
+        raise
+    return len(old), sum(old)
 
 
 @contextlib.contextmanager

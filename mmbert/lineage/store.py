@@ -206,7 +206,7 @@ def recorded_inputs(artifact: Artifact) -> list[Input]:
 def _read(uri: str) -> Artifact | str:
     """The artifact, or why it cannot be read; empty where there is none."""
     try:
-        return artifacts.find(uri) or ""
+        return artifacts.look(uri) or ""
     except UserError as error:
         return str(error)
 

@@ -78,6 +78,19 @@ class Registry:
             self.set_alias(name, alias, version)
         return version
 
+    def models(self) -> dict[str, dict[str, str]]:
+        """The names of all registered models, each with its aliases and the versions that these point at."""
+        found: dict[str, dict[str, str]] = {}
+        page = ""
+        while True:
+            query = {"max_results": str(_PAGE), **({"page_token": page} if page else {})}
+            answer = patiently(lambda query=query: self._api.get("registered-models/search", query))  # type: ignore[misc]
+            for model in answer.get("registered_models", []):
+                found[str(model["name"])] = {str(a["alias"]): str(a["version"]) for a in model.get("aliases", ())}
+            page = answer.get("next_page_token", "")
+            if not page:
+                return found
+
     def version(self, name: str, version: str) -> ModelVersion:
         """Raises UserError where there is no such version."""
         query = {"name": name, "version": version}

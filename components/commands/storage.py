@@ -1,0 +1,150 @@
+"""`mmbert storage`: what takes space in the store, and deleting what nothing needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbert.errors import UserError
+
+if TYPE_CHECKING:
+    from mmbert.collection.needs import Need
+    from mmbert.lineage import Store
+
+_DAYS = 7.0
+
+_root = click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
+_json = click.option("--json", "as_json", is_flag=True, help="as JSON, sizes in bytes and times in seconds since 1970")
+_keep = click.option(
+    "--keep", multiple=True, metavar="URI", help="an artifact that is needed, with all it was made from"
+)
+_without = click.option(
+    "--without-registry", is_flag=True, help="go on without MLflow: no registered model and no running work is known"
+)
+_lost = click.option(
+    "--lost", multiple=True, metavar="URI", help="an artifact that is gone for good; what only it was made from may go"
+)
+_older = click.option(
+    "--older-than", "days", type=click.FloatRange(min=0), default=_DAYS, show_default=True, metavar="DAYS",
+    help="the grace time: what is younger stays, and what is marked goes only after as long again",
+)  # fmt: skip
+
+
+@click.group(name="storage", invoke_without_command=True)
+@_root
+@_json
+@_keep
+@_older
+@click.pass_context
+def storage_group(context: click.Context, root: str | None, as_json: bool, keep: tuple[str, ...], days: float) -> None:
+    """Show what takes space in the store: by state and kind, the largest, and this machine's cache.
+
+    States: registered (a version of a registered model needs it), running (running work does), asked (--keep),
+    resumable (work that is not done goes on from it), recent, unreachable, marked, due, superseded, left over, cache,
+    unsent, record, unknown. docs/storage.md explains them. Without MLFLOW_TRACKING_URI nothing is known of registered
+    models and running work.
+    """
+    if context.invoked_subcommand is not None:
+        if root or as_json or keep or days != _DAYS:
+            raise UserError(f"give the options behind `mmbert storage {context.invoked_subcommand}`")
+        return
+    from mmbert import storage
+    from mmbert.collection.survey import survey
+    from mmbert.collection.text import survey_json, survey_text
+    from mmbert.places import cache_folder
+
+    where = _place(root)
+    found = survey(where, _outside(keep), days * 86400)
+    uploads, old = storage.unfinished_uploads(where), storage.old_versions(where)
+    if as_json:
+        click.echo(json.dumps(survey_json(found, uploads, old, cache_folder()), indent=1, ensure_ascii=False))
+        return
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        click.echo("warning: MLFLOW_TRACKING_URI is not set: what registered models and running work need is not known")
+    click.echo(survey_text(found, uploads, old, cache_folder()))
+
+
+@storage_group.command(name="collect")
+@_root
+@_json
+@_keep
+@_without
+@_lost
+@_older
+@click.option("--caches", is_flag=True, help="also old work below ROOT/work, which can be made again")
+@click.option("--delete", is_flag=True, help="do it; without, only say what would go")
+def collect_command(
+    root: str | None,
+    as_json: bool,
+    keep: tuple[str, ...],
+    without_registry: bool,
+    lost: tuple[str, ...],
+    days: float,
+    caches: bool,
+    delete: bool,
+) -> None:
+    """Delete what nothing needs: nothing that a registered model or running work needs, or that work can go on from.
+
+    What nothing needs is marked by one collection and deleted by a later one, when it has been marked for the grace
+    time and still nothing needs it; run it again and again, like once a week. Nothing is deleted where the store or
+    MLflow cannot be read whole.
+    """
+    from mmbert.collection.collect import SHORTEST_GRACE_SECONDS, collect, planned
+    from mmbert.collection.survey import survey
+    from mmbert.collection.text import collected_json, collected_text
+
+    grace = days * 86400
+    if grace < SHORTEST_GRACE_SECONDS:
+        raise UserError(f"--older-than {days:g}: give an hour (0.05) at least: a run needs it to be seen as running")
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not without_registry:
+        raise UserError(
+            "MLFLOW_TRACKING_URI is not set, so it is not known what registered models and running work need. Set it, "
+            "or give --without-registry, and with --keep URI what is needed"
+        )
+    where = _place(root)
+    outside = _outside(keep, without_registry)
+    if delete:
+        done = collect(where, outside, grace, caches, _absolute(lost))
+    else:
+        done = planned(survey(where, outside, grace, _absolute(lost)), caches)
+    if as_json:
+        click.echo(json.dumps(collected_json(where, done, delete), indent=1, ensure_ascii=False))
+    else:
+        click.echo(collected_text(where, done, grace, delete))
+
+
+def _place(root: str | None) -> str:
+    from components.runtime import root_uri
+    from mmbert import storage
+
+    where = (root or root_uri()).rstrip("/")
+    if storage.is_s3(where):
+        return where
+    if not Path(where).is_dir():
+        raise UserError(f"{where}: no such folder; --root or MMBERT_ROOT says where artifacts are kept")
+    return str(Path(where).absolute())
+
+
+def _outside(keep: Iterable[str], without_registry: bool = False) -> Callable[[Store], list[Need]]:
+    from mmbert.collection.needs import asked_for, mlflow_needs
+    from mmbert.tracking.api import Api
+
+    def needs(store: Store) -> list[Need]:
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        found = asked_for(_absolute(keep))
+        if not uri or without_registry:
+            return found
+        api = Api(uri)
+        api.check()
+        return [*found, *mlflow_needs(api, store)]
+
+    return needs
+
+
+def _absolute(uris: Iterable[str]) -> list[str]:
+    return [uri if "://" in uri else str(Path(uri).absolute()) for uri in uris]

@@ -1,0 +1,111 @@
+"""What is needed from outside the store: registered models, running work, and what somebody asks to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert import storage
+from mmbert.errors import InfrastructureError, UserError
+from mmbert.lineage import Store
+from mmbert.tracking.activity import knows, running_runs
+from mmbert.tracking.api import Api
+from mmbert.tracking.registry import ModelVersion, Registry
+
+REGISTERED, RUNNING, ASKED = "registered", "running", "asked"
+_ASKED_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Need:
+    """An artifact's URI (or that of a file in it) that is needed with all that it was made from, and why.
+
+    `complete`: there has to be an artifact; else it may be work that is not done, or none of ours.
+    """
+
+    uri: str
+    state: str
+    why: str
+    complete: bool = True
+
+
+def asked_for(uris: Iterable[str]) -> list[Need]:
+    return [Need(uri.rstrip("/"), ASKED, "--keep") for uri in uris]
+
+
+def mlflow_needs(api: Api, store: Store) -> list[Need]:
+    """What all versions of all registered models and all running work need.
+
+    Raises InfrastructureError where MLflow is away, does not show everything, or is not the one that the store's
+    artifacts were made with.
+    """
+    _check_server(api, store)
+    registry = Registry(api)
+    versions = [
+        (version, aliases) for name, aliases in registry.models().items() for version in registry.versions(name)
+    ]
+    _check_releases(registry, store, {(v.name, v.version) for v, _ in versions})
+    found = [need for version, aliases in versions for need in _version_needs(version, aliases)]
+    for run in running_runs(api):
+        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris]
+    return found
+
+
+def releases(store: Store) -> list[Need]:
+    """Released models that no registry holds, as MLflow takes none from a folder: the store alone tells of them."""
+    found = []
+    for uri, artifact in store.artifacts.items():
+        if artifact.manifest.kind == "release":
+            released = artifact.read_json("release.json")
+            if released.get("version") is None:
+                found.append(Need(uri, REGISTERED, f"release {released.get('name', '')}, in no registry"))
+    return found
+
+
+def _version_needs(version: ModelVersion, aliases: Mapping[str, str]) -> list[Need]:
+    """What its tags lead to; its source, too, which with other programs' models is no artifact."""
+    own = sorted(alias for alias, number in aliases.items() if number == version.version)
+    why = f"{version.name} version {version.version}" + (f" ({', '.join(own)})" if own else "")
+    tagged = {value for key, value in version.tags.items() if key.startswith("mmbert.") and _is_place(value)}
+    needs = [Need(uri.rstrip("/"), REGISTERED, why) for uri in sorted(tagged)]
+    return [*needs, Need(version.source.rstrip("/"), REGISTERED, why, False)]
+
+
+def _is_place(value: str) -> bool:
+    return storage.is_s3(value) or (value.startswith("/") and "\n" not in value)
+
+
+def _check_server(api: Api, store: Store) -> None:
+    """Another server, or an empty one, knows of no model and of no run: all would be deleted."""
+    made = sorted(store.artifacts.values(), key=_finished, reverse=True)
+    runs = list(dict.fromkeys(run for a in made if (run := str(a.manifest.producer.get("mlflow_run_id") or ""))))
+    asked = runs[:_ASKED_RUNS]
+    if asked and not any(knows(api, run) for run in asked):
+        raise InfrastructureError(
+            f"MLflow at {api.uri} knows none of the last runs that made artifacts in {store.root} "
+            f"({', '.join(asked)}); is it another server? Set MLFLOW_TRACKING_URI to the one that tracked them"
+        )
+
+
+def _finished(artifact: Any) -> float:
+    return float(artifact.manifest.producer.get("finished", 0))
+
+
+def _check_releases(registry: Registry, store: Store, seen: set[tuple[str, str]]) -> None:
+    """A version that the store tells of and that MLflow does not list may be one that this user may not see."""
+    for artifact in store.artifacts.values():
+        if artifact.manifest.kind != "release":
+            continue
+        released = artifact.read_json("release.json")
+        name, version = str(released.get("name", "")), released.get("version")
+        if version is None or (name, str(version)) in seen:
+            continue
+        try:
+            registry.version(name, str(version))
+        except UserError:  # it was deleted
+            continue
+        raise InfrastructureError(
+            f"MLflow lists not all registered models: {name} version {version} is there, and not in its list; run this "
+            "as a user who may read everything"
+        )

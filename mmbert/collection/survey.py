@@ -1,0 +1,352 @@
+"""What is in a store, by what it is and by who needs it. Nothing is written here."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbert import artifacts, marks, storage
+from mmbert.artifacts import Artifact
+from mmbert.collection import layout
+from mmbert.collection.layout import Part
+from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, releases
+from mmbert.lineage import Store, read_store
+from mmbert.lineage.store import recorded_inputs
+from mmbert.marks import Mark
+from mmbert.storage import StoredFile
+
+RESUMABLE, RECENT, UNREACHABLE, MARKED, DUE = "resumable", "recent", "unreachable", "marked", "due"
+SUPERSEDED, LEFT, CACHE, SPOOL, RECORD, UNKNOWN = "superseded", "left over", "cache", "unsent", "record", "unknown"
+KEPT_STATES = (REGISTERED, RUNNING, ASKED, RESUMABLE, RECENT)
+"""Why something is needed, the strongest reason first."""
+_RESUMABLE_PARTS = {Part.KEPT, Part.RESUME}
+
+
+@dataclass
+class Group:
+    """Files of one state. `place` is the artifact's path below the root; `name` says what they are to people."""
+
+    kind: str
+    state: str
+    name: str
+    why: str = ""
+    place: str = ""
+    files: list[StoredFile] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def oldest(self) -> float:
+        return min((file.modified for file in self.files), default=0.0)
+
+    @property
+    def newest(self) -> float:
+        return max((file.modified for file in self.files), default=0.0)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """`problems`: what could not be read or is missing, each with what to do; where there are some nothing is deleted.
+
+    `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed.
+    """
+
+    root: str
+    groups: tuple[Group, ...]
+    marks: Mapping[str, Mark]
+    problems: tuple[str, ...]
+    consumers: Mapping[str, Sequence[str]]
+    kept: frozenset[str]
+    grace: float
+    when: float
+
+    def of(self, *states: str) -> list[Group]:
+        return [group for group in self.groups if group.state in states]
+
+
+def survey(
+    root: str,
+    outside: Callable[[Store], Iterable[Need]],
+    grace: float,
+    lost: Iterable[str] = (),
+) -> Survey:
+    """List a store and say what of it is needed. `outside` finds what registries, runs and people need, `grace` is in
+    seconds; `lost` are URIs of artifacts that are known to be gone.
+
+    Raises InfrastructureError where the store cannot be listed or read, and as `outside`.
+    """
+    files = storage.list_stored(root)
+    store = read_store(root)
+    needs = list(outside(store))
+    places = _Places(store, files, marks.now(), grace)
+    return places.survey(needs, {uri.rstrip("/") for uri in lost})
+
+
+class _Places:
+    def __init__(self, store: Store, files: Sequence[StoredFile], now: float, grace: float) -> None:
+        self.store, self.now, self.grace = store, now, grace
+        self.root = store.root
+        self.files: dict[str, list[tuple[layout.Where, StoredFile]]] = {}
+        self.others: list[tuple[layout.Where, StoredFile]] = []
+        for file in files:
+            found = layout.where(file.path)
+            if found.place:
+                self.files.setdefault(found.place, []).append((found, file))
+            else:
+                self.others.append((found, file))
+        self.marks = self._marks()
+        self.kept: dict[str, tuple[str, str]] = {}
+        self.problems: list[str] = [f"{uri}: {problem}" for uri, problem in sorted(store.unreadable.items())]
+
+    def survey(self, needs: Iterable[Need], lost: set[str]) -> Survey:
+        needed = [*needs, *releases(self.store), *self._unfinished(), *self._recent()]
+        alike: dict[tuple[int, str], list[Need]] = defaultdict(list)
+        for need in needed:
+            alike[KEPT_STATES.index(need.state), need.why].append(need)
+        for (state, why), some in sorted(alike.items(), key=lambda item: item[0]):
+            self._keep(KEPT_STATES[state], why, some, lost)
+        self._keep_below()
+        groups = [group for place in sorted(self.files) for group in self._groups(place)]
+        return Survey(
+            self.root, (*groups, *self._other_groups()), self.marks, tuple(dict.fromkeys(self.problems)),
+            self._consumers(), frozenset(self.kept), self.grace, self.now,
+        )  # fmt: skip
+
+    def _consumers(self) -> dict[str, list[str]]:
+        made_from = {place: self.store.outputs(self._uri(place)) for place in self.files}
+        found = {place: [p for uri in uris if (p := self._place(uri))] for place, uris in made_from.items()}
+        for place in self.files:
+            if (over := layout.above(place)) != place and over in found:
+                found[over].append(place)
+        return found
+
+    def _uri(self, place: str) -> str:
+        return storage.join(self.root, place)
+
+    def _place(self, uri: str) -> str | None:
+        """The artifact of this store that is at `uri`, or that `uri` is a file of.
+
+        Fingerprints are unique: a store that was copied or mounted elsewhere, or was written under a relative path, is
+        told by them.
+        """
+        found = layout.place_in(uri)
+        return found if found in self.files else None
+
+    def _marks(self) -> dict[str, Mark]:
+        named = [p for p, files in self.files.items() if any(f.path == f"{p}/{marks.MARK}" for _, f in files)]
+        found = {place: marks.read(self._uri(place)) for place in named}
+        return {place: mark for place, mark in found.items() if mark is not None}
+
+    def _of(self, place: str, *parts: Part) -> list[StoredFile]:
+        return [file for found, file in self.files.get(place, ()) if found.part in parts]
+
+    def _wanted(self, place: str) -> list[StoredFile]:
+        return [file for file in self._of(place, Part.MARK) if file.path.endswith(f"/{marks.WANTED}")]
+
+    def _done(self, place: str) -> Artifact | None:
+        """The artifact, where it is complete both in the listing and when it was read."""
+        listed = bool(self._of(place, Part.MANIFEST))
+        return self.store.artifacts.get(self._uri(place)) if listed else None
+
+    def _is_young(self, files: Iterable[StoredFile]) -> bool:
+        return any(file.modified > self.now - self.grace for file in files)
+
+    def _unfinished(self) -> list[Need]:
+        """What work that is not done is made from, and its place, where it may go on."""
+        needs = []
+        for place, files in self.files.items():
+            broken_off = place in self.marks and self.marks[place].until
+            if self._of(place, Part.MANIFEST) or broken_off:
+                continue
+            own = [f for _, f in files]
+            state = RESUMABLE if self._of(place, *_RESUMABLE_PARTS) else RECENT if self._is_young(own) else ""
+            if not state:
+                continue
+            why = f"{self._uri(place)}, which is not done"
+            needs.append(Need(self._uri(place), state, why, False))
+            if note := self._of(place, Part.WORK):
+                needs += [Need(uri, state, why, uri not in self.store.unfinished) for uri in self._noted(note[0].path)]
+        return needs
+
+    def _noted(self, path: str) -> list[str]:
+        uri = storage.join(self.root, path)
+        try:
+            return [str(one) for one in json.loads(storage.read_bytes(uri))["inputs"]]
+        except storage.MissingFileError:  # it has just been done
+            return []
+        except (ValueError, KeyError, TypeError):
+            self.problems.append(f"{uri}: it cannot be read, and says what unfinished work is made from; delete it")
+            return []
+
+    def _recent(self) -> list[Need]:
+        """Young artifacts, and those that a run has wanted lately or that was written to since it was marked."""
+        found = []
+        for place in self.files:
+            used = self._of(place, Part.MANIFEST) + self._wanted(place)
+            mark = self.marks.get(place)
+            others = (file for where, file in self.files[place] if where.part is not Part.MARK)
+            touched = mark is not None and any(file.modified > mark.since for file in others)
+            over = layout.above(place)
+            if not self._done(place):
+                continue
+            if self._is_young(used) or touched:
+                found.append(Need(self._uri(place), RECENT, "made or used lately"))
+            if over != place and not self._of(over, Part.MANIFEST):
+                found.append(Need(self._uri(place), RESUMABLE, "training that is not done keeps it for good"))
+        return found
+
+    def _keep(self, state: str, why: str, needs: Iterable[Need], lost: set[str]) -> None:
+        uris = list(dict.fromkeys(uri for need in needs for uri in self._inside(need, lost)))
+        reached = self.store.made_of(uris)
+        for missing in self.store.missing(reached):
+            if missing.uri not in lost:
+                self._miss(
+                    missing.uri, f"{missing.needed_by[0]}, which is needed ({why}), is made from it", missing.problem
+                )
+        # Where other content stands at an input's place now, both stay.
+        also = [i.uri for uri in reached for i in self.store.inputs(uri) if i.changed]
+        for uri in (*uris, *reached, *also):
+            place = self._place(uri)
+            if place is not None:
+                self.kept.setdefault(place, (state, why))
+
+    def _inside(self, need: Need, lost: set[str]) -> list[str]:
+        """The artifacts that are needed, as the store has them; those elsewhere are followed into it."""
+        place = self._place(need.uri)
+        found = [] if place is None else [self._uri(place)]
+        there = place is not None and self._done(place) is not None
+        if need.uri.startswith(f"{self.root}/") or (place is not None and not _is_uri(need.uri)):
+            if need.complete and not there and need.uri not in lost:
+                self._miss(need.uri, f"{need.why} needs it", "there is no artifact")
+            return found
+        if _is_uri(need.uri) and (need.complete or layout.place_in(need.uri)):
+            found += self._elsewhere(need, need.complete and not there, lost)
+        return found
+
+    def _elsewhere(self, need: Need, complete: bool, lost: set[str]) -> list[str]:
+        """An artifact of another store, with what of this one it is made from."""
+        found, waiting = [need.uri], [need.uri]
+        while waiting:
+            artifact = artifacts.look(uri := waiting.pop())
+            if artifact is None:
+                if uri not in lost and (complete or uri != need.uri):
+                    self._miss(uri, f"{need.why} needs it", "there is no artifact")
+                continue
+            for named in dict.fromkeys(i.uri for i in recorded_inputs(artifact)):
+                place = self._place(named)
+                if place is not None and self._done(place):
+                    found.append(self._uri(place))
+                elif named not in found:
+                    found.append(named)
+                    waiting.append(named)
+        return found
+
+    def _miss(self, uri: str, who: str, problem: str) -> None:
+        self.problems.append(
+            f"{uri}: {problem}, and {who}; what it was made from is not known. Bring it back, or say that it is gone "
+            f"for good and that what only it was made from may go: --lost {uri}"
+        )
+
+    def _keep_below(self) -> None:
+        """A checkpoint's permanent ones stay with it."""
+        for place in self.files:
+            over = layout.above(place)
+            if over != place and over in self.kept:
+                self.kept.setdefault(place, self.kept[over])
+
+    def _groups(self, place: str) -> list[Group]:
+        kind = layout.kind(place)
+        unknown = Group(kind, UNKNOWN, "files that are none of ours", "", place, self._of(place, Part.UNKNOWN))
+        ours = [(found, file) for found, file in self.files[place] if found.part is not Part.UNKNOWN]
+        artifact = self._done(place)
+        found = [unknown]
+        if artifact is None and place not in self.kept and place in self.marks and self.marks[place].until:
+            found.append(Group(kind, DUE, "deletion that was broken off", "", place, [f for _, f in ours]))
+        elif artifact is None:
+            found += self._undone_groups(place, kind, ours)
+        else:
+            found += self._done_groups(place, kind, ours, artifact)
+        return [group for group in found if group.files]
+
+    def _done_groups(
+        self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]], artifact: Artifact
+    ) -> list[Group]:
+        if place not in self.kept:
+            # One that a run wanted long ago is marked anew.
+            mark = None if self._wanted(place) else self.marks.get(place)
+            state = UNREACHABLE if mark is None else DUE if self.now - mark.since > self.grace else MARKED
+            why = f"since {_days(self.now - mark.since)}" if mark else ""
+            return [Group(kind, state, "artifact", why, place, [file for _, file in ours])]
+        state, why = self.kept[place]
+        listed = {f"{place}/{file.key}" for file in artifact.manifest.files} | {
+            f"{place}/{artifacts.MANIFEST}", f"{place}/{marks.MARK}"
+        }  # fmt: skip
+        own = Group(kind, state, "artifact", why, place, [file for _, file in ours if file.path in listed])
+        rest = [(where, file) for where, file in ours if file.path not in listed]
+        young = self._is_young(self._of(place, Part.MANIFEST))
+        if state == RUNNING or young:
+            own.files += [file for _, file in rest]
+            return [own]
+        return [own, *self._rest_groups(place, kind, rest, own)]
+
+    def _rest_groups(
+        self, place: str, kind: str, rest: Sequence[tuple[layout.Where, StoredFile]], own: Group
+    ) -> list[Group]:
+        """What no manifest lists: of other attempts, each judged as a whole, and of training that has ended."""
+        by_name: dict[tuple[str, str], list[StoredFile]] = defaultdict(list)
+        for where, file in rest:
+            key = {
+                Part.ATTEMPT: (SUPERSEDED, f"attempt {where.attempt}"),
+                Part.RESUME: (LEFT, "resume checkpoints of finished training"),
+            }.get(where.part, (LEFT, "notes and progress of finished work"))
+            by_name[key].append(file)
+        groups = []
+        for (state, name), files in sorted(by_name.items()):
+            if self._is_young(files):
+                own.files += files
+            else:
+                groups.append(Group(kind, state, name, "", place, files))
+        return groups
+
+    def _undone_groups(self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]]) -> list[Group]:
+        """Other attempts can go on from kept files and resume checkpoints, from an attempt's own files never."""
+        state, why = self.kept.get(place, ("", ""))
+        whole = state in {RUNNING, REGISTERED, ASKED} or self._is_young(file for _, file in ours)
+        name = "work that is not done"
+        if whole:
+            return [Group(kind, state or RECENT, name, why, place, [file for _, file in ours])]
+        if self._of(place, *_RESUMABLE_PARTS):
+            dead = [file for where, file in ours if where.part in {Part.ATTEMPT, Part.TEMPORARY}]
+            rest = [file for where, file in ours if where.part not in {Part.ATTEMPT, Part.TEMPORARY}]
+            return [
+                Group(kind, RESUMABLE, name, why, place, rest),
+                Group(kind, SUPERSEDED, "attempts that nothing goes on from", "", place, dead),
+            ]
+        return [Group(kind, SUPERSEDED, "attempts that nothing goes on from", "", place, [f for _, f in ours])]
+
+    def _other_groups(self) -> list[Group]:
+        states = {
+            Part.CACHE: (CACHE, "work that is found done"),
+            Part.SPOOL: (SPOOL, "tracking that MLflow has not got yet"),
+            Part.RECORD: (RECORD, "scores and alerts, kept for good"),
+            Part.TICKET: (RECORD, "collections at work"),
+        }
+        by_top: dict[tuple[str, str, str], list[StoredFile]] = defaultdict(list)
+        for where, file in self.others:
+            state, name = states.get(where.part, (UNKNOWN, "files that are none of ours"))
+            top = file.path.split("/", maxsplit=1)[0] if where.part is not Part.UNKNOWN else "-"
+            by_top[top, state, name].append(file)
+        return [Group(top, state, name, "", "", files) for (top, state, name), files in sorted(by_top.items())]
+
+
+def _is_uri(text: str) -> bool:
+    return storage.is_s3(text) or Path(text).is_absolute()
+
+
+def _days(seconds: float) -> str:
+    return f"{seconds / 86400:.1f} days"

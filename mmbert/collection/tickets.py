@@ -1,0 +1,91 @@
+"""One collection at a time on a store: each leaves a ticket, then looks for others'; of two one at least gives way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import uuid
+from collections.abc import Iterator
+
+from mmbert import marks, storage
+from mmbert.collection.layout import TICKETS
+from mmbert.errors import InfrastructureError
+
+_LARGEST_SKEW_SECONDS = 900.0
+_TICKET_SECONDS = 3600.0
+"""Longer than it takes to list a store, during which a ticket is not renewed."""
+
+
+class Ticket:
+    """Renewed while the collection is at work; others take it for dead some time after it was renewed last."""
+
+    def __init__(self, root: str) -> None:
+        self._folder = storage.join(root, TICKETS)
+        self._name = f"{uuid.uuid4().hex}.json"
+        self._until = 0.0
+        self._renew()
+
+    def go_on(self) -> None:
+        """Raises LostError where the collection stood still for so long that another may have begun."""
+        if marks.now() > self._until:
+            raise marks.LostError(f"{self._folder}: the collection stood still for too long; run it again")
+        if marks.now() > self._until - _TICKET_SECONDS / 2:
+            self._renew()
+
+    def others(self) -> list[str]:
+        """Who else is at work. Dead collections' tickets are thrown away."""
+        found = []
+        for path in storage.list_files(self._folder):
+            if path == self._name:
+                continue
+            uri = storage.join(self._folder, path)
+            with contextlib.suppress(storage.MissingFileError):
+                until, host = _read(uri)
+                if marks.now() > until + marks.STALL_SECONDS:
+                    storage.delete_file(uri)
+                else:
+                    found.append(host)
+        return found
+
+    def skew(self) -> float:
+        """By how many seconds the store's clock is ahead of this machine's."""
+        listed = {file.path: file for file in storage.list_stored(self._folder)}
+        if self._name not in listed:
+            raise InfrastructureError(f"{self._folder}: what was just written is not listed; is this store consistent?")
+        return listed[self._name].modified - (self._until - _TICKET_SECONDS)
+
+    def end(self) -> None:
+        storage.delete_file(storage.join(self._folder, self._name))
+
+    def _renew(self) -> None:
+        self._until = marks.now() + _TICKET_SECONDS
+        text = json.dumps({"until": self._until, "host": platform.node()})
+        storage.write_bytes(storage.join(self._folder, self._name), text.encode())
+
+
+def _read(uri: str) -> tuple[float, str]:
+    try:
+        data = json.loads(storage.read_bytes(uri))
+        return float(data["until"]), str(data["host"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InfrastructureError(f"{uri}: no ticket of `mmbert storage collect`; delete it") from error
+
+
+@contextlib.contextmanager
+def alone(root: str) -> Iterator[Ticket]:
+    """Raises InfrastructureError where another collection is at work, or the clocks differ by a quarter of an hour."""
+    ticket = Ticket(root)
+    try:
+        if others := ticket.others():
+            raise InfrastructureError(
+                f"{root}: another collection is at work (on {', '.join(others)}); run it again when that has ended"
+            )
+        if abs(skew := ticket.skew()) > _LARGEST_SKEW_SECONDS:
+            raise InfrastructureError(
+                f"{root}: the store's clock and this machine's differ by {abs(skew) / 60:.0f} minutes, and ages decide "
+                "what goes; set the clock right"
+            )
+        yield ticket
+    finally:
+        ticket.end()

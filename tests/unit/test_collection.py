@@ -1,0 +1,436 @@
+"""What a collection keeps, what goes, what makes it refuse; and that each thing that keeps something is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from components.cli import cli
+from mmbert import artifacts, marks, storage
+from mmbert.collection import collect as collecting
+from mmbert.collection import survey as surveying
+from mmbert.collection import tickets
+from mmbert.collection.collect import Collected, collect, planned
+from mmbert.collection.needs import asked_for
+from mmbert.collection.survey import Survey, survey
+from mmbert.errors import InfrastructureError
+from tests.collecting import DAY, GRACE, HOUR, World
+
+LONG = GRACE + DAY
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield World(tmp_path / "store", patch)
+
+
+def put(world: World, path: str, data: str = "12345") -> Path:
+    file = Path(world.root, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(data, "utf-8")
+    os.utime(file, (world.now, world.now))
+    return file
+
+
+def begun(world: World, name: str, *made_of: artifacts.Artifact, resumable: bool = True) -> str:
+    """Work that was killed."""
+    uri = world.place(name)
+    writer = artifacts.ArtifactWriter(uri, "documents", uri.rpartition("/")[2], {}, {})
+    writer.begin({artifact.uri for artifact in made_of})
+    writer.add_bytes("text", b"half")
+    if resumable:
+        storage.write_bytes(storage.join(writer.kept_uri, "shard"), b"shard")
+    return uri
+
+
+def looked(world: World, **options: Any) -> Survey:
+    return survey(world.root, world.needs, GRACE, **options)
+
+
+def states(found: Survey) -> dict[tuple[str, str], int]:
+    """Files by state and place (or top-level folder)."""
+    return {(group.state, group.place.rpartition("/")[2] or group.kind): len(group.files) for group in found.groups}
+
+
+def tail(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def test_every_file_is_counted_once_under_what_it_is(world: World) -> None:
+    base = world.make("base")
+    model = world.make("model", [base])
+    superseded = put(world, f"documents/{tail(base.uri)}/attempts/{'0' * 12}/text")
+    put(world, f"documents/{tail(model.uri)}/resume/{'0' * 12}/{'1'.zfill(12)}/composer.pt")
+    put(world, f"documents/{tail(model.uri)}/mine.txt")
+    half = begun(world, "half")
+    dead = begun(world, "dead", resumable=False)
+    world.make("nobody's")
+    for path in ("spool/1.jsonl", "results/d/s/1.parquet", "work/curation/clean/1/done.json", "work/alerts/m/told.json",
+                 "mine/notes.txt", "README"):  # fmt: skip
+        put(world, path)
+    world.now += LONG
+    running = world.make("running")
+    world.registry["3 (champion)"] = model.uri
+    world.running["train"] = {running.uri}
+    world.now += LONG
+    world.make("young")
+
+    found = looked(world)
+    assert states(found) == {
+        ("registered", tail(base.uri)): 3,
+        ("superseded", tail(base.uri)): 1,
+        ("registered", tail(model.uri)): 3,
+        ("left over", tail(model.uri)): 1,
+        ("unknown", tail(model.uri)): 1,
+        ("resumable", tail(half)): 2,
+        ("superseded", tail(half)): 1,
+        ("superseded", tail(dead)): 2,
+        ("unreachable", tail(world.place("nobody's"))): 3,
+        ("running", tail(running.uri)): 3,
+        ("recent", tail(world.place("young"))): 3,
+        ("unsent", "spool"): 1,
+        ("record", "results"): 1,
+        ("record", "work"): 1,
+        ("cache", "work"): 1,
+        ("unknown", "-"): 2,
+    }
+    assert sum(len(group.files) for group in found.groups) == len(storage.list_files(world.root))
+    assert {g.why for g in found.of("registered")} == {"model version 3 (champion)"}
+
+    stay = {f.path for g in found.groups if g.state not in ("superseded", "left over") for f in g.files}
+    world.collect()
+    assert stay <= set(storage.list_files(world.root))
+    assert not superseded.exists()
+    assert storage.list_files(dead) == []
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    world.make("a")
+    world.now += LONG
+    world.collect()
+    world.now += LONG
+    before = storage.list_versions(world.root)
+    plan = planned(looked(world), caches=True)
+    assert [group.place for group in plan.gone] == [f"documents/{tail(world.place('a'))}"]
+    assert storage.list_versions(world.root) == before
+
+
+def test_what_is_needed_again_loses_its_mark_and_starts_anew(world: World) -> None:
+    made = world.make("a")
+    world.now += LONG
+    world.collect()
+    world.registry["1"] = made.uri
+    world.now += LONG
+    world.collect()
+    assert marks.read(made.uri) is None
+    world.registry.clear()
+    assert [group.place for group in world.collect().marked] == [f"documents/{tail(made.uri)}"]
+    world.now += GRACE - HOUR
+    world.collect()
+    assert world.complete(made.uri)
+    world.now += 2 * HOUR
+    world.collect()
+    assert not world.complete(made.uri)
+
+
+def test_caches_go_when_asked_for_and_nothing_runs(world: World) -> None:
+    old = put(world, "work/curation/clean/old/done.json")
+    told = put(world, "work/alerts/m/told.json")
+    world.now += LONG
+    young = put(world, "work/curation/clean/young/done.json")
+    running = world.make("a")
+    world.running["curate"] = {running.uri}
+    collect(world.root, world.needs, GRACE, caches=True)
+    assert old.exists()
+    world.running.clear()
+    world.collect()
+    assert old.exists()
+    collect(world.root, world.needs, GRACE, caches=True)
+    assert (old.exists(), young.exists(), told.exists()) == (False, True, True)
+
+
+def two_collections(world: World, between: float = LONG) -> None:
+    for _ in range(2):
+        world.now += between
+        world.collect()
+
+
+def an_hour_after_it_was_marked(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    made = world.make("a")
+    world.now += LONG
+    world.collect()
+    world.now += HOUR
+    world.needed_at.clear()
+    world.collect()
+    return [made.uri]
+
+
+def by_running_work(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    base = world.make("base")
+    made = world.make("made", [base])
+    world.running["pretrain"] = {made.uri}
+    two_collections(world)
+    return [base.uri, made.uri]
+
+
+def by_what_is_made_from_it(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    """Marked long before what was made from it, which a run may still find done."""
+    base = world.make("base")
+    world.now += LONG
+    world.collect()
+    world.now += LONG - 2 * HOUR
+    writer = artifacts.ArtifactWriter(
+        world.place("made"), "documents", tail(world.place("made")), {},
+        {"documents": [{"uri": base.uri, "digest": base.digest, "kind": "documents"}]},
+    )  # fmt: skip
+    writer.add_bytes("text", b"text")
+    made = writer.commit({})
+    for file in (Path(made.uri, artifacts.MANIFEST), *Path(made.uri).rglob("text")):
+        os.utime(file, (world.now - LONG, world.now - LONG))
+    world.now += 4 * HOUR
+    world.collect()
+    return [base.uri]
+
+
+def by_work_that_is_not_done(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    base = world.make("base")
+    begun(world, "half", base)
+    two_collections(world)
+    return [base.uri]
+
+
+def by_a_release_in_no_registry(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    model = world.make("model")
+    uri = storage.join(world.root, "release", "f" * 32)
+    entry = {"uri": model.uri, "digest": model.digest, "kind": "documents"}
+    writer = artifacts.ArtifactWriter(uri, "release", "f" * 32, {}, {"model": [entry]})
+    writer.add_json("release.json", {"name": "m", "version": None})
+    writer.commit({})
+    two_collections(world)
+    return [model.uri, uri]
+
+
+def by_a_run_that_found_it_marked(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    made = world.make("a")
+    world.now += LONG
+    world.collect()
+    world.now += LONG
+    assert artifacts.find(made.uri)
+    world.now += HOUR
+    world.collect()
+    return [made.uri]
+
+
+def by_training_that_is_not_done(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    """Its permanent checkpoints."""
+    training = storage.join(world.root, "checkpoint", "c" * 32)
+    begun_at = artifacts.ArtifactWriter(f"{training}/permanent/{'7'.zfill(12)}", "checkpoint", "d" * 32, {}, {})
+    begun_at.add_bytes("weights", b"w")
+    made = begun_at.commit({})
+    two_collections(world)
+    return [made.uri]
+
+
+def no_grace(patch: pytest.MonkeyPatch) -> None:
+    at_once = lambda root, outside, grace, lost=(): survey(root, outside, 0.0, lost)  # noqa: E731
+    patch.setattr(collecting, "survey", at_once)
+
+
+def nothing_runs(patch: pytest.MonkeyPatch) -> None:
+    def needs(self: World, store: object) -> list[object]:
+        return []
+
+    patch.setattr(World, "needs", needs)
+
+
+def any_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(collecting, "_gone", lambda consumer, there, going: True)
+
+
+def no_notes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surveying._Places, "_noted", lambda self, path: [])
+
+
+def no_releases(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surveying, "releases", lambda store: [])
+
+
+def no_wanted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surveying._Places, "_wanted", lambda self, place: [])
+    patch.setattr(marks, "wanted", lambda uri: False)
+
+
+def no_recent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surveying._Places, "_recent", lambda self: [])
+
+
+KEEPERS: list[tuple[Callable[[World, pytest.MonkeyPatch], list[str]], Callable[[pytest.MonkeyPatch], None]]] = [
+    (an_hour_after_it_was_marked, no_grace),
+    (by_running_work, nothing_runs),
+    (by_what_is_made_from_it, any_order),
+    (by_work_that_is_not_done, no_notes),
+    (by_a_release_in_no_registry, no_releases),
+    (by_a_run_that_found_it_marked, no_wanted),
+    (by_training_that_is_not_done, no_recent),
+]
+
+
+@pytest.mark.parametrize(("kept", "removed"), KEEPERS, ids=[kept.__name__ for kept, _ in KEEPERS])
+def test_it_is_kept_and_would_not_be_otherwise(
+    world: World, monkeypatch: pytest.MonkeyPatch,
+    kept: Callable[[World, pytest.MonkeyPatch], list[str]], removed: Callable[[pytest.MonkeyPatch], None],
+) -> None:  # fmt: skip
+    assert all(world.complete(uri) for uri in kept(world, monkeypatch))
+    for uri in storage.list_files(world.root):
+        Path(world.root, uri).unlink()
+    # What the test itself would say of a deletion is not what is asked here.
+    monkeypatch.setattr(world, "_check_deletion", lambda uri: None)
+    removed(monkeypatch)
+    assert not all(world.complete(uri) for uri in kept(world, monkeypatch))
+
+
+def test_an_attempt_that_is_committed_meanwhile_is_not_deleted(world: World) -> None:
+    """A dry attempt's files look superseded until its manifest is written."""
+    made = world.make("a")
+    world.registry["1"] = made.uri
+    late = artifacts.ArtifactWriter(made.uri, "documents", tail(made.uri), {}, {})
+    late.add_bytes("text", b"text a")
+    world.now += LONG
+    collector = world.collector()
+    while collector.at != "mlflow":
+        collector.step()
+    late.commit({})
+    collector.finish()
+    assert world.complete(made.uri)
+
+
+def test_an_unreadable_manifest_stops_everything_and_is_named(world: World) -> None:
+    made = world.make("a")
+    world.now += LONG
+    Path(made.uri, artifacts.MANIFEST).write_text("{", "utf-8")
+    with pytest.raises(InfrastructureError, match=rf"{tail(made.uri)}.*manifest.json cannot be read.*delete it"):
+        world.collect()
+    with pytest.raises(InfrastructureError, match="nothing is deleted"):
+        planned(looked(world), caches=False)
+
+
+def test_a_lost_input_of_something_needed_stops_everything_until_it_is_said_to_be_lost(world: World) -> None:
+    first = world.make("first")
+    base = world.make("base", [first])
+    model = world.make("model", [base])
+    world.registry["1"] = model.uri
+    Path(base.uri, artifacts.MANIFEST).unlink()
+    world.now += LONG
+    with pytest.raises(InfrastructureError, match=f"--lost {base.uri}"):
+        world.collect()
+    found = collect(world.root, world.needs, GRACE, lost=[base.uri])
+    assert [group.place for group in found.marked] == [f"documents/{tail(first.uri)}"]
+
+
+def test_a_registered_model_that_is_gone_stops_everything(world: World) -> None:
+    world.make("a")
+    world.registry["1"] = world.place("gone")
+    world.now += LONG
+    with pytest.raises(InfrastructureError, match="there is no artifact, and model version 1 needs it"):
+        world.collect()
+
+
+def test_a_folder_that_cannot_be_listed_stops_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.make("a")
+    world.now += LONG
+    scandir = os.scandir
+
+    def refuses(path: Any) -> Any:
+        if str(path).endswith("attempts"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(InfrastructureError, match="Permission denied"):
+        world.collect()
+    assert world.complete(made.uri)
+
+
+def test_a_wrong_clock_stops_everything(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world.make("a")
+    monkeypatch.setattr(marks, "now", lambda: world.now + 10 * 365 * DAY)
+    with pytest.raises(InfrastructureError, match="set the clock right"):
+        world.collect()
+    monkeypatch.setattr(tickets, "_LARGEST_SKEW_SECONDS", 1e12)
+    assert collect(world.root, world.needs, GRACE).marked
+    assert world.complete(made.uri)
+
+
+def test_what_is_asked_to_be_kept_is_kept_with_what_it_is_made_from(world: World) -> None:
+    base = world.make("base")
+    made = world.make("made", [base])
+    world.now += LONG
+    found: Collected = collect(world.root, lambda store: asked_for([f"{made.uri}/"]), GRACE)
+    assert not found.marked
+    assert base.uri != made.uri
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("MLFLOW_TRACKING_URI", "MMBERT_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MMBERT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "files").mkdir(parents=True)
+    (tmp_path / "cache" / "files" / "a").write_text("123", "utf-8")
+    root = tmp_path / "store"
+    uri = storage.join(str(root), "documents", "a" * 32)
+    writer = artifacts.ArtifactWriter(uri, "documents", "a" * 32, {}, {})
+    writer.add_bytes("text", b"text")
+    writer.commit({})
+    old = 1_700_000_000
+    for path in root.rglob("*"):
+        os.utime(path, (old, old))
+    return root
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["storage", *arguments])
+    if isinstance(result.exception, Exception) and hasattr(result.exception, "exit_code"):
+        return result.exception.exit_code, str(result.exception)
+    return result.exit_code, result.output
+
+
+def test_the_command_shows_and_collects(store: Path) -> None:
+    code, text = said("--root", str(store))
+    assert code == 0
+    for words in ("unreachable  documents  artifact", str(store / "documents" / ("a" * 32)), "MMBERT_CACHE", "3 B"):
+        assert words in text
+    code, shown = said("--root", str(store), "--json")
+    assert json.loads(shown[shown.index("{") :])["groups"][0]["state"] == "unreachable"
+
+    code, text = said("collect", "--root", str(store))
+    assert (code, "--without-registry" in text) == (2, True)
+    code, text = said("collect", "--root", str(store), "--without-registry")
+    assert code == 0
+    assert "would be marked as needed by nothing: 1" in text
+    assert "nothing was changed" in text
+    assert not (store / "collection").exists()
+    code, text = said("collect", "--root", str(store), "--without-registry", "--delete", "--json")
+    assert len(json.loads(text)["marked"]) == 1
+    assert (store / "documents" / ("a" * 32) / marks.MARK).exists()
+
+
+def test_the_command_refuses_what_it_cannot_know(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert said("collect", "--root", str(store / "nowhere"), "--without-registry")[0] == 2
+    assert said("--root", str(store), "collect", "--without-registry") == (
+        2, "give the options behind `mmbert storage collect`"
+    )  # fmt: skip
+    code, text = said("collect", "--root", str(store), "--without-registry", "--older-than", "0")
+    assert (code, "an hour" in text) == (2, True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("mmbert.tracking.api._FIRST_WAIT_SECONDS", 0.0)
+    code, text = said("collect", "--root", str(store), "--delete")
+    assert (code, "no answer from MLflow" in text) == (3, True)
+    assert not (store / "documents" / ("a" * 32) / marks.MARK).exists()
