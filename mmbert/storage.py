@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import os
+import re
 import shutil
 import time
 import uuid
@@ -158,13 +159,44 @@ def _s3_error(uri: str, error: Exception) -> Exception:
     return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {text}")
 
 
+class _CutError(OSError):
+    """An answer's body is shorter than the range that its header names."""
+
+
+def _body(uri: str, **request: str) -> tuple[bytes, str]:
+    """An object's bytes and ETag. botocore repeats a request, but not the reading of its answer: where that is cut, it
+    is asked for again."""
+    bucket, key = split_s3(uri)
+    for attempt in range(1, _S3_ATTEMPTS + 1):
+        answer = s3_client().get_object(Bucket=bucket, Key=key, **request)
+        try:
+            data: bytes = answer["Body"].read()
+            # A proxy that cuts a body may tell its new length.
+            span = re.match(r"bytes (\d+)-(\d+)/", answer.get("ContentRange", ""))
+            if span is not None and len(data) != (size := int(span[2]) - int(span[1]) + 1):
+                raise _CutError(f"the answer was cut: {len(data)} bytes instead of {size}")
+        except Exception:
+            if attempt == _S3_ATTEMPTS:
+                raise
+            continue
+        return data, answer["ETag"]
+    raise AssertionError("unreachable")
+
+
 @_said_plainly
 def read_bytes(uri: str) -> bytes:
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        body: bytes = s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
+        return _body(uri)[0]
     return Path(uri).read_bytes()
+
+
+def fetched_twice(fetch: Callable[[], R], damaged: type[Exception]) -> R:
+    """What `fetch` returns, tried again where it raises `damaged`: what was spoilt on its way comes whole then, and
+    what lies spoilt in the store does not."""
+    try:
+        return fetch()
+    except damaged:
+        return fetch()
 
 
 @_said_plainly
@@ -173,10 +205,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
     if not size:
         return b""
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        wanted = f"bytes={offset}-{offset + size - 1}"
-        body: bytes = s3_client().get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].read()
-        return body
+        return _body(uri, Range=f"bytes={offset}-{offset + size - 1}")[0]
     with Path(uri).open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -337,21 +366,10 @@ class _S3Object(io.RawIOBase):
 
 @_said_plainly
 def _read_range(uri: str, etag: str, start: int, length: int) -> bytes:
-    bucket, key = split_s3(uri)
-    span = f"bytes={start}-{start + length - 1}"
-    for attempt in range(1, _S3_ATTEMPTS + 1):
-        answer = s3_client().get_object(Bucket=bucket, Key=key, Range=span)
-        if answer["ETag"] != etag:
-            raise InfrastructureError(f"{uri}: the object changed while it was read; run it again")
-        try:
-            data: bytes = answer["Body"].read()
-        except Exception:
-            # botocore repeats a request, but not the reading of its answer.
-            if attempt == _S3_ATTEMPTS:
-                raise
-            continue
-        return data
-    raise AssertionError("unreachable")
+    data, found = _body(uri, Range=f"bytes={start}-{start + length - 1}")
+    if found != etag:
+        raise InfrastructureError(f"{uri}: the object changed while it was read; run it again")
+    return data
 
 
 @_said_plainly

@@ -35,6 +35,8 @@ class MixtureStream:
     language: str
     uri: str
     weight: float
+    digests: tuple[str, str] = ("", "")
+    """The sha256 of the data set's index.json and languages.json, where an artifact holds it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def open_streams(streams: Sequence[MixtureStream]) -> tuple[list[StreamRows], li
     """
     from mmbert.loader.shards import open_data_set
 
-    opened = {uri: open_data_set(uri) for uri in dict.fromkeys(s.uri for s in streams)}
+    opened = {uri: open_data_set(uri, digests) for uri, digests in {s.uri: s.digests for s in streams}.items()}
     rows = []
     for stream in streams:
         data_set, languages = opened[stream.uri]

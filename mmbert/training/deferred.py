@@ -45,7 +45,10 @@ def install() -> None:
 
 class _Finder(MetaPathFinder):
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None  # noqa: ARG002
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
         names = _PACKAGES.get(fullname)
         spec = None if names is None else PathFinder.find_spec(fullname, path)
