@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 _S3_ATTEMPTS = 5
 _S3_RANGE_BYTES = 2**23
+_WITH_CHECKSUM = {"ChecksumMode": "ENABLED"}
 _DELETED_AT_ONCE = 1000  # what S3 takes in one request
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
@@ -75,7 +76,7 @@ def s3_client() -> Any:
         connect_timeout=5,
         read_timeout=60,
         s3={"addressing_style": "path"} if endpoint else {},
-        # Some servers send the whole object's checksum with a range of it. Artifacts carry their own.
+        # Some servers send the whole object's checksum with a range of it: it is asked for with whole objects only.
         response_checksum_validation="when_required",
     )
     return boto3.session.Session().client(
@@ -134,7 +135,12 @@ def _counted(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+    from botocore.exceptions import (
+        ClientError,
+        EndpointConnectionError,
+        FlexibleChecksumError,
+        NoCredentialsError,
+    )
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("S3_ENDPOINT_URL") or "AWS"
     if isinstance(error, NoCredentialsError):
@@ -152,6 +158,8 @@ def _s3_error(uri: str, error: Exception) -> Exception:
         )
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
+    if isinstance(error, FlexibleChecksumError):
+        return InfrastructureError(f"{uri}: what came from {endpoint} is not what was stored ({text}); run it again")
     if isinstance(error, EndpointConnectionError):
         return InfrastructureError(
             f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
@@ -164,9 +172,13 @@ class _CutError(OSError):
 
 
 def _body(uri: str, **request: str) -> tuple[bytes, str]:
-    """An object's bytes and ETag. botocore repeats a request, but not the reading of its answer: where that is cut, it
-    is asked for again."""
+    """An object's bytes and ETag, against the checksum that the server has of a whole one.
+
+    botocore repeats a request, but not the reading of its answer: where that is cut or altered, it is asked for again.
+    """
     bucket, key = split_s3(uri)
+    if "Range" not in request:
+        request |= _WITH_CHECKSUM
     for attempt in range(1, _S3_ATTEMPTS + 1):
         answer = s3_client().get_object(Bucket=bucket, Key=key, **request)
         try:
@@ -251,9 +263,19 @@ def download(uri: str, target: Path) -> None:
     with _replacing(target) as temporary:
         if is_s3(uri):
             bucket, key = split_s3(uri)
-            s3_client().download_file(bucket, key, str(temporary))
+            fetched_twice(lambda: _download(bucket, key, temporary), _checksum_error())
         else:
             shutil.copyfile(uri, temporary)
+
+
+def _download(bucket: str, key: str, target: Path) -> None:
+    s3_client().download_file(bucket, key, str(target), ExtraArgs=_WITH_CHECKSUM)
+
+
+def _checksum_error() -> type[Exception]:
+    from botocore.exceptions import FlexibleChecksumError
+
+    return FlexibleChecksumError
 
 
 @_said_plainly
