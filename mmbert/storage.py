@@ -72,7 +72,7 @@ def s3_client() -> Any:
             "AWS_SECRET_ACCESS_KEY"
         )
     config = Config(
-        retries={"max_attempts": _S3_ATTEMPTS, "mode": "standard"},
+        retries={"total_max_attempts": _S3_ATTEMPTS, "mode": "standard"},
         connect_timeout=5,
         read_timeout=60,
         s3={"addressing_style": "path"} if endpoint else {},

@@ -77,7 +77,8 @@ class Proxy:
 
     def action(self, method: str, target: str) -> str:
         with self.lock:
-            return next((rule.action for rule in self.rules if rule.hits(method, target)), "")
+            hit = [rule.action for rule in self.rules if rule.hits(method, target)]
+            return hit[0] if hit else ""
 
     def note(self, request: Request) -> None:
         with self.lock:

@@ -1,5 +1,5 @@
-"""The trainer, killed from outside over and over: it goes on from its newest whole checkpoint and ends with the bytes of
-a run that was let alone."""
+"""The trainer, killed from outside over and over: it goes on from its newest whole checkpoint and ends with the same
+bytes as a run that was let alone."""
 
 from __future__ import annotations
 
