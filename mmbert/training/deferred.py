@@ -1,4 +1,4 @@
-"""Packages that Composer imports whole for a name or two: a third of a trainer's start, and of its restart.
+"""Packages that Composer imports whole for a name or two: half of a trainer's start, and of its restart.
 
 Their `__init__` runs when another name of theirs is first asked for; their modules can be imported before that.
 """
@@ -23,6 +23,14 @@ def _defined_in(module: str, name: str) -> Any:
 _Names = Mapping[str, Callable[[], Any]]
 
 _PACKAGES: Mapping[str, _Names] = {
+    # Its engine asks each time whether one of its algorithms is one of these.
+    "composer.algorithms": {
+        name: partial(_defined_in, f"composer.algorithms.{module}", name)
+        for module, name in {
+            "selective_backprop": "SelectiveBackprop",
+            "low_precision_layernorm": "LowPrecisionLayerNorm",
+        }.items()
+    },
     "mcli": {},
     "torchmetrics": {
         "_logger": partial(logging.getLogger, "torchmetrics"),

@@ -44,6 +44,8 @@ class Subject:
 
     name: str
     work: Callable[[str, Path], object]
+    most: int = 100
+    """How many kinds of fault are tried at it, where it takes long."""
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
@@ -68,6 +70,7 @@ def _trials_of(subject: Subject, store: Store, setting: Setting) -> Iterator[Tri
 
     chance = setting.random(f"s3/{subject.name}")
     kinds = [(kind, True) for kind in _OF_READS] + [(kind, False) for kind in _OF_WRITES]
+    kinds = chance.sample(kinds, min(subject.most, len(kinds)))
     if setting.quick:
         kinds = [chance.choice(kinds), (("flip", 1), True)]
     for number, ((action, times), reads) in enumerate(kinds):
@@ -183,17 +186,17 @@ def _subjects(store: Store) -> list[Subject]:
 
     run = store.run
 
-    def component(name: str, **arguments: object) -> Subject:
+    def component(name: str, most: int = 100, **arguments: object) -> Subject:
         def work(root: str, cache: Path) -> Artifact:
             return open_artifact(run_component(get_component(name), arguments, root).uri)
 
-        return Subject(name, work)
+        return Subject(name, work, most)
 
     return [
         component("mixture", recipe=run.recipe, shards=[run.shards], phase="pretrain"),
         component("tokenizer", recipe=run.recipe, documents=[run.documents]),
         component("tokenize", recipe=run.recipe, documents=run.documents, tokenizer=run.tokenizer),
-        component("curate", recipe=run.recipe, group="0"),
+        component("curate", 8, recipe=run.recipe, group="0"),
         Subject("checkpoints", _checkpoints),
         Subject("loader", functools.partial(_batches, store)),
     ]

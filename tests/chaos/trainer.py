@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from components.runtime import run_component
 from mmbert.artifacts import open_artifact
 from mmbert.sealed import unseal
 from tests.chaos.matrix import Fault, Setting, Trial
-from tests.chaos.proxy import Rule
+from tests.chaos.proxy import Action, Rule
 from tests.chaos.stores import Store, small_run, start_store
 from tests.killing import Trainer, training, wait_until_gone
 from tests.small_run import SmallRun, environment
@@ -157,7 +158,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
         )
     if setting.quick:
         return
-    yield Trial("trainer/uploads-through-a-slow-S3", functools.partial(_through_s3, setting, run, recipe), injected=4)
+    yield Trial("trainer/uploads-through-a-slow-S3", functools.partial(_through_s3, setting, run, recipe), injected=8)
     yield Trial("trainer/two-processes", functools.partial(_two_processes, line, setting.folder / "two"), injected=5)
 
 
@@ -240,7 +241,18 @@ def _through_s3(setting: Setting, run: SmallRun, recipe: str) -> float:
         killed.killed(1, _at_request(store, Rule("slow", "PUT", target, at=2)))
     killed.killed(1, _at_request(store, Rule("reset upload", "PUT", "*/resume/*complete.json*", times=2)))
     killed.killed(1, _at_request(store, Rule("slow", "PUT", "*weights.safetensors*")))
+    # What it goes on from comes damaged and late, too.
+    shutil.rmtree(folder / "cache")
+    bad: list[tuple[Action, str]] = [
+        ("flip", "*composer.pt*"),
+        ("shorter", "*loader.bin*"),
+        ("flip", "*.mds*"),
+        ("cut body", "*mixture.json*"),
+    ]
+    store.proxy.clear()
+    store.proxy.rules = [Rule(action, "GET", target) for action, target in bad]
     assert killed.ended() == wanted
+    assert store.proxy.met == len(bad)
     _say(killed)
     return max(killed.seconds)
 
