@@ -135,16 +135,9 @@ def _counted(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:
-    from botocore.exceptions import (
-        ClientError,
-        EndpointConnectionError,
-        FlexibleChecksumError,
-        NoCredentialsError,
-    )
+    from botocore.exceptions import ClientError
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("S3_ENDPOINT_URL") or "AWS"
-    if isinstance(error, NoCredentialsError):
-        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     # upload_file and download_file wrap the client's error in one of their own, with the code in the text.
     text = str(error)
@@ -158,13 +151,19 @@ def _s3_error(uri: str, error: Exception) -> Exception:
         )
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
+    return InfrastructureError(f"{uri}: {_failure(error, endpoint)}")
+
+
+def _failure(error: Exception, endpoint: str) -> str:
+    from botocore.exceptions import EndpointConnectionError, FlexibleChecksumError, NoCredentialsError
+
+    if isinstance(error, NoCredentialsError):
+        return "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if isinstance(error, FlexibleChecksumError):
-        return InfrastructureError(f"{uri}: what came from {endpoint} is not what was stored ({text}); run it again")
+        return f"what came from {endpoint} is not what was stored ({error}); run it again"
     if isinstance(error, EndpointConnectionError):
-        return InfrastructureError(
-            f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
-        )
-    return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {text}")
+        return f"no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
+    return f"S3 at {endpoint} failed: {error}"
 
 
 class _CutError(OSError):

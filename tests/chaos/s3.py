@@ -46,6 +46,7 @@ class Subject:
     work: Callable[[str, Path], object]
     most: int = 100
     """How many kinds of fault are tried at it, where it takes long."""
+    writes: bool = True
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
@@ -69,7 +70,7 @@ def _trials_of(subject: Subject, store: Store, setting: Setting) -> Iterator[Tri
         return made, list(store.proxy.requests)
 
     chance = setting.random(f"s3/{subject.name}")
-    kinds = [(kind, True) for kind in _OF_READS] + [(kind, False) for kind in _OF_WRITES]
+    kinds = [(kind, True) for kind in _OF_READS] + [(kind, False) for kind in _OF_WRITES if subject.writes]
     kinds = chance.sample(kinds, min(subject.most, len(kinds)))
     if setting.quick:
         kinds = [chance.choice(kinds), (("flip", 1), True)]
@@ -198,7 +199,7 @@ def _subjects(store: Store) -> list[Subject]:
         component("tokenize", recipe=run.recipe, documents=run.documents, tokenizer=run.tokenizer),
         component("curate", 8, recipe=run.recipe, group="0"),
         Subject("checkpoints", _checkpoints),
-        Subject("loader", functools.partial(_batches, store)),
+        Subject("loader", functools.partial(_batches, store), writes=False),
     ]
 
 
