@@ -188,6 +188,8 @@ class Artifact:
             return storage.fetched_twice(fetch, SpoiltError)
         except storage.MissingFileError as error:
             raise self._spoilt(path, "is missing") from error
+        except storage.DamagedError as error:
+            raise self._spoilt(path, "was altered: its checksum is not the store's") from error
 
     def _check(self, entry: File, size: int, sha256: str) -> None:
         if size != entry.size:

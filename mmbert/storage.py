@@ -38,6 +38,10 @@ class MissingFileError(UserError):
     """A file that should be there is not."""
 
 
+class DamagedError(InfrastructureError):
+    """An object is not, time and again, what the server's checksum of it says."""
+
+
 def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
@@ -151,19 +155,21 @@ def _s3_error(uri: str, error: Exception) -> Exception:
         )
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
-    return InfrastructureError(f"{uri}: {_failure(error, endpoint)}")
+    return _failure(uri, error, endpoint)
 
 
-def _failure(error: Exception, endpoint: str) -> str:
+def _failure(uri: str, error: Exception, endpoint: str) -> InfrastructureError:
     from botocore.exceptions import EndpointConnectionError, FlexibleChecksumError, NoCredentialsError
 
     if isinstance(error, NoCredentialsError):
-        return "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, FlexibleChecksumError):
-        return f"what came from {endpoint} is not what was stored ({error}); run it again"
+        return DamagedError(f"{uri}: what comes from {endpoint} is not what was stored there: {error}")
     if isinstance(error, EndpointConnectionError):
-        return f"no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
-    return f"S3 at {endpoint} failed: {error}"
+        return InfrastructureError(
+            f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
+        )
+    return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {error}")
 
 
 class _CutError(OSError):

@@ -58,6 +58,8 @@ class ResumePoint:
             storage.download(storage.join(self.uri, name), target)
         except storage.MissingFileError as error:
             raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint is missing") from error
+        except storage.DamagedError as error:
+            raise SpoiltError(str(error)) from error
         if digest_file(target) != self.digests[name]:
             raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint was altered or cut short")
 

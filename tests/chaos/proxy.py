@@ -29,6 +29,7 @@ Action = Literal[
     "flip",  # a bit of the body changed
     "wrong etag",
     "reset upload",  # the connection is reset in the middle of the request's body
+    "flip upload",  # a bit of the request's body changed
 ]
 OF_BODIES = ("cut body", "short body", "shorter", "flip")
 _PIECE = 2**16
@@ -152,7 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
                     upstream.putheader(name, value)
             upstream.endheaders()
             for piece in self._pieces(length):
-                upstream.send(piece)
+                changed = action == "flip upload" and piece
+                upstream.send(bytes([piece[0] ^ 1]) + piece[1:] if changed else piece)
             answer = upstream.getresponse()
             if action in ("500 after", "cut before"):
                 answer.read()

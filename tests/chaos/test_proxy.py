@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 from mmbert import artifacts, sealed, storage
-from mmbert.errors import InfrastructureError
+from mmbert.data.curation.work import WorkStore, read_checked
+from mmbert.data.rows import Place
+from mmbert.data.shard_units import Progress, Shard, Unit
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.loader.shards import open_data_set
 from mmbert.training import resume
 from tests.chaos import s3
@@ -174,7 +178,7 @@ def test_the_loaders_index_is_checked(proxy: Proxy, no_checksums: None) -> None:
     for name, value in (("index.json", {"shards": [entry]}), ("languages.json", languages)):
         data = json.dumps(value).encode()
         storage.write_bytes(f"{base}/{name}", data)
-        digests.append(artifacts.hashlib.sha256(data).hexdigest())
+        digests.append(digest(data))
     whole, _ = open_data_set(base)
     found = []
     for known in ((digests[0], digests[1]), ("", "")):
@@ -182,6 +186,39 @@ def test_the_loaders_index_is_checked(proxy: Proxy, no_checksums: None) -> None:
         proxy.rules = [Rule("flip", "GET", "*index.json*")]
         found.append(open_data_set(base, known)[0].shards == whole.shards)
     assert found == [True, False]
+
+
+def test_what_curation_keeps_is_checked(proxy: Proxy, no_checksums: None, tmp_path: Path) -> None:
+    kept = WorkStore(f"s3://{BUCKET}/proxy/work")
+    (tmp_path / "file").write_bytes(DATA)
+    kept.commit("stage", "f" * 32, {"file": tmp_path / "file"}, {"parts": "a" * 5_000})
+    proxy.rules = [Rule("flip", "GET", "*done.json*"), Rule("flip", "GET", "*f/file*")]
+    finished = kept.find("stage", ["f" * 32])["f" * 32]
+    assert finished.found == {"parts": "a" * 5_000}
+    file = finished.files["file"]
+    assert read_checked(file, 1_000, 500, digest(DATA[1_000:1_500])) == DATA[1_000:1_500]
+    assert proxy.met == 2
+    for rule in (Rule("flip", "GET", "*f/file*", times=2), Rule("shorter", "GET", "*f/file*", times=s3.FOR_GOOD)):
+        proxy.rules = [rule]
+        with pytest.raises((UserError, InfrastructureError), match=r"altered|cut"):
+            read_checked(file, 1_000, 500, digest(DATA[1_000:1_500]))
+    proxy.rules = [Rule("flip", "GET", "*f/file*")]
+    assert storage.read_range(file.uri, 1_000, 500) != DATA[1_000:1_500]
+
+
+def test_what_a_damaged_marker_of_tokenization_stands_for_is_made_again(proxy: Proxy, no_checksums: None) -> None:
+    unit = Unit("web", 0, ())
+    shard = Shard("web/shard", "0" * 64, 3, {"note": "a" * 5_000}, {}, Place(1, 2, 3))
+    uri = f"s3://{BUCKET}/proxy/progress"
+    Progress(uri, []).finish_shard(unit, 0, shard)
+    progress = Progress(uri, [*storage.list_files(uri), shard.path])
+    for times, found in ((1, [shard]), (2, [])):
+        proxy.rules = [Rule("flip", "GET", "*.json*", times=times)]
+        assert progress.shards(unit) == found
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def trial(store: Store, folder: Path, action: Any, target: str, at: int = 1) -> None:
@@ -231,6 +268,30 @@ def test_a_checkpoint_counts_once_all_of_it_is_there(
 
     monkeypatch.setattr(resume, "_save", marker_first)
     assert broken_off("first") == [1]
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_a_bit_changed_on_its_way_up_is_found_at_reading(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checksums: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AWS refuses it; this server keeps it."""
+    if not checksums:
+        monkeypatch.setattr(storage, "_WITH_CHECKSUM", {})
+    proxy.rules = [Rule("flip upload", "PUT", "*attempts*"), Rule("flip upload", "PUT", "*000002/composer.pt*")]
+    writer = artifacts.ArtifactWriter(f"s3://{BUCKET}/proxy/up-{checksums}", "checkpoint", "f" * 32, {}, {})
+    writer.add_bytes("a", DATA)
+    with pytest.raises(artifacts.SpoiltError, match="'a' of the checkpoint artifact was altered"):
+        writer.commit({}).read("a")
+    for batch in (1, 2):
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        (folder / "composer.pt").write_bytes(DATA)
+        resume._save(writer, resume.Saved(batch, batch, folder))
+    newest = resume.CheckpointStore(writer, 2).fetch_newest(tmp_path / "found")
+    assert newest is not None
+    assert newest.batch == 1
+    assert "trying an older resume checkpoint" in capsys.readouterr().out
+    assert proxy.met == 2
 
 
 def test_a_manifest_is_written_behind_its_files(store: Store, tmp_path: Path) -> None:
