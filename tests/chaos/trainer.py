@@ -24,7 +24,7 @@ from mmbert.artifacts import open_artifact
 from mmbert.sealed import unseal
 from tests.chaos.matrix import Fault, Setting, Trial
 from tests.chaos.proxy import Action, Rule
-from tests.chaos.stores import Store, small_run, start_store
+from tests.chaos.stores import Store, in_this_process, small_run, start_store
 from tests.killing import Trainer, training, wait_until_gone
 from tests.small_run import SmallRun, environment
 
@@ -230,7 +230,9 @@ def _through_s3(setting: Setting, run: SmallRun, recipe: str) -> float:
     """Killed while a slow store takes a checkpoint in, its marker too, and during the last upload of all."""
     folder = setting.folder / "s3"
     folder.mkdir()
-    store = start_store(folder, run, setting.stack)
+    stack = setting.stack
+    store = start_store(folder, run, stack)
+    in_this_process(store.environment, stack)
     disk = store.s3.folder / "chaos"
     lone = Run(
         _line(run, recipe, "s3://chaos/lone"), _environment(folder, **store.environment), lambda: _whole(disk / "lone")
