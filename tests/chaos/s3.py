@@ -43,31 +43,34 @@ class Subject:
     """What is tried: `work` does it below a root, with an empty cache, and returns what must be the same."""
 
     name: str
-    work: Callable[[str, Path], object]
+    work: Callable[[Store, str, Path], object]
     most: int = 100
     """How many kinds of fault are tried at it, where it takes long."""
     writes: bool = True
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    local = small_run(setting.folder.parent)
-    store = start_store(setting.folder, local, setting.stack)
-    in_this_process(store.environment, setting.stack)
-    for subject in _subjects(store):
+    @functools.cache
+    def store() -> Store:
+        started = start_store(setting.folder, small_run(setting.folder.parent), setting.stack)
+        in_this_process(started.environment, setting.stack)
+        return started
+
+    for subject in SUBJECTS:
         yield from _trials_of(subject, store, setting)
 
 
 FAULT = Fault("s3", "an S3 that misbehaves", trials)
 
 
-def _trials_of(subject: Subject, store: Store, setting: Setting) -> Iterator[Trial]:
+def _trials_of(subject: Subject, store: Callable[[], Store], setting: Setting) -> Iterator[Trial]:
     """Each kind at requests that chance chooses among those that the undisturbed work makes."""
 
     @functools.cache
     def undisturbed() -> tuple[object, list[Request]]:
-        store.proxy.clear()
-        made = _do(subject, store, f"{subject.name}-undisturbed", setting.folder)
-        return made, list(store.proxy.requests)
+        store().proxy.clear()
+        made = _do(subject, store(), f"{subject.name}-undisturbed", setting.folder)
+        return made, list(store().proxy.requests)
 
     chance = setting.random(f"s3/{subject.name}")
     kinds = [(kind, True) for kind in _OF_READS] + [(kind, False) for kind in _OF_WRITES if subject.writes]
@@ -88,7 +91,7 @@ def _trials_of(subject: Subject, store: Store, setting: Setting) -> Iterator[Tri
 
 def _attempt(
     subject: Subject,
-    store: Store,
+    started: Callable[[], Store],
     undisturbed: Callable[[], tuple[object, list[Request]]],
     action: Action,
     times: int,
@@ -97,6 +100,7 @@ def _attempt(
     place: str,
     folder: Path,
 ) -> float:
+    store = started()
     wanted, requests = undisturbed()
     rule = _rule(requests, action, times, reads, random.Random(seed), subject.name)
     if rule is None:
@@ -132,7 +136,7 @@ def _do(subject: Subject, store: Store, place: str, folder: Path) -> object:
     os.environ["MMBERT_CACHE"] = str(cache)
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        made = subject.work(store.root(place), cache)
+        made = subject.work(store, store.root(place), cache)
     if isinstance(made, Artifact):
         _check_whole(made, store)
         return made.digest
@@ -181,29 +185,25 @@ def _pattern(target: str, name: str) -> str:
     return f"{path}*{kind[0]}*" if kind else f"{path}*"
 
 
-def _subjects(store: Store) -> list[Subject]:
-    from components.contract import get_component
-    from components.runtime import run_component
+def _component(name: str, **arguments: object) -> Callable[[Store, str, Path], Artifact]:
+    """Run a component. Of its arguments those that begin with `run.` are artifacts of the small run."""
 
-    run = store.run
+    def given(store: Store, value: object) -> object:
+        if isinstance(value, list):
+            return [given(store, one) for one in value]
+        return getattr(store.run, str(value)[4:]) if str(value).startswith("run.") else value
 
-    def component(name: str, most: int = 100, **arguments: object) -> Subject:
-        def work(root: str, cache: Path) -> Artifact:
-            return open_artifact(run_component(get_component(name), arguments, root).uri)
+    def work(store: Store, root: str, cache: Path) -> Artifact:
+        from components.contract import get_component
+        from components.runtime import run_component
 
-        return Subject(name, work, most)
+        filled = {key: given(store, value) for key, value in arguments.items()}
+        return open_artifact(run_component(get_component(name), filled, root).uri)
 
-    return [
-        component("mixture", recipe=run.recipe, shards=[run.shards], phase="pretrain"),
-        component("tokenizer", recipe=run.recipe, documents=[run.documents]),
-        component("tokenize", recipe=run.recipe, documents=run.documents, tokenizer=run.tokenizer),
-        component("curate", 8, recipe=run.recipe, group="0"),
-        Subject("checkpoints", _checkpoints),
-        Subject("loader", functools.partial(_batches, store), writes=False),
-    ]
+    return work
 
 
-def _checkpoints(root: str, cache: Path) -> object:
+def _checkpoints(store: Store, root: str, cache: Path) -> object:
     """Keep three resume checkpoints and a permanent one of a phase, and go on from the newest as a later run would."""
     from mmbert.training import resume
 
@@ -218,16 +218,16 @@ def _checkpoints(root: str, cache: Path) -> object:
         return ArtifactWriter(f"{root}/checkpoint/f", "checkpoint", "f" * 32, {}, {})
 
     before, resume._RETRY_SECONDS = resume._RETRY_SECONDS, (0.05, 0.05)
-    store = resume.CheckpointStore(writer(), keep=2)
+    kept = resume.CheckpointStore(writer(), keep=2)
     try:
         for batch in (1, 2, 3):
-            store.save(saved(batch), saved(batch, "permanent") if batch == 2 else None)
-        store.finish()
+            kept.save(saved(batch), saved(batch, "permanent") if batch == 2 else None)
+        kept.finish()
         found = cache / "found"
         newest = resume.CheckpointStore(writer(), keep=2).fetch_newest(found)
     except MmbertError:
         with contextlib.suppress(MmbertError):
-            store.finish()
+            kept.finish()
         raise
     finally:
         resume._RETRY_SECONDS = before
@@ -253,3 +253,14 @@ def _batches(store: Store, root: str, cache: Path) -> object:
     streams = mixture_streams(rows, [open_artifact(store.run.shards, "shards")])
     loader = iter(build_loader(streams, loader_settings(recipe, "pretrain", cache), 0, 1, 0))
     return hashlib.sha256(b"".join(next(loader).input_ids.numpy().tobytes() for _ in range(3))).hexdigest()
+
+
+_RECIPE = {"recipe": "run.recipe"}
+SUBJECTS = (
+    Subject("mixture", _component("mixture", **_RECIPE, shards=["run.shards"], phase="pretrain")),
+    Subject("tokenizer", _component("tokenizer", **_RECIPE, documents=["run.documents"])),
+    Subject("tokenize", _component("tokenize", **_RECIPE, documents="run.documents", tokenizer="run.tokenizer")),
+    Subject("curate", _component("curate", **_RECIPE, group="0"), most=8),
+    Subject("checkpoints", _checkpoints),
+    Subject("loader", _batches, writes=False),
+)

@@ -24,7 +24,7 @@ from mmbert.artifacts import open_artifact
 from mmbert.sealed import unseal
 from tests.chaos.matrix import Fault, Setting, Trial
 from tests.chaos.proxy import Action, Rule
-from tests.chaos.stores import Store, in_this_process, small_run, start_store
+from tests.chaos.stores import BUCKET, Store, in_this_process, small_run, start_store
 from tests.killing import Trainer, training, wait_until_gone
 from tests.small_run import SmallRun, environment
 
@@ -143,10 +143,17 @@ def _when(begun: Callable[[], bool]) -> Kill:
 
 
 def trials(setting: Setting) -> Iterator[Trial]:
-    run = small_run(setting.folder.parent)
     chance = setting.random("trainer")
-    recipe = _recipe(run, setting.folder, 16 if setting.quick else 60)
-    line = functools.partial(_line, run, recipe)
+
+    @functools.cache
+    def recipe() -> tuple[SmallRun, str]:
+        run = small_run(setting.folder.parent)
+        return run, _recipe(run, setting.folder, 16 if setting.quick else 60)
+
+    def line(root: str) -> list[str]:
+        run, changed = recipe()
+        return run.command("train", root, {**run.train, "recipe": changed})
+
     undisturbed = functools.cache(functools.partial(_undisturbed, line, setting.folder))
     rounds = 1 if setting.quick else 3
     for number in range(rounds):
@@ -158,7 +165,7 @@ def trials(setting: Setting) -> Iterator[Trial]:
         )
     if setting.quick:
         return
-    yield Trial("trainer/uploads-through-a-slow-S3", functools.partial(_through_s3, setting, run, recipe), injected=8)
+    yield Trial("trainer/uploads-through-a-slow-S3", functools.partial(_through_s3, setting, recipe), injected=8)
     yield Trial("trainer/two-processes", functools.partial(_two_processes, line, setting.folder / "two"), injected=5)
 
 
@@ -180,10 +187,6 @@ def _recipe(run: SmallRun, folder: Path, batches: int) -> str:
     changes = [f"phases.pretrain.tokens={batches * 1000}", f"training.checkpoint_tokens={INTERVAL * 1000}"]
     changes += ["training.keep_checkpoints=3", "training.workers=1", "training.log_every=1"]
     return run_component(get_component("recipe"), {"preset": preset, "overrides": changes}, str(folder / "recipe")).uri
-
-
-def _line(run: SmallRun, recipe: str, root: str) -> list[str]:
-    return run.command("train", root, {**run.train, "recipe": recipe})
 
 
 def _environment(folder: Path, **more: str) -> dict[str, str]:
@@ -226,19 +229,21 @@ def _over_and_over(
     return max(run.seconds)
 
 
-def _through_s3(setting: Setting, run: SmallRun, recipe: str) -> float:
+def _through_s3(setting: Setting, recipe: Callable[[], tuple[SmallRun, str]]) -> float:
     """Killed while a slow store takes a checkpoint in, its marker too, and during the last upload of all."""
     folder = setting.folder / "s3"
     folder.mkdir()
-    stack = setting.stack
-    store = start_store(folder, run, stack)
-    in_this_process(store.environment, stack)
-    disk = store.s3.folder / "chaos"
-    lone = Run(
-        _line(run, recipe, "s3://chaos/lone"), _environment(folder, **store.environment), lambda: _whole(disk / "lone")
-    )
-    killed = Run(_line(run, recipe, "s3://chaos/root"), lone.environment, lambda: _whole(disk / "root"))
-    wanted = lone.ended()
+    local, changed = recipe()
+    store = start_store(folder, local, setting.stack)
+    in_this_process(store.environment, setting.stack)
+    variables = _environment(folder, **store.environment)
+
+    def run(name: str) -> Run:
+        line = store.run.command("train", store.root(name), {**store.run.train, "recipe": changed})
+        return Run(line, variables, lambda: _whole(store.s3.folder / BUCKET / name))
+
+    killed = run("killed")
+    wanted = run("lone").ended()
     for target in ("*/resume/*composer.pt*", "*/resume/*complete.json*"):
         killed.killed(1, _at_request(store, Rule("slow", "PUT", target, at=2)))
     killed.killed(1, _at_request(store, Rule("reset upload", "PUT", "*/resume/*complete.json*", times=2)))
