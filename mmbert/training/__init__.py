@@ -1,4 +1,4 @@
-"""Composer stays within this package."""
+"""Training of one phase: optimiser, schedules, callbacks, trainer. Composer stays within this package."""
 
 from mmbert.training import deferred
 
