@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import dataclass
 from itertools import islice
 from types import SimpleNamespace
@@ -12,9 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mmbert.errors import InfrastructureError
 from mmbert.loader.batch import Batch
 from mmbert.loader.lane import StreamRows
-from mmbert.loader.loader import Loader, LoaderSettings
+from mmbert.loader.loader import Loader, LoaderSettings, lost_worker_explained
 from mmbert.loader.masking import MaskingRule
 from mmbert.loader.state import LoaderState
 from mmbert.training import callbacks
@@ -79,3 +83,17 @@ def test_random_numbers_are_of_the_batch_and_not_of_the_process(monkeypatch: pyt
     assert drawn(0, 6)[3:] == drawn(3, 6)
     monkeypatch.setattr(callbacks, "seed_everything_for", lambda *_: None)
     assert drawn(0, 6)[3:] != drawn(3, 6)
+
+
+def test_a_loader_process_killed_at_any_moment_is_infrastructure() -> None:
+    workers = torch.utils.data.DataLoader(list(range(1_000)), num_workers=1, generator=torch.Generator())
+    parts: Any = iter(workers)
+    next(parts)
+
+    def wait_for_the_signal() -> None:
+        os.kill(parts._workers[0].pid, signal.SIGKILL)
+        for _ in range(1_000):
+            time.sleep(0.01)
+
+    with pytest.raises(InfrastructureError, match="a loader process was killed"), lost_worker_explained():
+        wait_for_the_signal()
