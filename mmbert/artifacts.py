@@ -24,16 +24,23 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmbert import marks, storage
 from mmbert.errors import UserError
+from mmbert.sealed import seal, unseal
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 KEPT = "kept"
 WORK = "work.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class SpoiltError(UserError):
+    """An artifact's manifest is damaged, or a file is not what the manifest says."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +132,13 @@ class Artifact:
     def read(self, path: str) -> bytes:
         """A file's bytes, checked against its digest. Raises UserError if it is missing, truncated or altered."""
         entry = self.file(path)
-        try:
+
+        def fetch() -> bytes:
             data = storage.read_bytes(self.remote(path))
-        except storage.MissingFileError as error:
-            raise self._spoilt(path, "is missing") from error
-        if len(data) != entry.size:
-            raise self._spoilt(path, f"has {len(data)} bytes instead of {entry.size}")
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
-        return data
+            self._check(entry, len(data), hashlib.sha256(data).hexdigest())
+            return data
+
+        return self._fetched(path, fetch)
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
@@ -141,18 +146,16 @@ class Artifact:
     def download(self, path: str, target: Path) -> None:
         """Bring a file to `target`, checked against its digest. Raises UserError as `read` does, and leaves nothing."""
         entry = self.file(path)
-        try:
+
+        def fetch() -> None:
             storage.download(self.remote(path), target)
-        except storage.MissingFileError as error:
-            raise self._spoilt(path, "is missing") from error
-        try:
-            if (size := target.stat().st_size) != entry.size:
-                raise self._spoilt(path, f"has {size} bytes instead of {entry.size}")
-            if digest_file(target) != entry.sha256:
-                raise self._spoilt(path, "was altered: its sha256 is not the manifest's")
-        except UserError:
-            target.unlink()
-            raise
+            try:
+                self._check(entry, target.stat().st_size, digest_file(target))
+            except SpoiltError:
+                target.unlink()
+                raise
+
+        self._fetched(path, fetch)
 
     def fetch(self, path: str, cache: Path) -> Path:
         """Bring a file into `cache` (shared by processes, keyed by content) and return its local path."""
@@ -182,8 +185,22 @@ class Artifact:
             list(pool.map(bring, self.paths(prefix)))
         return target
 
-    def _spoilt(self, path: str, how: str) -> UserError:
-        return UserError(
+    def _fetched(self, path: str, fetch: Callable[[], T]) -> T:
+        try:
+            return storage.fetched_twice(fetch, SpoiltError)
+        except storage.MissingFileError as error:
+            raise self._spoilt(path, "is missing") from error
+        except storage.DamagedError as error:
+            raise self._spoilt(path, "was altered: its checksum is not the store's") from error
+
+    def _check(self, entry: File, size: int, sha256: str) -> None:
+        if size != entry.size:
+            raise self._spoilt(entry.path, f"has {size} bytes instead of {entry.size}")
+        if sha256 != entry.sha256:
+            raise self._spoilt(entry.path, "was altered: its sha256 is not the manifest's")
+
+    def _spoilt(self, path: str, how: str) -> SpoiltError:
+        return SpoiltError(
             f"{self.uri}: '{path}' of the {self.manifest.kind} artifact {how}. "
             f"Delete {storage.join(self.uri, MANIFEST)} and run the step again to rebuild it."
         )
@@ -197,8 +214,9 @@ def find(uri: str) -> Artifact | None:
 
 def look(uri: str) -> Artifact | None:
     """As `find`, for who only looks: it may be deleted at any time."""
+    place = storage.join(uri, MANIFEST)
     try:
-        data = storage.read_bytes(storage.join(uri, MANIFEST))
+        return Artifact(uri, storage.fetched_twice(lambda: _parse(uri, storage.read_bytes(place)), SpoiltError))
     except storage.MissingFileError:
         return None
     except NotADirectoryError as error:
@@ -206,7 +224,6 @@ def look(uri: str) -> Artifact | None:
             f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
             "a checkpoint's file"
         ) from error
-    return Artifact(uri, _parse(uri, data))
 
 
 def open_artifact(uri: str, kind: str | None = None) -> Artifact:
@@ -242,17 +259,17 @@ def ancestry(last: Iterable[Artifact]) -> list[Artifact]:
 
 def _parse(uri: str, data: bytes) -> Manifest:
     try:
-        raw = json.loads(data)
+        raw = unseal(data)
         if raw["schema"] != MANIFEST_SCHEMA:
-            raise UserError(
+            raise SpoiltError(
                 f"{uri}: manifest schema {raw['schema']} is not {MANIFEST_SCHEMA}; it was written by another version"
             )
         files = tuple(_checked(File(**f)) for f in raw["files"])
         manifest = Manifest(**{**raw, "files": files})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{uri}: {MANIFEST} cannot be read ({error}); delete it and run the step again") from error
+        raise SpoiltError(f"{uri}: {MANIFEST} cannot be read ({error}); delete it and run the step again") from error
     if content_digest(manifest.kind, manifest.files) != manifest.content_digest:
-        raise UserError(
+        raise SpoiltError(
             f"{uri}: {MANIFEST} was altered: its content digest does not fit its files; "
             "delete it and run the step again"
         )
@@ -296,7 +313,7 @@ def write_folder_manifest(
 
 
 def _manifest_bytes(manifest: Manifest) -> bytes:
-    return json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False).encode()
+    return json.dumps(seal(asdict(manifest)), indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
 class ArtifactWriter:

@@ -12,6 +12,7 @@ import errno
 import functools
 import io
 import os
+import re
 import shutil
 import time
 import uuid
@@ -30,6 +31,7 @@ R = TypeVar("R")
 _S3_ATTEMPTS = 5
 _S3_RANGE_BYTES = 2**23
 DELETED_AT_ONCE = 1000  # what S3 takes in one request
+_WITH_CHECKSUM = {"ChecksumMode": "ENABLED"}
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _UNSUPPORTED_CODES = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
@@ -56,6 +58,10 @@ class UnfinishedUpload:
     upload_id: str
     begun: float
     size: int
+
+
+class DamagedError(InfrastructureError):
+    """An object is not, time and again, what the server's checksum of it says."""
 
 
 def is_s3(uri: str) -> bool:
@@ -92,11 +98,11 @@ def s3_client() -> Any:
             "AWS_SECRET_ACCESS_KEY"
         )
     config = Config(
-        retries={"max_attempts": _S3_ATTEMPTS, "mode": "standard"},
+        retries={"total_max_attempts": _S3_ATTEMPTS, "mode": "standard"},
         connect_timeout=5,
         read_timeout=60,
         s3={"addressing_style": "path"} if endpoint else {},
-        # Some servers send the whole object's checksum with a range of it. Artifacts carry their own.
+        # Some servers send the whole object's checksum with a range of it: it is asked for with whole objects only.
         response_checksum_validation="when_required",
     )
     return boto3.session.Session().client(
@@ -155,11 +161,9 @@ def _counted(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+    from botocore.exceptions import ClientError
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("S3_ENDPOINT_URL") or "AWS"
-    if isinstance(error, NoCredentialsError):
-        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     # upload_file and download_file wrap the client's error in one of their own, with the code in the text.
     text = str(error)
@@ -173,20 +177,65 @@ def _s3_error(uri: str, error: Exception) -> Exception:
         )
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
+    return _failure(uri, error, endpoint)
+
+
+def _failure(uri: str, error: Exception, endpoint: str) -> InfrastructureError:
+    from botocore.exceptions import EndpointConnectionError, FlexibleChecksumError, NoCredentialsError
+
+    if isinstance(error, NoCredentialsError):
+        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if isinstance(error, FlexibleChecksumError):
+        return DamagedError(f"{uri}: what comes from {endpoint} is not what was stored there: {error}")
     if isinstance(error, EndpointConnectionError):
         return InfrastructureError(
             f"{uri}: no answer from S3 at {endpoint} after {_S3_ATTEMPTS} attempts; is it running?"
         )
-    return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {text}")
+    return InfrastructureError(f"{uri}: S3 at {endpoint} failed: {error}")
+
+
+class _CutError(OSError):
+    """An answer's body is shorter than the range that its header names."""
+
+
+def _body(uri: str, **request: str) -> tuple[bytes, str]:
+    """An object's bytes and ETag, against the checksum that the server has of a whole one.
+
+    botocore repeats a request, but not the reading of its answer: where that is cut or altered, it is asked for again.
+    """
+    bucket, key = split_s3(uri)
+    if "Range" not in request:
+        request |= _WITH_CHECKSUM
+    for attempt in range(1, _S3_ATTEMPTS + 1):
+        answer = s3_client().get_object(Bucket=bucket, Key=key, **request)
+        try:
+            data: bytes = answer["Body"].read()
+            # A proxy that cuts a body may tell its new length.
+            span = re.match(r"bytes (\d+)-(\d+)/", answer.get("ContentRange", ""))
+            if span is not None and len(data) != (size := int(span[2]) - int(span[1]) + 1):
+                raise _CutError(f"the answer was cut: {len(data)} bytes instead of {size}")
+        except Exception:
+            if attempt == _S3_ATTEMPTS:
+                raise
+            continue
+        return data, answer["ETag"]
+    raise AssertionError("unreachable")
 
 
 @_said_plainly
 def read_bytes(uri: str) -> bytes:
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        body: bytes = s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
-        return body
+        return _body(uri)[0]
     return Path(uri).read_bytes()
+
+
+def fetched_twice(fetch: Callable[[], R], damaged: type[Exception]) -> R:
+    """What `fetch` returns, tried again where it raises `damaged`: what was spoilt on its way comes whole then, and
+    what lies spoilt in the store does not."""
+    try:
+        return fetch()
+    except damaged:
+        return fetch()
 
 
 @_said_plainly
@@ -195,10 +244,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
     if not size:
         return b""
     if is_s3(uri):
-        bucket, key = split_s3(uri)
-        wanted = f"bytes={offset}-{offset + size - 1}"
-        body: bytes = s3_client().get_object(Bucket=bucket, Key=key, Range=wanted)["Body"].read()
-        return body
+        return _body(uri, Range=f"bytes={offset}-{offset + size - 1}")[0]
     with Path(uri).open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)
@@ -244,9 +290,19 @@ def download(uri: str, target: Path) -> None:
     with _replacing(target) as temporary:
         if is_s3(uri):
             bucket, key = split_s3(uri)
-            s3_client().download_file(bucket, key, str(temporary))
+            fetched_twice(lambda: _download(bucket, key, temporary), _checksum_error())
         else:
             shutil.copyfile(uri, temporary)
+
+
+def _download(bucket: str, key: str, target: Path) -> None:
+    s3_client().download_file(bucket, key, str(target), ExtraArgs=_WITH_CHECKSUM)
+
+
+def _checksum_error() -> type[Exception]:
+    from botocore.exceptions import FlexibleChecksumError
+
+    return FlexibleChecksumError
 
 
 @_said_plainly
@@ -409,21 +465,10 @@ class _S3Object(io.RawIOBase):
 
 @_said_plainly
 def _read_range(uri: str, etag: str, start: int, length: int) -> bytes:
-    bucket, key = split_s3(uri)
-    span = f"bytes={start}-{start + length - 1}"
-    for attempt in range(1, _S3_ATTEMPTS + 1):
-        answer = s3_client().get_object(Bucket=bucket, Key=key, Range=span)
-        if answer["ETag"] != etag:
-            raise InfrastructureError(f"{uri}: the object changed while it was read; run it again")
-        try:
-            data: bytes = answer["Body"].read()
-        except Exception:
-            # botocore repeats a request, but not the reading of its answer.
-            if attempt == _S3_ATTEMPTS:
-                raise
-            continue
-        return data
-    raise AssertionError("unreachable")
+    data, found = _body(uri, Range=f"bytes={start}-{start + length - 1}")
+    if found != etag:
+        raise InfrastructureError(f"{uri}: the object changed while it was read; run it again")
+    return data
 
 
 @_said_plainly

@@ -7,7 +7,6 @@ goes on behind its last marker; a finished one has a marker of its own in place 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from mmbert import metrics, storage
 from mmbert.data.mds import ShardBuffer, ShardFormat, finish_shard
 from mmbert.data.rows import Place, Row, RowPacker, TokenBatch, wrapped_pieces
+from mmbert.sealed import read_sealed, write_sealed
 
 PROGRESS = "progress"
 _UNITS_A_SOURCE = 32
@@ -158,14 +158,14 @@ class Progress:
         if path not in self._listing:
             return None
         try:
-            data = storage.read_bytes(storage.join(self._uri, path))
-        except storage.MissingFileError:  # another attempt has finished the unit
+            marker = read_sealed(storage.join(self._uri, path))
+        # Another attempt has finished the unit, or the marker is damaged: what it stood for is made again.
+        except (storage.MissingFileError, ValueError):
             return None
-        return [Shard.from_json(value) for value in json.loads(data)]
+        return [Shard.from_json(value) for value in marker["shards"]]
 
     def _write(self, path: str, shards: Sequence[Shard]) -> None:
-        data = json.dumps([asdict(shard) for shard in shards], separators=(",", ":")).encode()
-        storage.write_bytes(storage.join(self._uri, path), data)
+        write_sealed(storage.join(self._uri, path), {"shards": [asdict(shard) for shard in shards]})
 
 
 def write_unit(unit: Unit, reader: Reader, settings: RowSettings, progress: Progress, uri: str) -> list[Shard]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,8 @@ class MixtureStream:
     language: str
     uri: str
     weight: float
+    digests: tuple[str, str] = ("", "")
+    """The sha256 of the data set's index.json and languages.json, where an artifact holds it."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def open_streams(streams: Sequence[MixtureStream]) -> tuple[list[StreamRows], li
     """
     from mmbert.loader.shards import open_data_set
 
-    opened = {uri: open_data_set(uri) for uri in dict.fromkeys(s.uri for s in streams)}
+    opened = {uri: open_data_set(uri, digests) for uri, digests in {s.uri: s.digests for s in streams}.items()}
     rows = []
     for stream in streams:
         data_set, languages = opened[stream.uri]
@@ -171,14 +174,27 @@ class Loader:
 
 def _next(parts: Iterator[Part | MmbertError]) -> Part | MmbertError:
     try:
-        return next(parts)
+        with lost_worker_explained():
+            return next(parts)
+    except InfrastructureError as error:
+        return error
+
+
+@contextlib.contextmanager
+def lost_worker_explained() -> Iterator[None]:
+    """torch tells of a killed loader process by a signal: its error comes up wherever the main thread is.
+
+    Raises InfrastructureError in its place.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if str(error).startswith("DataLoader worker"):
-            return InfrastructureError(
-                f"a loader process was killed ({error}); if memory ran out, lower training.workers or "
-                "training.shuffle_tokens"
-            )
-        raise
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InfrastructureError(
+            f"a loader process was killed ({str(error).strip()}); if memory ran out, lower training.workers or "
+            "training.shuffle_tokens"
+        ) from error
 
 
 class _Rows(IterableDataset["Part | MmbertError"]):

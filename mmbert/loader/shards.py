@@ -35,6 +35,10 @@ _DOWNLOAD_TRIES = 2
 _DOWNLOAD_SECONDS = 300.0
 
 
+class _AlteredError(UserError):
+    """An index is not the one that its artifact lists."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """An MDS data set's index. `shards`: each shard's entry of index.json as compact JSON (parsed, it takes ten times
@@ -55,14 +59,17 @@ class LanguageRows:
     tokens: int
 
 
-def open_data_set(uri: str) -> tuple[DataSet, dict[str, LanguageRows]]:
-    """Read a data set's index.json and languages.json. Raises UserError where they are missing or wrong."""
+def open_data_set(uri: str, digests: tuple[str, str] = ("", "")) -> tuple[DataSet, dict[str, LanguageRows]]:
+    """Read a data set's index.json and languages.json, whose sha256 are `digests` where these are known.
+
+    Raises UserError where they are missing, altered or wrong.
+    """
     index_uri, languages_uri = storage.join(uri, "index.json"), storage.join(uri, "languages.json")
-    index = storage.read_bytes(index_uri)
+    index = _read(index_uri, digests[0])
     shards, samples = _entries(index_uri, index)
     begins = np.cumsum([0, *samples])
     data_set = DataSet(uri, hashlib.sha256(index).hexdigest()[:32], shards, begins)
-    found = _parsed(languages_uri, storage.read_bytes(languages_uri))
+    found = _parsed(languages_uri, _read(languages_uri, digests[1]))
     try:
         languages = {k: LanguageRows(int(v["row_begin"]), int(v["rows"]), int(v["tokens"])) for k, v in found.items()}
     except (KeyError, TypeError, AttributeError) as error:
@@ -75,6 +82,16 @@ def open_data_set(uri: str) -> tuple[DataSet, dict[str, LanguageRows]]:
                 f"{languages_uri}: '{language}' ends at row {rows.row_begin + rows.rows}, but there are {begins[-1]}"
             )
     return data_set, languages
+
+
+def _read(uri: str, sha256: str) -> bytes:
+    def fetch() -> bytes:
+        data = storage.read_bytes(uri)
+        if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+            raise _AlteredError(f"{uri}: it was altered or cut short; tokenize again")
+        return data
+
+    return storage.fetched_twice(fetch, _AlteredError)
 
 
 def _entries(uri: str, index: bytes) -> tuple[tuple[bytes, ...], list[int]]:

@@ -19,18 +19,20 @@ from mmbert.recipe.schema import Model, PhaseTraining
 from mmbert.training.schedules import Batch as BatchSizes
 from mmbert.training.schedules import global_batch_size_at
 
+INDEX = "index.json"
 LANGUAGE_INDEX = "languages.json"
 
 
 def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact]) -> list[MixtureStream]:
     """The streams of a mixture, in its order. Raises UserError where no shards hold one of them."""
-    places: dict[tuple[str, str], str] = {}
+    places: dict[tuple[str, str], tuple[str, tuple[str, str]]] = {}
     for artifact in shards:
         for path in artifact.paths():
             source, _, name = path.rpartition("/")
             if name == LANGUAGE_INDEX:
+                digests = artifact.file(f"{source}/{INDEX}").sha256, artifact.file(path).sha256
                 for language in artifact.read_json(path):
-                    places[source, language] = artifact.remote_folder(source)
+                    places[source, language] = artifact.remote_folder(source), digests
     streams = []
     for row in rows:
         place = places.get((row["source"], row["language"]))
@@ -39,7 +41,8 @@ def mixture_streams(rows: Sequence[Mapping[str, Any]], shards: Sequence[Artifact
                 f"the mixture draws from {row['source']}/{row['language']}, and no shards hold it; "
                 "were some shards left out?"
             )
-        streams.append(MixtureStream(row["source"], row["language"], place, row["share"]))
+        uri, digests = place
+        streams.append(MixtureStream(row["source"], row["language"], uri, row["share"], digests))
     return streams
 
 

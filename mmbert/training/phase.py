@@ -15,7 +15,7 @@ from composer import Timestamp, Trainer
 from mmbert import metrics
 from mmbert.artifacts import Artifact, ArtifactWriter
 from mmbert.errors import MmbertError, UserError
-from mmbert.loader.loader import build_loader
+from mmbert.loader.loader import build_loader, lost_worker_explained
 from mmbert.loader.state import LoaderState
 from mmbert.model.config import config_from_recipe
 from mmbert.model.initialization import new_model
@@ -134,7 +134,7 @@ def train_phase(
     try:
         # A run killed after its last batch's resume checkpoint has nothing left to train, which `fit` refuses.
         if int(trainer.state.timestamp.token.value) < settings.tokens:
-            with out_of_memory_explained(recipe, phase):
+            with out_of_memory_explained(recipe, phase), lost_worker_explained():
                 trainer.fit()
     except BaseException:
         _end_early(trainer, store, ranks)

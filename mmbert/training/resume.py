@@ -7,17 +7,19 @@ Permanent ones are checkpoint artifacts of their own, `<artifact>/permanent/<bat
 
 from __future__ import annotations
 
-import json
+import functools
 import shutil
 import time
 from collections.abc import Set
 from concurrent import futures
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mmbert import metrics, storage
 from mmbert.artifacts import MANIFEST, ArtifactWriter, digest_file, digest_json, find
 from mmbert.errors import InfrastructureError
+from mmbert.sealed import read_sealed, write_sealed
 
 PERMANENT = "permanent"
 _RESUME = "resume"
@@ -44,17 +46,22 @@ class ResumePoint:
         """
         incoming = folder / "incoming"
         try:
-            for name, digest in self.digests.items():
-                try:
-                    storage.download(storage.join(self.uri, name), incoming / name)
-                except storage.MissingFileError as error:
-                    raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint is missing") from error
-                if digest_file(incoming / name) != digest:
-                    raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint was altered or cut short")
+            for name in self.digests:
+                storage.fetched_twice(functools.partial(self._fetch, name, incoming / name), SpoiltError)
             for name in self.digests:
                 (incoming / name).replace(folder / name)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
+
+    def _fetch(self, name: str, target: Path) -> None:
+        try:
+            storage.download(storage.join(self.uri, name), target)
+        except storage.MissingFileError as error:
+            raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint is missing") from error
+        except storage.DamagedError as error:
+            raise SpoiltError(str(error)) from error
+        if digest_file(target) != self.digests[name]:
+            raise SpoiltError(f"{self.uri}: '{name}' of the resume checkpoint was altered or cut short")
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ def _markers(artifact_uri: str) -> tuple[list[ResumePoint], list[str]]:
         if path.endswith(f"/{_MARKER}"):
             uri = storage.join(base, path.rpartition("/")[0])
             try:
-                points.append(_point(uri, storage.read_bytes(storage.join(base, path))))
+                points.append(_point(uri, read_sealed(storage.join(base, path))))
             except storage.MissingFileError:  # another attempt has just replaced it by a newer one
                 continue
             except ValueError:
@@ -201,9 +208,9 @@ def _markers(artifact_uri: str) -> tuple[list[ResumePoint], list[str]]:
     return sorted(points, key=lambda p: (-p.tokens, p.uri)), damaged
 
 
-def _point(uri: str, marker: bytes) -> ResumePoint:
+def _point(uri: str, marker: dict[str, Any]) -> ResumePoint:
     """Raises ValueError for a marker that none of ours is like."""
-    match json.loads(marker):
+    match marker:
         case {"batch": int(batch), "tokens": int(tokens), "digests": dict(digests)}:
             for name, digest in digests.items():
                 if not isinstance(digest, str) or "/" in name or name in ("", ".", ".."):
@@ -232,7 +239,7 @@ def _save(output: ArtifactWriter, saved: Saved) -> None:
         storage.upload(storage.join(uri, name), path)
     point = ResumePoint(uri, saved.batch, saved.tokens, {name: digest_file(path) for name, path in files.items()})
     marker = {key: value for key, value in asdict(point).items() if key != "uri"}
-    storage.write_bytes(storage.join(uri, _MARKER), json.dumps(marker).encode())
+    write_sealed(storage.join(uri, _MARKER), marker)
 
 
 def _drop_older(artifact_uri: str, keep: int, spoilt: Set[str]) -> None:

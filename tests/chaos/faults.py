@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.chaos import s3, trainer
 from tests.chaos.matrix import Fault
 
-FAULTS: tuple[Fault, ...] = ()
+FAULTS: tuple[Fault, ...] = (trainer.FAULT, s3.FAULT)

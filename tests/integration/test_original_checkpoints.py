@@ -30,6 +30,7 @@ from mmbert.recipe import load_recipe
 from mmbert.release import sources
 from mmbert.release.checkpoints import ComposerCheckpoint, load_weights, read_composer
 from mmbert.release.loading import load_encoder
+from mmbert.sealed import seal, unseal
 from mmbert.training import canonical, resume
 from mmbert.training.optimizer import StableAdamW, parameter_groups
 from mmbert.training.start import start_from
@@ -263,9 +264,9 @@ def test_a_resume_checkpoint_that_would_run_code_is_refused(run: SmallRun, kille
         path = marker.parent / "composer.pt"
         content = torch.load(path, weights_only=False)
         torch.save({**content, "note": Call(open, str(tmp_path / "ran"), "w")}, path)
-        said = json.loads(marker.read_text("utf-8"))
+        said = unseal(marker.read_bytes())
         said["digests"]["composer.pt"] = artifacts.digest_file(path)
-        marker.write_text(json.dumps(said), "utf-8")
+        marker.write_text(json.dumps(seal(said)), "utf-8")
     with pytest.raises(UserError, match=r"composer\.pt: refused, because it asks for (_io|io|builtins)\.open.*resume/"):
         train(run, killed)
     assert not (tmp_path / "ran").exists()

@@ -25,6 +25,7 @@ from mmbert import artifacts
 from mmbert.errors import UserError
 from mmbert.loader.state import LoaderState
 from mmbert.recipe import load_recipe
+from mmbert.sealed import seal, unseal
 from mmbert.training import resume
 from tests.fixtures_stack import free_port
 from tests.killing import mapped_shared_memory, training, wait_until_gone
@@ -191,9 +192,9 @@ def test_without_the_packers_waiting_pieces_a_resumed_run_differs(
             for number, lane in state.lanes.items()
         }
         place.write_bytes(LoaderState(state.fingerprint, empty).to_bytes())
-        content = json.loads(marker.read_text("utf-8"))
+        content = unseal(marker.read_bytes())
         content["digests"]["loader.bin"] = artifacts.digest_file(place)
-        marker.write_text(json.dumps(content), "utf-8")
+        marker.write_text(json.dumps(seal(content)), "utf-8")
     resumed, _ = go_on(small, root, workers=0)
     assert resumed.digest != undisturbed.digest
 

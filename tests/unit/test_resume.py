@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError
+from mmbert.sealed import seal, unseal
 from mmbert.training import resume
 from mmbert.training.resume import CheckpointStore, Saved, newest_first
 
@@ -63,7 +65,9 @@ def test_a_spoilt_checkpoint_is_passed_over_and_leaves_nothing_behind(
     stored(place, 2, "composer.pt").unlink()
     stored(place, 3, "a-snapshot").rename(stored(place, 3, "a-snapshot").with_name("b-snapshot"))
     marker = stored(place, 3, "complete.json")
-    marker.write_text(marker.read_text("utf-8").replace("a-snapshot", "b-snapshot"), "utf-8")
+    point = unseal(marker.read_bytes())
+    point["digests"]["b-snapshot"] = point["digests"].pop("a-snapshot")
+    marker.write_text(json.dumps(seal(point)), "utf-8")
     newest = attempt(place).fetch_newest(scratch)
     assert newest is not None
     assert newest.batch == 1

@@ -19,12 +19,11 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from mmbert import storage
 from mmbert.data.curation.clean import Cleaned
 from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Part, Place, read_part
 from mmbert.data.curation.signatures import FIRST_BAND, ID_ROW, SCORE_ROW, TEXT_ROW, SignedPart
-from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint, read_checked
 from mmbert.data.dedup.clusters import duplicate_pairs, join, settle
 from mmbert.data.documents import HELD_OUT
 from mmbert.data.steps.classifier import keep_share
@@ -150,7 +149,7 @@ class Drops:
         before, n = sum(self.counts[:part]), self.counts[part]
         if self.file is None or not n:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        data = np.frombuffer(storage.read_range(self.file.uri, 16 * before, 16 * n), "<i8")
+        data = np.frombuffer(read_checked(self.file, 16 * before, 16 * n, self.digests[part]), "<i8")
         return data[:n], data[n:]
 
 

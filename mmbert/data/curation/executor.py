@@ -51,12 +51,17 @@ class Jobs:
 
     def __getitem__(self, task: int) -> Any:
         """Raises UserError where the file was altered."""
-        begin, end = struct.unpack("<QQ", storage.read_range(self._uri, 8 * task, 16))
-        sealed = storage.read_range(self._uri, begin, end - begin)
+        data = storage.fetched_twice(lambda: self._read(task), UserError)
+        return pickle.loads(data)  # noqa: S301 - sealed by this run
+
+    def _read(self, task: int) -> bytes:
+        place = storage.read_range(self._uri, 8 * task, 16)
+        begin, end = struct.unpack("<QQ", place.ljust(16, b"\0"))
+        sealed = storage.read_range(self._uri, begin, max(0, end - begin))
         seal, data = sealed[:_SEAL_BYTES], sealed[_SEAL_BYTES:]
         if not hmac.compare_digest(seal, self._seal(task, data)):
             raise UserError(f"{self._uri}: it was altered since this run wrote it; see who can write there")
-        return pickle.loads(data)  # noqa: S301 - sealed by this run
+        return data
 
     def _seal(self, task: int, data: bytes) -> bytes:
         return hmac.digest(self._key, struct.pack("<Q", task) + data, "sha256")

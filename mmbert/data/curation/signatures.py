@@ -21,12 +21,11 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from mmbert import storage
 from mmbert.data.curation.clean import Cleaned
 from mmbert.data.curation.executor import Jobs
 from mmbert.data.curation.parts import Place
 from mmbert.data.curation.reading import ReadCleaned, UnitJob
-from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint
+from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerprint, read_checked
 from mmbert.data.dedup.minhash import MinHashSettings, band_hashes
 from mmbert.data.documents import SPLITS
 from mmbert.data.steps.classifier import SCORE
@@ -37,7 +36,7 @@ TEXT_ROW = 0
 ID_ROW = 1
 SCORE_ROW = 2
 FIRST_BAND = 3
-_VERSION = 1
+_VERSION = 2
 _BATCH_CHARACTERS = 500_000
 
 Hashes = NDArray[np.uint64]
@@ -51,11 +50,13 @@ class SignedPart:
     offset: int
     documents: int
     digest: str
+    rows: tuple[str, ...]
+    """The sha256 of each row."""
 
     def row(self, number: int) -> Hashes:
         """One row: uint64 [documents]."""
         size = 8 * self.documents
-        return np.frombuffer(storage.read_range(self.file.uri, self.offset + number * size, size), "<u8")
+        return np.frombuffer(read_checked(self.file, self.offset + number * size, size, self.rows[number]), "<u8")
 
 
 def plan(units: Sequence[Cleaned], settings: MinHashSettings | None) -> list[UnitJob]:
@@ -66,7 +67,10 @@ def plan(units: Sequence[Cleaned], settings: MinHashSettings | None) -> list[Uni
 def signed(finished: Finished) -> dict[Place, SignedPart]:
     file = finished.files[FILE]
     listed = finished.found["parts"]
-    return {(split, language): SignedPart(file, offset, n, digest) for split, language, offset, n, digest in listed}
+    return {
+        (split, language): SignedPart(file, offset, n, digest, tuple(rows))
+        for split, language, offset, n, digest, rows in listed
+    }
 
 
 def steps(jobs: Jobs, settings: MinHashSettings | None, store: WorkStore) -> list[PipelineStep]:
@@ -137,12 +141,13 @@ def _by_place(facts: Sequence[tuple[Place, bytes]], bands: Hashes) -> list[tuple
 
 
 def _write(path: Path, blocks: dict[Place, list[Hashes]]) -> list[list[Any]]:
-    """[split, language, offset, documents, digest] of each part."""
+    """[split, language, offset, documents, digest, digests of the rows] of each part."""
     parts: list[list[Any]] = []
     with path.open("wb") as stream:
         for place in sorted(blocks):
             matrix = np.concatenate(blocks.pop(place), axis=1)
             data = matrix.astype("<u8").tobytes()
-            parts.append([*place, stream.tell(), matrix.shape[1], hashlib.sha256(data).hexdigest()])
+            rows = [hashlib.sha256(row.astype("<u8").tobytes()).hexdigest() for row in matrix]
+            parts.append([*place, stream.tell(), matrix.shape[1], hashlib.sha256(data).hexdigest(), rows])
             stream.write(data)
     return parts

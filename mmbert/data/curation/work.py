@@ -10,7 +10,7 @@ deleted at any time.
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +22,7 @@ from typing import Any
 from mmbert import storage
 from mmbert.artifacts import digest_file, digest_json
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.sealed import read_sealed, write_sealed
 
 _MARKER = "done.json"
 _READERS = 16
@@ -67,8 +68,7 @@ class WorkStore:
         listed = {file: [digest_file(path), path.stat().st_size] for file, path in sorted(files.items())}
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(lambda item: storage.upload(storage.join(base, item[0]), item[1]), files.items()))
-        marker = json.dumps({"files": listed, "found": found}, ensure_ascii=False, separators=(",", ":"))
-        storage.write_bytes(storage.join(base, _MARKER), marker.encode())
+        write_sealed(storage.join(base, _MARKER), {"files": listed, "found": found})
 
     @contextlib.contextmanager
     def fetched(self, file: StoredFile) -> Iterator[Path]:
@@ -78,21 +78,17 @@ class WorkStore:
             return
         with tempfile.TemporaryDirectory(prefix="mmbert-work-") as folder:
             target = Path(folder, "file")
-            try:
-                storage.download(file.uri, target)
-            except storage.MissingFileError:
-                target.touch()
-            yield self._checked(file, target)
+            yield storage.fetched_twice(lambda: self._download(file, target), UserError)
 
     def fail(self, attempt: str, error: MmbertError) -> None:
         """Leave an error where the process that waits for this work finds it, whatever machine it runs on."""
-        text = json.dumps({"exit_code": error.exit_code, "message": str(error)})
-        storage.write_bytes(storage.join(self.uri, "failed", attempt, f"{uuid.uuid4().hex}.json"), text.encode())
+        place = storage.join(self.uri, "failed", attempt, f"{uuid.uuid4().hex}.json")
+        write_sealed(place, {"exit_code": error.exit_code, "message": str(error)})
 
     def raise_failure(self, attempt: str) -> None:
         """Raise the first error that `fail` left, if there is one, and forget them all."""
         base = storage.join(self.uri, "failed", attempt)
-        failures = [json.loads(storage.read_bytes(storage.join(base, name))) for name in storage.list_files(base)]
+        failures = [read_sealed(storage.join(base, name)) for name in storage.list_files(base)]
         storage.delete_tree(base)
         for failure in sorted(failures, key=lambda f: str(f["message"])):
             raise _ERRORS.get(failure["exit_code"], MmbertError)(failure["message"])
@@ -100,11 +96,18 @@ class WorkStore:
     def _find(self, stage: str, name: str) -> Finished | None:
         base = storage.join(self.uri, stage, name)
         try:
-            marker = json.loads(storage.read_bytes(storage.join(base, _MARKER)))
+            marker = read_sealed(storage.join(base, _MARKER))
         except (storage.MissingFileError, ValueError):
             return None
         files = {file: StoredFile(storage.join(base, file), *listed) for file, listed in marker["files"].items()}
         return Finished(name, files, marker["found"])
+
+    def _download(self, file: StoredFile, target: Path) -> Path:
+        try:
+            storage.download(file.uri, target)
+        except storage.MissingFileError:
+            target.touch()
+        return self._checked(file, target)
 
     def _checked(self, file: StoredFile, path: Path) -> Path:
         if not path.is_file() or path.stat().st_size != file.size or digest_file(path) != file.sha256:
@@ -113,3 +116,18 @@ class WorkStore:
                 f"delete {self.uri} and run it again (everything there can be made anew)"
             )
         return path
+
+
+def read_checked(file: StoredFile, offset: int, size: int, sha256: str) -> bytes:
+    """A stretch of a stored file whose digest was kept. Raises UserError where it was damaged."""
+
+    def fetch() -> bytes:
+        data = storage.read_range(file.uri, offset, size)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(
+                f"{file.uri}: it was altered since curation stored it; delete the folder 'work' that it is in and run "
+                "it again (everything there can be made anew)"
+            )
+        return data
+
+    return storage.fetched_twice(fetch, UserError)
