@@ -22,6 +22,11 @@ class Setting:
     seed: int
     stack: ExitStack
 
+    @property
+    def shared(self) -> Path:
+        """A folder for what is made once for all faults."""
+        return self.folder.parent
+
     def random(self, name: str) -> random.Random:
         """The same numbers for the same seed and name, whatever else is tried."""
         return random.Random(f"{self.seed}/{name}")
