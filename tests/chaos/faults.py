@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.chaos.killed import KILLED
 from tests.chaos.matrix import Fault
+from tests.chaos.operations import STOPPED
 
-FAULTS: tuple[Fault, ...] = ()
+FAULTS: tuple[Fault, ...] = (STOPPED, KILLED)
