@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import os
+import re
 import shutil
 import time
 import uuid
@@ -30,6 +31,8 @@ _S3_RANGE_BYTES = 2**23
 _DELETED_AT_ONCE = 1000  # what S3 takes in one request
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
+_INCOMING = re.compile(r"\..+\.[0-9a-f]{8}\.incoming", re.DOTALL)
+"""A file that is being written (in S3 such a file does not show). Taking it for a whole one would break its writer."""
 
 
 class MissingFileError(UserError):
@@ -250,7 +253,8 @@ def list_files(uri: str) -> list[str]:
     if is_s3(uri):
         return sorted(_checked(uri, path) for path, _ in _s3_objects(uri))
     root = Path(uri)
-    return sorted(str(_inside(root, p).relative_to(root)) for p in root.rglob("*") if p.is_file())
+    files = (p for p in root.rglob("*") if p.is_file() and not _INCOMING.fullmatch(p.name))
+    return sorted(str(_inside(root, p).relative_to(root)) for p in files)
 
 
 def _s3_objects(uri: str) -> Iterator[tuple[str, str]]:
@@ -381,7 +385,7 @@ def delete_tree(uri: str) -> None:
 def _replacing(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place only when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.incoming")
     try:
         yield temporary
         temporary.replace(target)

@@ -37,4 +37,5 @@ def main(quick: bool, seed: int | None, only: str) -> None:
     sys.exit(int(any(outcome.seconds is None for outcome in outcomes)))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,16 +1,17 @@
-"""Data components stopped at each of their object-store operations in turn, before it and after it took effect."""
+"""Data components stopped at each of their object-store operations in turn: before it, amid it, and behind it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 from mmbert import storage
@@ -19,7 +20,9 @@ from tests.chaos.data_run import Step, fresh_machine, undisturbed
 from tests.chaos.matrix import Fault, Setting, Trial
 
 READS = ("read_bytes", "read_range", "_read_range", "open_read", "download", "exists", "list_files", "list_versions")
-WRITES = ("write_bytes", "upload", "copy", "delete_file", "delete_tree")
+TEARABLE = ("write_bytes", "upload")
+WRITES = (*TEARABLE, "copy", "delete_file", "delete_tree")
+Moment = Literal["before", "amid", "behind"]
 _QUICK_TRIALS = 4
 
 
@@ -29,10 +32,11 @@ class StoppedError(BaseException):
 
 @dataclass
 class Stop:
-    """Where to stop: operation number `at`, from 0, before or after its effect. From there on none has any effect."""
+    """Where to stop: operation number `at`, from 0, before, amid (half of the bytes are written) or behind its effect.
+    From there on none has any effect."""
 
     at: int | None = None
-    after: bool = False
+    moment: Moment = "before"
     started: list[str] = field(default_factory=list)
     """The operations, in order."""
     written: set[str] = field(default_factory=set)
@@ -49,7 +53,8 @@ class Stop:
             here = self._start(name)
             self._inside.yes = True
             try:
-                value = function(*args, **kwargs)
+                with torn() if here and self.moment == "amid" else contextlib.nullcontext():
+                    value = function(*args, **kwargs)
                 if name == "write_bytes":
                     self.written.add(args[0])
                 return value
@@ -60,11 +65,11 @@ class Stop:
         return wrapped
 
     def _start(self, name: str) -> bool:
-        """Whether this operation is the one to stop behind."""
+        """Whether this operation is the one to stop in or behind."""
         with self._lock:
             here = len(self.started) == self.at
             self.started.append(name)
-            self._stopped |= here and not self.after
+            self._stopped |= here and self.moment == "before"
             if self._stopped:
                 raise StoppedError
             return here
@@ -83,6 +88,22 @@ class Stop:
             yield
 
 
+@contextlib.contextmanager
+def torn() -> Iterator[None]:
+    """Whatever is written is written by half, and then all is over."""
+
+    def write_bytes(path: Path, data: bytes) -> None:
+        with path.open("wb") as out:
+            out.write(data[: len(data) // 2])
+        raise StoppedError
+
+    def copyfile(source: str | Path, target: str | Path) -> None:
+        write_bytes(Path(target), Path(source).read_bytes())
+
+    with mock.patch.object(Path, "write_bytes", write_bytes), mock.patch.object(shutil, "copyfile", copyfile):
+        yield
+
+
 def operations(step: Step) -> tuple[list[str], float]:
     """The operations of a step that nothing stops, and its seconds."""
     stop = Stop()
@@ -92,11 +113,11 @@ def operations(step: Step) -> tuple[list[str], float]:
     return stop.started, time.monotonic() - began
 
 
-def stopped(step: Step, at: int, after: bool) -> float:
+def stopped(step: Step, at: int, moment: Moment) -> float:
     """Stop a step there, see that nothing uncommitted can be read, and run it again. The seconds of both attempts."""
     with tempfile.TemporaryDirectory() as name, fresh_machine(Path(name)):
         root = str(Path(name, "root"))
-        stop = Stop(at, after)
+        stop = Stop(at, moment)
         began = time.monotonic()
         with stop.watching(), contextlib.suppress(StoppedError):
             step.run(root)
@@ -109,23 +130,32 @@ def stopped(step: Step, at: int, after: bool) -> float:
     return seconds
 
 
+def places(names: Sequence[str]) -> list[tuple[int, Moment]]:
+    """Where operations of these names can be stopped; of a read it makes no difference when."""
+    found: list[tuple[int, Moment]] = []
+    for at, name in enumerate(names):
+        found.append((at, "before"))
+        if name in (*TEARABLE, "download"):
+            found.append((at, "amid"))
+        if name in WRITES:
+            found.append((at, "behind"))
+    return found
+
+
 def _trials(setting: Setting) -> Iterator[Trial]:
     for step in undisturbed(setting.shared).values():
         names, seconds = operations(step)
-        places = [
-            (at, after) for at, name in enumerate(names) for after in (False, True) if name in WRITES or not after
-        ]
+        chosen = places(names)
         if setting.quick:
-            places = sorted(setting.random(step.component).sample(places, min(_QUICK_TRIALS, len(places))))
-        for at, after in places:
+            chosen = sorted(setting.random(step.component).sample(chosen, min(_QUICK_TRIALS, len(chosen))))
+        for at, moment in chosen:
             yield Trial(
-                f"stopped/{step.component}/{'after' if after else 'before'}-{at:03d}",
-                functools.partial(_lost, step, at, after, seconds),
+                f"stopped/{step.component}/{at:03d}-{moment}", functools.partial(_lost, step, at, moment, seconds)
             )
 
 
-def _lost(step: Step, at: int, after: bool, undisturbed_seconds: float) -> float:
-    return max(0.0, stopped(step, at, after) - undisturbed_seconds)
+def _lost(step: Step, at: int, moment: Moment, undisturbed_seconds: float) -> float:
+    return max(0.0, stopped(step, at, moment) - undisturbed_seconds)
 
 
 STOPPED = Fault("stopped", "data component stopped at an object-store operation", _trials)

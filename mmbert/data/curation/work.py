@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 from mmbert import storage
 from mmbert.artifacts import digest_file, digest_json
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.places import scratch_folder
 
 _MARKER = "done.json"
 _READERS = 16
@@ -76,8 +76,8 @@ class WorkStore:
         if not storage.is_s3(file.uri):
             yield self._checked(file, Path(file.uri))
             return
-        with tempfile.TemporaryDirectory(prefix="mmbert-work-") as folder:
-            target = Path(folder, "file")
+        with scratch_folder() as folder:
+            target = folder / "file"
             try:
                 storage.download(file.uri, target)
             except storage.MissingFileError:

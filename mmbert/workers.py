@@ -1,0 +1,86 @@
+"""Processes that share work out: they end with the one that started them, however that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+from typing import Any, Self, TypeVar
+
+from mmbert import logs
+from mmbert.errors import InfrastructureError
+
+T = TypeVar("T")
+
+
+class Workers:
+    """So many processes, started when there is something to do; they end with the block. `what` says whose they are."""
+
+    def __init__(self, processes: int, what: str) -> None:
+        self._processes, self._what = processes, what
+        self._started: tuple[ProcessPoolExecutor, Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._started is None:
+            return
+        pool, stop = self._started
+        if kind is not None:
+            stop.set()
+        pool.shutdown(cancel_futures=True)
+
+    def each(self, function: Callable[[T], Any], items: Iterable[T]) -> None:
+        """Call a function with each item; both can be pickled.
+
+        Raises the first error of the function, and InfrastructureError where a process was killed.
+        """
+        if self._started is None:
+            # Fresh processes: threads of this one must not be forked.
+            context = multiprocessing.get_context("spawn")
+            stop = context.Event()
+            self._started = ProcessPoolExecutor(self._processes, context, _start_stoppable, (stop,)), stop
+        futures = [self._started[0].submit(function, item) for item in items]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        try:
+            for future in done:
+                future.result()
+        except BrokenProcessPool as error:
+            raise lost(self._what, "fewer threads") from error
+
+
+def lost(what: str, remedy: str) -> InfrastructureError:
+    return InfrastructureError(
+        f"a process of {what} was killed, for want of memory perhaps; run it again, with {remedy}"
+    )
+
+
+def start_worker() -> None:
+    """What every such process does first."""
+    logs.set_up()
+    # The parent decides what an interrupt means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
+
+
+def _start_stoppable(stop: Any) -> None:
+    start_worker()
+    threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
+
+
+def _end_when(stop: Any) -> None:
+    stop.wait()
+    os._exit(1)
