@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,7 @@ class Workers:
 
     def __init__(self, processes: int, what: str) -> None:
         self._processes, self._what = processes, what
-        self._started: tuple[ProcessPoolExecutor, Any] | None = None
+        self._started: tuple[ProcessPoolExecutor, Connection] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -31,10 +32,11 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._started is None:
             return
-        pool, stop = self._started
+        pool, going_on = self._started
         if kind is not None:
-            stop.set()
+            going_on.close()
         pool.shutdown(cancel_futures=True)
+        going_on.close()
 
     def each(self, function: Callable[[T], Any], items: Iterable[T]) -> None:
         """Call a function with each item; both can be pickled.
@@ -44,8 +46,9 @@ class Workers:
         if self._started is None:
             # Fresh processes: threads of this one must not be forked.
             context = multiprocessing.get_context("spawn")
-            stop = context.Event()
-            self._started = ProcessPoolExecutor(self._processes, context, _start_stoppable, (stop,)), stop
+            # Not an event: setting one waits for those who wait for it, a killed one too.
+            ended, going_on = context.Pipe(duplex=False)
+            self._started = ProcessPoolExecutor(self._processes, context, _start_stoppable, (ended,)), going_on
         futures = [self._started[0].submit(function, item) for item in items]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         try:
@@ -72,15 +75,14 @@ def start_worker() -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)
+        _end_with(parent.sentinel)
 
 
-def _start_stoppable(stop: Any) -> None:
+def _start_stoppable(ended: Connection) -> None:
     start_worker()
-    threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
 
 
-def _end_when(stop: Any) -> None:
-    stop.wait()
+def _end_with(ended: Any) -> None:
+    wait_for([ended])
     os._exit(1)
