@@ -100,7 +100,9 @@ def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
             if isinstance(error, FileNotFoundError):
                 raise MissingFileError(f"{uri}: no such file") from error
             if error.errno == errno.ENOSPC:
-                raise InfrastructureError(f"{uri}: the disk is full; free some space and run it again") from error
+                # What is downloaded comes from one disk and fills another.
+                place = args[1] if function.__name__ == "download" else uri
+                raise InfrastructureError(f"{place}: the disk is full; free some space and run it again") from error
             raise InfrastructureError(f"{uri}: {error.strerror or error}") from error
         except Exception as error:
             if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):

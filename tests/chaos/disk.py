@@ -7,7 +7,7 @@ import functools
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,10 @@ class Small:
     options: str
 
 
-def _small(setting: Setting) -> list[Small]:
+def _small(setting: Setting, steps: Mapping[str, Step]) -> list[Small]:
     """How small each is: too small for what the step puts there, by chance more or less."""
     chance = setting.random("disk")
+    pages = {name: sum(-(-file.size // _PAGE) for file in s.artifact.manifest.files) for name, s in steps.items()}
 
     def size(most: int) -> str:
         return f"size={chance.randrange(1, most) * _PAGE},nr_inodes=1k"
@@ -40,7 +41,7 @@ def _small(setting: Setting) -> list[Small]:
         # Inodes run out as well as bytes; by bytes the cache has its own limit, which is looked at first.
         Small("cache", "tokenizer", f"size=1g,nr_inodes={chance.randrange(3, 9)}"),
         Small("scratch", "curate", size(3)),
-        Small("store", "tokenize", size(8)),
+        Small("store", "tokenize", size(pages["tokenize"])),
     ]
     if setting.quick:
         return found[1:]
@@ -50,7 +51,7 @@ def _small(setting: Setting) -> list[Small]:
         Small("cache", "mixture", "size=100m"),
         Small("scratch", "tokenizer", size(4)),
         Small("scratch", "tokenize", size(4)),
-        *(Small("store", component, size(8)) for component in ("curate", "tokenizer", "tokenize", "recipe")),
+        *(Small("store", name, size(pages[name])) for name in ("recipe", "curate", "tokenizer", "tokenize")),
     ]
 
 
@@ -98,7 +99,7 @@ def _sudo() -> list[str]:
 
 def _trials(setting: Setting) -> Iterator[Trial]:
     steps = undisturbed(setting.shared)
-    for number, small in enumerate(_small(setting)):
+    for number, small in enumerate(_small(setting, steps)):
         name = f"disk/{small.place}-{small.component}/{number}"
         yield Trial(name, functools.partial(filled, steps[small.component], small, setting.folder / str(number)))
 

@@ -84,7 +84,7 @@ def pieces(writer: ArtifactWriter, root: str) -> None:
     writer.add_copies((name, file.uri, file.sha256, file.size, True) for name, file in done.files.items())
 
 
-_ROWS = RowSettings(8, ShardFormat("zstd:1", 200), None, None, np.zeros(100, np.bool_))
+_ROWS = RowSettings(8, ShardFormat("zstd:1", 300), None, None, np.zeros(100, np.bool_))
 
 
 def shards(writer: ArtifactWriter, root: str) -> None:
@@ -98,7 +98,7 @@ def shards(writer: ArtifactWriter, root: str) -> None:
 
 
 def _tokens(parts: Sequence[Part], begin: Place) -> Iterator[TokenBatch]:
-    for document in range(begin.document, 24):
+    for document in range(begin.document, 5):
         ids = np.full(6, document, np.uint32)
         yield TokenBatch("eng_Latn", 0, document, ids, np.array([6]), np.array([6]))
 
