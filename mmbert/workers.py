@@ -30,13 +30,7 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._started is None:
-            return
-        pool, going_on = self._started
-        if kind is not None:
-            going_on.close()
-        pool.shutdown(cancel_futures=True)
-        going_on.close()
+        self._end(at_once=kind is not None)
 
     def each(self, function: Callable[[T], Any], items: Iterable[T]) -> None:
         """Call a function with each item; both can be pickled.
@@ -49,13 +43,27 @@ class Workers:
             # Not an event: setting one waits for those who wait for it, a killed one too.
             ended, going_on = context.Pipe(duplex=False)
             self._started = ProcessPoolExecutor(self._processes, context, _start_stoppable, (ended,)), going_on
-        futures = [self._started[0].submit(function, item) for item in items]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         try:
+            futures = [self._started[0].submit(function, item) for item in items]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-        except BrokenProcessPool as error:
-            raise lost(self._what, "fewer threads") from error
+        except BaseException as error:
+            # None of them works on while the caller clears up.
+            self._end(at_once=True)
+            if isinstance(error, BrokenProcessPool):
+                raise lost(self._what, "fewer threads") from error
+            raise
+
+    def _end(self, at_once: bool) -> None:
+        if self._started is None:
+            return
+        pool, going_on = self._started
+        self._started = None
+        if at_once:
+            going_on.close()
+        pool.shutdown(cancel_futures=True)
+        going_on.close()
 
 
 def lost(what: str, remedy: str) -> InfrastructureError:
