@@ -22,12 +22,12 @@ def main(quick: bool, seed: int | None, only: str) -> None:
     """Break everything, everywhere; what was made must be the same to the byte."""
     drawn = secrets.randbelow(10**6) if seed is None else seed
     click.echo(f"seed {drawn}")
-    with tempfile.TemporaryDirectory(prefix="mmbert-chaos-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mmbert-chaos-") as folder, ExitStack() as lasting:
 
         def setting(fault: Fault) -> Setting:
             own = Path(folder, fault.name)
             own.mkdir()
-            return Setting(own, quick, drawn, ExitStack())
+            return Setting(own, quick, drawn, ExitStack(), lasting)
 
         outcomes = try_all(FAULTS, setting, only, click.echo)
     if not outcomes:

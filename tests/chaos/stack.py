@@ -1,4 +1,4 @@
-"""A real S3 and MLflow for the trials of a fault, and a place of its own there for each trial."""
+"""A real S3 and MLflow for all trials of processes, and a place of its own there for each."""
 
 from __future__ import annotations
 
@@ -89,12 +89,19 @@ class Scene:
 
 
 def make_scene(setting: Setting) -> Scene:
-    for server in ("s3", "mlflow"):
-        (setting.folder / server).mkdir()
-    s3 = setting.stack.enter_context(s3_running(setting.folder / "s3"))
-    mlflow = setting.stack.enter_context(mlflow_running(setting.folder / "mlflow", s3))
-    s3.make_bucket("data")
-    return Scene(setting.folder, s3, mlflow, _on_store(setting, s3))
+    """One for all faults."""
+    folder = setting.shared / "scene"
+    if folder not in _scenes:
+        for server in ("s3", "mlflow"):
+            (folder / server).mkdir(parents=True)
+        s3 = setting.lasting.enter_context(s3_running(folder / "s3"))
+        mlflow = setting.lasting.enter_context(mlflow_running(folder / "mlflow", s3))
+        s3.make_bucket("data")
+        _scenes[folder] = Scene(folder, s3, mlflow, _on_store(setting, s3))
+    return _scenes[folder]
+
+
+_scenes: dict[Path, Scene] = {}
 
 
 def _on_store(setting: Setting, s3: S3) -> dict[str, Step]:

@@ -65,3 +65,17 @@ def test_a_pattern_that_fits_no_trial_is_wrong_use() -> None:
     ended = run("--only", "network/*")
     assert ended.exit_code == 2
     assert "no trial is named 'network/*'; faults are disk" in ended.output
+
+
+def test_a_fault_whose_trials_cannot_be_made_is_lost_and_the_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(setting: Setting) -> Iterator[Trial]:
+        raise RuntimeError("the server did not start")
+        yield
+
+    faults = (Fault("network", "a network", none), Fault("disk", "a disk", _trials))
+    monkeypatch.setattr(command, "FAULTS", faults)
+    ended = run()
+    assert "network: LOST" in ended.output
+    assert "the server did not start" in ended.output
+    assert ended.output.splitlines()[-1] == "figure: faults_survived 4 of 6"
+    assert run("--only", "disk/slow").exit_code == 0
