@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from tests.chaos.matrix import Fault, Setting, table, try_all
 @click.option("--only", default="*", show_default=True, help="a pattern of the names of trials")
 def main(quick: bool, seed: int | None, only: str) -> None:
     """Break everything, everywhere; what was made must be the same to the byte."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end with it
     drawn = secrets.randbelow(10**6) if seed is None else seed
     click.echo(f"seed {drawn}")
     with tempfile.TemporaryDirectory(prefix="mmbert-chaos-") as folder, ExitStack() as lasting:
