@@ -27,7 +27,7 @@ _TRIES = 4
 @contextlib.contextmanager
 def watched(step: Step, place: Place) -> Iterator[None]:
     """Read the artifact again and again: it is there or not, always whole, and once there it stays."""
-    stop, there, failures = threading.Event(), [False], list[BaseException]()
+    stop, there, failures = threading.Event(), [False], list[Exception]()
 
     def look() -> None:
         while not stop.is_set() and not failures:
