@@ -7,6 +7,7 @@ compute, with a tracking run that does nothing and an output that is never commi
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -32,6 +33,7 @@ DEFAULT_ROOT = "artifacts"
 AIRFLOW_TASK = "MMBERT_AIRFLOW_TASK"
 """In a component's environment: which of Airflow's tasks it is, as JSON."""
 _MINIMUM_FREE_BYTES = 200 * 2**20
+_FULL_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,9 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
             for entry in entries:
                 run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
         started = time.monotonic()
-        item.function(_work(work_plan, writer, run, tracker, scratch, root, among), **work_plan.arguments)
+        work = _work(work_plan, writer, run, tracker, scratch, root, among)
+        with _full_disk_named(scratch, work.cache):
+            item.function(work, **work_plan.arguments)
         seconds = time.monotonic() - started
         artifact = writer.commit(_producer(work_plan, run, task, seconds))
         among.agree(_committed)
@@ -210,6 +214,23 @@ def _work(
     if "recipe" in work_plan.arguments:
         recipe = planning.declared_recipe(work_plan.component, full, work_plan.arguments)
     return Work(recipe, writer, run, tracker, scratch, cache, root, among, recipe_to_yaml(full))
+
+
+@contextlib.contextmanager
+def _full_disk_named(*folders: Path) -> Iterator[None]:
+    """A full disk is told as one, with a place on it: what writes to an open file leaves the place out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = error.filename or next((folder for folder in folders if _is_full(folder)), folders[0])
+        raise InfrastructureError(f"{place}: the disk is full; free some space and run it again") from error
+
+
+def _is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < _FULL_BYTES or not disk.f_favail
 
 
 @contextlib.contextmanager

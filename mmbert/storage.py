@@ -35,6 +35,8 @@ _WITH_CHECKSUM = {"ChecksumMode": "ENABLED"}
 _ACCESS_CODES = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _UNSUPPORTED_CODES = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 _MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
+_INCOMING = re.compile(r"\..+\.[0-9a-f]{8}\.incoming", re.DOTALL)
+"""A file that is being written (in S3 such a file does not show). Taking it for a whole one would break its writer."""
 
 
 class MissingFileError(UserError):
@@ -125,7 +127,9 @@ def _said_plainly(function: Callable[P, R]) -> Callable[P, R]:
             if isinstance(error, FileNotFoundError):
                 raise MissingFileError(f"{uri}: no such file") from error
             if error.errno == errno.ENOSPC:
-                raise InfrastructureError(f"{uri}: the disk is full; free some space and run it again") from error
+                # What is downloaded comes from one disk and fills another.
+                place = args[1] if function.__name__ == "download" else uri
+                raise InfrastructureError(f"{place}: the disk is full; free some space and run it again") from error
             raise InfrastructureError(f"{uri}: {error.strerror or error}") from error
         except Exception as error:
             if not type(error).__module__.startswith(("botocore", "boto3", "s3transfer")):
@@ -328,7 +332,8 @@ def list_files(uri: str) -> list[str]:
     if is_s3(uri):
         return sorted(_checked(uri, path) for path, _ in _s3_objects(uri))
     root = Path(uri)
-    return sorted(str(_inside(root, p).relative_to(root)) for p in root.rglob("*") if p.is_file())
+    files = (p for p in root.rglob("*") if p.is_file() and not _INCOMING.fullmatch(p.name))
+    return sorted(str(_inside(root, p).relative_to(root)) for p in files)
 
 
 @_said_plainly
@@ -586,7 +591,7 @@ def old_versions(uri: str) -> tuple[int, int]:
 def _replacing(target: Path) -> Iterator[Path]:
     """A temporary file beside `target` that takes its place only when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.incoming")
     try:
         yield temporary
         temporary.replace(target)

@@ -147,9 +147,9 @@ class MlflowServer:
         self.server.start()
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    home = tmp_path_factory.mktemp("s3")
+@contextlib.contextmanager
+def s3_running(home: Path) -> Iterator[S3]:
+    """An S3 server with its data below `home`."""
     folder = home / "buckets"
     folder.mkdir()
     endpoint = f"http://127.0.0.1:{(port := free_port())}"
@@ -167,8 +167,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> Iterator[MlflowServer]:
-    home = tmp_path_factory.mktemp("mlflow")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3_running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def mlflow_running(home: Path, s3: S3) -> Iterator[MlflowServer]:
+    """An MLflow server with its data below `home` and in `s3`; this process has its login."""
     uri = f"http://127.0.0.1:{(port := free_port())}"
     rules = home / "auth.ini"
     rules.write_text(
@@ -177,9 +183,9 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> It
     command = [str(MLFLOW), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--app-name", "basic-auth"]
     command += ["--backend-store-uri", f"sqlite:///{home}/mlflow.db"]
-    command += ["--artifacts-destination", f"{s3_server.make_bucket('mlflow')}/artifacts"]
-    environment = clean_environment() | s3_server.environment
-    environment["MLFLOW_S3_ENDPOINT_URL"] = s3_server.endpoint
+    command += ["--artifacts-destination", f"{s3.make_bucket('mlflow')}/artifacts"]
+    environment = clean_environment() | s3.environment
+    environment["MLFLOW_S3_ENDPOINT_URL"] = s3.endpoint
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     environment["MLFLOW_AUTH_CONFIG_PATH"] = str(rules)
     environment["MLFLOW_AUTH_ADMIN_USERNAME"] = "admin"
@@ -194,3 +200,9 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> It
             yield MlflowServer(uri, password, home, server)
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> Iterator[MlflowServer]:
+    with mlflow_running(tmp_path_factory.mktemp("mlflow"), s3_server) as server:
+        yield server

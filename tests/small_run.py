@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -87,16 +88,16 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
     return clean_environment() | {"MMBERT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", **more}
 
 
-def own_text(folder: Path) -> str:
-    """Write the sentences below `folder`; the override that makes them a recipe's source."""
+def own_text(folder: Path, codes: Iterable[str] = LANGUAGES, most: int | None = None) -> str:
+    """Write the sentences of these languages below `folder`, so many of each at most; the override that makes them a
+    recipe's source."""
     text = resources.files("eld").joinpath("tests/data/big-test.txt").read_text("utf-8")
-    for line in text.splitlines():
-        code, _, sentence = line.partition("\t")
-        if code in LANGUAGES:
-            path = folder / "text" / LANGUAGES[code] / "sentences.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as out:
-                out.write(sentence + "\n")
+    lines = [line.partition("\t") for line in text.splitlines()]
+    for code in codes:
+        path = folder / "text" / LANGUAGES[code] / "sentences.txt"
+        path.parent.mkdir(parents=True)
+        sentences = [sentence for language, _, sentence in lines if language == code]
+        path.write_text("".join(f"{sentence}\n" for sentence in sentences[:most]), "utf-8")
     return f"sources={{own: {{kind: files, path: {json.dumps(str(folder / 'text'))}, held_out_share: 0.1}}}}"
 
 

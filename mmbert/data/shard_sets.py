@@ -6,16 +6,13 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from mmbert import logs, storage
+from mmbert import storage
 from mmbert.artifacts import ArtifactWriter
 from mmbert.data.mds import index_bytes
 from mmbert.data.rows import Place, TokenBatch
@@ -31,7 +28,7 @@ from mmbert.data.shard_units import (
     plan_units,
     write_unit,
 )
-from mmbert.errors import InfrastructureError
+from mmbert.workers import lost, start_worker
 
 INDEX_FILE = "index.json"
 LANGUAGES_FILE = "languages.json"
@@ -150,10 +147,7 @@ def _write_units(
                 raise next(e for f in failed if (e := f.exception()) and not isinstance(e, _StoppedError))
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
-            raise InfrastructureError(
-                "a tokenization process was killed, for want of memory perhaps; run it again, with fewer threads or "
-                "smaller shards (shards.shard_size_mb)"
-            ) from error
+            raise lost("tokenization", "fewer threads or smaller shards (shards.shard_size_mb)") from error
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -193,19 +187,9 @@ _worker: list[_Worker] = []
 
 
 def _start_worker(*arguments: Any) -> None:
-    logs.set_up()
-    # The parent decides what an interrupt means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_worker()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.append(_Worker(*arguments))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for([parent.sentinel])
-        os._exit(1)
 
 
 def _work(unit: Unit) -> list[Shard]:

@@ -159,7 +159,8 @@ def _write(tokenizer: Tokenizer, model: Model, out: Path) -> None:
         special_tokens=[(bos, ids["bos"]), (eos, ids["eos"])],
     )
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(out / TOKENIZER_FILE))
+    # Its own `save` raises no OSError where the disk is full.
+    (out / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), "utf-8")
     roles = {f"{role}_token": token for role, token in (tokens | {"cls": bos, "sep": eos}).items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **roles}
     for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", roles)):

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbert.artifacts import Artifact, ancestry, open_artifact
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.evaluation.results.promotion import GATE, REASON, version_scores
 from mmbert.hub import retries_told_once
+from mmbert.places import scratch_folder
 from mmbert.release.names import COMPOSER_FOLDER, OPTIMIZER, STATE, WEIGHTS
 from mmbert.release.released_card import CHECKPOINT, released_card
 from mmbert.tracking import ModelVersion, Registry
@@ -221,11 +220,11 @@ def _upload(api: HfApi, repo: PlannedRepo) -> tuple[str, str, str]:
     place = api.create_repo(repo.name, exist_ok=True).repo_id
     there = _large_files(api, place)
     operations = []
-    with tempfile.TemporaryDirectory(prefix="mmbert-") as scratch:
+    with scratch_folder() as scratch:
         for number, file in enumerate(file for file in repo.files if there.get(file.path) != file.sha256):
             content: bytes | str = file.data
             if file.artifact is not None:
-                local = Path(scratch, str(number))
+                local = scratch / str(number)
                 file.artifact.download(file.source, local)
                 content = str(local)
             addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -20,14 +21,15 @@ from tests.chaos.matrix import Fault, Setting, table, try_all
 @click.option("--only", default="*", show_default=True, help="a pattern of the names of trials")
 def main(quick: bool, seed: int | None, only: str) -> None:
     """Break everything, everywhere; what was made must be the same to the byte."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers end with it
     drawn = secrets.randbelow(10**6) if seed is None else seed
     click.echo(f"seed {drawn}")
-    with tempfile.TemporaryDirectory(prefix="mmbert-chaos-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mmbert-chaos-") as folder, ExitStack() as lasting:
 
         def setting(fault: Fault) -> Setting:
             own = Path(folder, fault.name)
             own.mkdir()
-            return Setting(own, quick, drawn, ExitStack())
+            return Setting(own, quick, drawn, ExitStack(), lasting)
 
         outcomes = try_all(FAULTS, setting, only, click.echo)
     if not outcomes:
@@ -37,4 +39,5 @@ def main(quick: bool, seed: int | None, only: str) -> None:
     sys.exit(int(any(outcome.seconds is None for outcome in outcomes)))
 
 
-main()
+if __name__ == "__main__":
+    main()

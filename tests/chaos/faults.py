@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from tests.chaos import s3, trainer
+from tests.chaos.clock import CLOCK
+from tests.chaos.disk import DISK
+from tests.chaos.killed import KILLED
 from tests.chaos.matrix import Fault
+from tests.chaos.operations import STOPPED
+from tests.chaos.races import RACES
 
-FAULTS: tuple[Fault, ...] = (trainer.FAULT, s3.FAULT)
+FAULTS: tuple[Fault, ...] = (STOPPED, KILLED, DISK, CLOCK, RACES, s3.FAULT, trainer.FAULT)

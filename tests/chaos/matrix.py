@@ -7,20 +7,27 @@ import random
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a fault's trials are made for. `folder` is empty and the fault's own; `stack` ends what it starts."""
+    """What a fault's trials are made for. `folder` is empty and the fault's own; `stack` ends what it starts, `lasting`
+    what it starts for all faults."""
 
     folder: Path
     quick: bool
     seed: int
     stack: ExitStack
+    lasting: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def shared(self) -> Path:
+        """A folder for what is made once for all faults."""
+        return self.folder.parent
 
     def random(self, name: str) -> random.Random:
         """The same numbers for the same seed and name, whatever else is tried."""
@@ -64,10 +71,12 @@ def try_all(
     """Try every trial whose name matches the pattern `only`, one after the other, whatever becomes of the others."""
     outcomes = []
     for fault in faults:
+        if not fnmatch.fnmatch(fault.name, only.partition("/")[0]):
+            continue
         given = setting(fault)
         with given.stack:
-            for trial in fault.trials(given):
-                if not fnmatch.fnmatch(trial.name, only):
+            for trial in _trials(fault, given):
+                if not fnmatch.fnmatch(trial.name, only) and trial.name != fault.name:
                     continue
                 began = time.monotonic()
                 seconds: float | None = None
@@ -80,6 +89,19 @@ def try_all(
                     say(f"{trial.name}: survived, {seconds:.1f} s lost, {time.monotonic() - began:.0f} s in all")
                 outcomes.append(Outcome(fault, trial, seconds))
     return outcomes
+
+
+def _trials(fault: Fault, given: Setting) -> Iterator[Trial]:
+    """A fault's trials; where they cannot be made, one of the fault's name that says so."""
+    try:
+        yield from fault.trials(given)
+    except Exception as error:
+        failure = error
+
+        def attempt() -> float:
+            raise failure
+
+        yield Trial(fault.name, attempt)
 
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from datatrove.data import Document as Record
@@ -22,6 +20,7 @@ from mmbert.data.readers import Selection, is_error, to_document
 from mmbert.data.scripts import script_of
 from mmbert.data.sources import SourceReader, Unit, make_reader
 from mmbert.data.steps.cleaning import cleaning_steps, language_settings
+from mmbert.places import scratch_folder
 from mmbert.recipe.languages import known_languages
 from mmbert.recipe.schema import Curation, Source
 
@@ -169,8 +168,8 @@ class _Commit(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
         job: CleanJob = self.jobs[rank]
-        with tempfile.TemporaryDirectory(prefix="mmbert-clean-") as folder:
-            kept_folder, dropped_folder = Path(folder, "kept"), Path(folder, "dropped")
+        with scratch_folder() as folder:
+            kept_folder, dropped_folder = folder / "kept", folder / "dropped"
             kept_folder.mkdir()
             dropped_folder.mkdir()
             kept, dropped = Spool(kept_folder), Spool(dropped_folder) if self.keep_dropped else None
@@ -182,10 +181,10 @@ class _Commit(PipelineStep):
                 kept.add(record.metadata["split"], document.language, to_line(document))
                 note_labels(labels, record)
                 number += 1
-            files = {DOCUMENTS: Path(folder, DOCUMENTS)}
+            files = {DOCUMENTS: folder / DOCUMENTS}
             parts = kept.write(files[DOCUMENTS])
             if dropped is not None and self.dropped.reasons.counts:
-                files[DROPPED] = Path(folder, DROPPED)
+                files[DROPPED] = folder / DROPPED
                 dropped.write(files[DROPPED])
             reasons = self.dropped.reasons.to_json()
             found = {

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from mmbert.data.dedup.clusters import duplicate_pairs, join, settle
 from mmbert.data.documents import HELD_OUT
 from mmbert.data.steps.classifier import keep_share
 from mmbert.errors import UserError
+from mmbert.places import scratch_folder
 from mmbert.recipe.schema import Curation, Source
 
 STAGE = "duplicates"
@@ -166,8 +165,8 @@ class FindPairs(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
         job: PairsJob = self.jobs[rank]
         pairs = _pairs_of_row(job.language, job.row, job.share, job.shares)
-        with tempfile.TemporaryDirectory(prefix="mmbert-pairs-") as folder:
-            path = Path(folder, PAIRS_FILE)
+        with scratch_folder() as folder:
+            path = folder / PAIRS_FILE
             path.write_bytes(pairs.astype("<i8").tobytes())
             self.store.commit(PAIRS_STAGE, job.fingerprint, {PAIRS_FILE: path}, {"pairs": len(pairs)})
 
@@ -195,9 +194,9 @@ class FindDuplicates(PipelineStep):
                 counts.append(len(positions))
                 digests.append(hashlib.sha256(block).hexdigest())
             files = {}
-            with tempfile.TemporaryDirectory(prefix="mmbert-duplicates-") as folder:
+            with scratch_folder() as folder:
                 if sum(counts):
-                    files[FILE] = Path(folder, FILE)
+                    files[FILE] = folder / FILE
                     files[FILE].write_bytes(b"".join(blocks))
                 self.store.commit(STAGE, job.fingerprint, files, {"counts": counts, "digests": digests})
 

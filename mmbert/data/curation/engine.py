@@ -25,6 +25,7 @@ from mmbert.data.steps.decontamination import ContaminationIndex, EvaluationText
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe.languages import language_name
 from mmbert.recipe.schema import Curation, Source
+from mmbert.workers import Workers
 
 _BUNDLE_DOCUMENTS = 200_000
 _EVALUATED = {"eld", "udhr"}
@@ -77,18 +78,19 @@ def curate(
     selection = Selection(curation.groups, group, frozenset(reserved_languages))
     # Tokenized sources have no text; the tokenization reads them.
     texts = {name: source for name, source in sources.items() if source.kind != "tokenized"}
-    run = _Run(store, executor)
-    jobs = clean.plan(texts, curation, selection)
-    finished = run.stage(clean.STAGE, jobs, lambda todo: clean.steps(todo, texts, curation, selection, store))
-    units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
-    _check_sources(units)
-    drops = _duplicates(run, units, texts, curation)
-    marks = _marks(run, units, _contamination_index(curation, texts, selection.reserved, evaluation_texts))
-    last = [
-        finish.FinishJob(unit, unit_drops, unit_marks, curation.keep_dropped)
-        for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
-    ]
-    written = run.stage(finish.STAGE, last, lambda todo: finish.steps(todo, store))
+    with Workers(executor.workers, "curation") as workers:
+        run = _Run(store, executor, workers)
+        jobs = clean.plan(texts, curation, selection)
+        finished = run.stage(clean.STAGE, jobs, lambda todo: clean.steps(todo, texts, curation, selection, store))
+        units = [Cleaned.of(job, done) for job, done in zip(jobs, finished, strict=True)]
+        _check_sources(units)
+        drops = _duplicates(run, units, texts, curation)
+        marks = _marks(run, units, _contamination_index(curation, texts, selection.reserved, evaluation_texts))
+        last = [
+            finish.FinishJob(unit, unit_drops, unit_marks, curation.keep_dropped)
+            for unit, unit_drops, unit_marks in zip(units, drops, marks, strict=True)
+        ]
+        written = run.stage(finish.STAGE, last, lambda todo: finish.steps(todo, store))
     return _collect(units, written, curation, selection, run.work)
 
 
@@ -117,6 +119,7 @@ def _check_sources(units: Sequence[Cleaned]) -> None:
 class _Run:
     store: WorkStore
     executor: Executor
+    workers: Workers
     work: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def stage(
@@ -135,7 +138,7 @@ class _Run:
         pending = [job for job in {job.fingerprint: job for job in jobs}.values() if job.fingerprint not in found]
         self.work[name] = len(pending), len(found)
         if pending:
-            self.executor.run(steps, tasks(pending), self.store)
+            self.executor.run(steps, tasks(pending), self.store, self.workers)
             found |= self.store.find(name, [job.fingerprint for job in pending])
         if missing := [name for name in names if name not in found]:
             raise InfrastructureError(

@@ -6,7 +6,9 @@ MMBERT_EXECUTOR is `local` (the default) or `ray`; Ray's cluster is the one that
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
+import functools
 import hmac
 import itertools
 import logging
@@ -14,13 +16,13 @@ import os
 import pickle
 import secrets
 import struct
-import tempfile
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import dill
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
@@ -28,6 +30,8 @@ from loguru import logger
 from mmbert import logs, storage
 from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.places import scratch_folder, scratch_parent
+from mmbert.workers import Workers
 
 # In every process that a task is sent to: what is worth telling, the stages tell themselves.
 logger.disable("datatrove")
@@ -96,10 +100,17 @@ class Executor:
             raise UserError(f"MMBERT_EXECUTOR={kind}: there is no such executor; it can be {', '.join(EXECUTORS)}")
         return cls(cast(Literal["local", "ray"], kind), workers)
 
-    def run(self, steps: Callable[[Jobs], Sequence[PipelineStep]], jobs: Sequence[Any], store: WorkStore) -> None:
+    def run(
+        self,
+        steps: Callable[[Jobs], Sequence[PipelineStep]],
+        jobs: Sequence[Any],
+        store: WorkStore,
+        workers: Workers,
+    ) -> None:
         """Run a pipeline once for each job: task number n does `jobs[n]`.
 
-        `steps` makes the pipeline. Raises what a task raises, in whatever process.
+        `steps` makes the pipeline; `workers` do local work in more than one process. Raises what a task raises, in
+        whatever process.
         """
         attempt = uuid.uuid4().hex[:12]
         with self._logs(store, attempt) as logs, Jobs.written(store, attempt, jobs) as listed:
@@ -112,7 +123,7 @@ class Executor:
                 store.raise_failure(attempt)
                 return
             try:
-                LocalPipelineExecutor(pipeline, workers=min(self.workers, len(jobs)), **options).run()
+                _Local(pipeline, workers=min(self.workers, len(jobs)), **options).run_in(workers)
             except MmbertError:
                 storage.delete_tree(storage.join(store.uri, "failed", attempt))
                 raise
@@ -136,14 +147,30 @@ class Executor:
     def _logs(self, store: WorkStore, attempt: str) -> Iterator[str]:
         """Where datatrove keeps its logs and statistics; the machines of a cluster share only the store."""
         if self.kind == "local":
-            with tempfile.TemporaryDirectory(prefix="mmbert-logs-") as folder:
-                yield folder
+            with scratch_folder() as folder:
+                yield str(folder)
             return
         logs = storage.join(store.uri, "logs", attempt)
         try:
             yield logs
         finally:
             storage.delete_tree(logs)
+
+
+class _Local(LocalPipelineExecutor):
+    """datatrove's, with processes of ours: its own outlive a killed parent, and a killed one is waited for for ever."""
+
+    def run_in(self, workers: Workers) -> None:
+        if self.workers == 1:
+            for task in range(self.tasks):
+                copy.deepcopy(self)._run_for_rank(task)
+        else:
+            # Steps hold what plain pickle does not take.
+            workers.each(functools.partial(_run_task, dill.dumps(self)), range(self.tasks))
+
+
+def _run_task(executor: bytes, task: int) -> None:
+    dill.loads(executor)._run_for_rank(task)  # noqa: S301 - of the process that started this one
 
 
 def _gigabytes(ray: Any) -> float:
@@ -174,7 +201,7 @@ class _Guarded(PipelineStep):
         except OSError as error:
             full = "the disk is full; free some space and run it again"
             what = full if error.errno == errno.ENOSPC else error.strerror or str(error)
-            failure = InfrastructureError(f"curation, {error.filename or tempfile.gettempdir()}: {what}")
+            failure = InfrastructureError(f"curation, {error.filename or scratch_parent()}: {what}")
             with contextlib.suppress(MmbertError):  # the store may be on the full disk
                 self.store.fail(self.attempt, failure)
             raise failure from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mmbert.data.curation.reading import ReadCleaned
 from mmbert.data.curation.work import WorkStore, fingerprint
 from mmbert.data.documents import SPLITS, SUFFIX, TRAIN, compressor, to_line
 from mmbert.data.readers import to_document
+from mmbert.places import scratch_folder
 
 STAGE = "finish"
 KEPT_SAMPLES = "kept"
@@ -75,8 +75,8 @@ class _Finish(PipelineStep):
         job: FinishJob = self.jobs[rank]
         kept: dict[Place, Kept] = defaultdict(Kept)
         dropped, samples = Tally(), Samples()
-        with tempfile.TemporaryDirectory(prefix="mmbert-finish-") as folder, Files(Path(folder)) as files:
-            spool = Spool(Path(folder))
+        with scratch_folder() as folder, Files(folder) as files:
+            spool = Spool(folder)
             place, reasons = ("", ""), dict[int, tuple[str, dict[str, Any]]]()
             for record in data:
                 document = to_document(record)
@@ -99,7 +99,7 @@ class _Finish(PipelineStep):
             files.close()
             paths = dict(files.paths)
             if job.keep_dropped and dropped.counts:
-                paths[DROPPED] = Path(folder, DROPPED)
+                paths[DROPPED] = folder / DROPPED
                 spool.write(paths[DROPPED])
             found = {
                 "files": [[*of, name] for name, of in files.places.items()],

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from mmbert.data.curation.work import Finished, StoredFile, WorkStore, fingerpri
 from mmbert.data.dedup.minhash import MinHashSettings, band_hashes
 from mmbert.data.documents import SPLITS
 from mmbert.data.steps.classifier import SCORE
+from mmbert.places import scratch_folder
 
 STAGE = "signatures"
 FILE = "signatures.u64"
@@ -109,8 +109,8 @@ class _Sign(PipelineStep):
                 flush()
                 characters = 0
         flush()
-        with tempfile.TemporaryDirectory(prefix="mmbert-signatures-") as folder:
-            path = Path(folder, FILE)
+        with scratch_folder() as folder:
+            path = folder / FILE
             parts = _write(path, blocks)
             self.store.commit(STAGE, self.jobs[rank].fingerprint, {FILE: path}, {"parts": parts})
 

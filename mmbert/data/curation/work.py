@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any
 from mmbert import storage
 from mmbert.artifacts import digest_file, digest_json
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.places import scratch_folder
 from mmbert.sealed import read_sealed, write_sealed
 
 _MARKER = "done.json"
@@ -76,8 +76,8 @@ class WorkStore:
         if not storage.is_s3(file.uri):
             yield self._checked(file, Path(file.uri))
             return
-        with tempfile.TemporaryDirectory(prefix="mmbert-work-") as folder:
-            target = Path(folder, "file")
+        with scratch_folder() as folder:
+            target = folder / "file"
             yield storage.fetched_twice(lambda: self._download(file, target), UserError)
 
     def fail(self, attempt: str, error: MmbertError) -> None:

@@ -83,7 +83,7 @@ class HubReader:
             return
         from huggingface_hub.file_download import http_get
 
-        with tempfile.NamedTemporaryFile() as file:
+        with tempfile.TemporaryFile() as file:
             http_get(path, cast(BinaryIO, file))
             file.seek(0)
             yield file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import zstandard
 from mmbert import hub, storage
 from mmbert.data.sources.reader import UnreadableError
 from mmbert.data.sources.rows import Row
+from mmbert.places import scratch_folder
 from mmbert.recipe.schema import TokenSpans
 
 
@@ -31,10 +31,10 @@ def read_samples(dataset: str, commit: str, index: str) -> Iterator[tuple[str, i
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnreadableError("not_mds", f"not an index of MDS shards: {error}") from error
     for shard in shards:
-        with tempfile.TemporaryDirectory(prefix="mmbert-mds-") as local:
-            path = f"{folder}/{_fetch(dataset, commit, folder, shard, Path(local))}"
+        with scratch_folder() as local:
+            path = f"{folder}/{_fetch(dataset, commit, folder, shard, local)}"
             try:
-                reader = reader_from_json(local, "", shard)
+                reader = reader_from_json(str(local), "", shard)
                 reader.validate(False)
                 for number in range(reader.samples):
                     yield path, number + 1, reader.get_item(number)
