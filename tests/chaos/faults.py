@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.chaos.matrix import Fault
+from tests.chaos.services import RACES, SERVICES
 
-FAULTS: tuple[Fault, ...] = ()
+FAULTS: tuple[Fault, ...] = (SERVICES, RACES)

@@ -1,0 +1,242 @@
+"""Real DAG runs of the small recipe on local stacks of their own, followed from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from infra.local.airflow_api import AirflowApi, NotFoundError, ensure_pool, quote
+from infra.local.stack import POOL
+from tests.chaos.matrix import Setting
+from tests.fixtures_stack import ROOT, clean_environment
+from tests.local_stack import LocalStack
+from tests.small_run import WHOLE_WORKFLOW, own_text
+
+T = TypeVar("T")
+
+NAME = "mmbert-chaos"
+DAG = "/dags/mmbert_pretrain"
+# One thread everywhere: the undisturbed run is one process, and bytes are promised for one number of threads.
+PROFILE = json.dumps({"threads": {"small": 1, "data": 1, "train": 1, "eval": 1}})
+# Their effects lie outside the store.
+DONE_AGAIN = {"release", "promotion"}
+_RUN_SECONDS = 900.0
+_GOES_ON_SECONDS = 180.0
+_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    overrides: list[str]
+    undisturbed: dict[str, str]
+    """Content digests by `<kind>/<fingerprint>`."""
+
+
+def small_recipe(setting: Setting) -> Recipe:
+    """The overrides of `tiny`, and what comes of them where nothing is killed; made once for all faults."""
+    folder = setting.folder.parent / "undisturbed"
+    if not folder.exists():
+        folder.mkdir()
+        text = own_text(folder)
+        overrides = [*WHOLE_WORKFLOW, f"name={NAME}", f"release.model_name={NAME}", text]
+        (folder / "overrides.json").write_text(json.dumps(overrides))
+        command = [sys.executable, "-m", "tests.chaos.undisturbed", str(folder), json.dumps(overrides)]
+        environment = clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    return Recipe(json.loads((folder / "overrides.json").read_text()), digests(folder / "root"))
+
+
+def digests(root: Path) -> dict[str, str]:
+    """What is complete below a folder of artifacts, each digested file read and compared with its manifest."""
+    found = {}
+    for path in sorted(root.glob("*/*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        if manifest["kind"] in DONE_AGAIN:
+            continue
+        for file in manifest["files"]:
+            if file["digested"]:
+                data = (path.parent / file["key"]).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == file["sha256"], f"{path.parent}: {file['path']}"
+        found[f"{manifest['kind']}/{manifest['fingerprint']}"] = manifest["content_digest"]
+    return found
+
+
+@dataclass
+class Watched:
+    """A stack on which DAG runs are disturbed."""
+
+    stack: LocalStack
+    runs: list[str] = field(default_factory=list)
+
+    def up(self) -> None:
+        ended = self.stack.run("up", MMBERT_PROFILE=PROFILE)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    def down(self) -> None:
+        ended = self.stack.run("down")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    @property
+    def airflow(self) -> AirflowApi:
+        password = self.stack.credentials()["AIRFLOW_ADMIN_PASSWORD"]
+        return AirflowApi(f"http://127.0.0.1:{self.stack.airflow_port}", "admin", password)
+
+    def prepare(self, slots: int) -> None:
+        """Wait for the DAGs; no re-evaluation of the model that is made; so many threads of tasks at once."""
+
+        def read() -> bool:
+            with contextlib.suppress(NotFoundError):
+                self.airflow.get(DAG)
+                self.airflow.patch("/dags/mmbert_reevaluate", {"is_paused": True})
+                return True
+            return False
+
+        _await("Airflow to read the DAGs", read, 120)
+        ensure_pool(self.airflow, POOL, slots, "")
+
+    def trigger(self, overrides: Sequence[str]) -> str:
+        """Start a DAG run; its id."""
+        conf = {"preset": "tiny", "overrides": list(overrides), "run_name": None}
+        started = self.airflow.post(f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+        self.runs.append(str(started["dag_run_id"]))
+        return self.runs[-1]
+
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        return self.airflow.pages(f"{DAG}/dagRuns/{quote(run)}/taskInstances", "task_instances")
+
+    def state(self, run: str) -> str:
+        return str(self.airflow.get(f"{DAG}/dagRuns/{quote(run)}")["state"])
+
+    def log(self, task: str) -> str:
+        """What all attempts of a task have said in all DAG runs."""
+        files = self.stack.home.glob(f"airflow/logs/dag_id=mmbert_pretrain/run_id=*/task_id={task}/**/attempt=*.log")
+        return "\n".join(path.read_text(errors="replace") for path in sorted(files))
+
+    def components(self, task: str) -> list[psutil.Process]:
+        """The processes that a task's component has now, not counting what it started itself."""
+        found = []
+        for process in self.stack.processes():
+            with contextlib.suppress(psutil.Error):
+                if ("--task", task) in itertools.pairwise(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def await_task(self, task: str, batch: int = 0) -> None:
+        """Until a task's component runs, or has trained that batch. Fails where it ended before."""
+
+        def there() -> bool:
+            if batch:
+                return re.search(rf'"batch {batch}: ', self.log(task)) is not None
+            return bool(self.components(task))
+
+        _await(f"{task} {batch or ''}", there, _RUN_SECONDS)
+
+    def await_second(self, task: str) -> None:
+        """Until two components of one task train at once."""
+        _await(f"a second {task}", lambda: len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1, 180)
+
+    def goes_on(self, since: float) -> float:
+        """Wait until a task began, ended or trained a batch after `since` (seconds since the epoch); when that was."""
+
+        def event() -> float | None:
+            found = [_seconds(t[key]) for run in self.runs for t in self.tasks(run) for key in ("start_date", "end_date") if t[key]]
+            for name in ("train_pretrain", "train_extend", "train_decay"):
+                found += [_seconds(when) for when in re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))]
+            return min((when for when in found if when > since), default=None)
+
+        return _await("the DAG run to go on", event, _GOES_ON_SECONDS)
+
+    def await_end(self) -> None:
+        """Until every DAG run has ended well, by itself."""
+        for run in self.runs:
+            state = _await(f"{run} to end", lambda: self._ended(run), _RUN_SECONDS)
+            assert state == "success", [(t["task_id"], t["state"], t["try_number"]) for t in self.tasks(run)]
+
+    def _ended(self, run: str) -> str | None:
+        state = self.state(run)
+        return state if state in {"success", "failed"} else None
+
+    def check(self, undisturbed: dict[str, str]) -> None:
+        """Nothing was lost: the same artifacts, nothing left to do in Airflow, one MLflow run a piece of work."""
+        made = digests(self.stack.home / "s3" / "mmbert" / "artifacts")
+        assert {name: made.get(name) for name in undisturbed} == undisturbed
+        # The recipe of a re-evaluation that was due.
+        assert {name for name in made.keys() - undisturbed.keys() if not name.startswith("recipe/")} == set()
+        for run in self.runs:
+            left = {(t["task_id"], t["state"]) for t in self.tasks(run) if t["state"] != "success"}
+            assert not left, left
+        self._check_mlflow()
+
+    def _check_mlflow(self) -> None:
+        experiment = self.stack.mlflow(f"experiments/get-by-name?experiment_name=mmbert/{NAME}")["experiment"]
+        wanted = {"experiment_ids": [experiment["experiment_id"]], "max_results": 1000}
+        runs = self.stack.mlflow("runs/search", wanted)["runs"]
+        tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
+        unfinished = [(tag.get("mmbert.task"), run["info"]["status"]) for run, tag in zip(runs, tags, strict=True) if run["info"]["status"] != "FINISHED"]
+        assert not unfinished, unfinished
+        workflows = [tag["mmbert.workflow_run"] for tag in tags if tag["mmbert.role"] == "workflow"]
+        assert sorted(workflows) == sorted(self.runs)
+        work = Counter(
+            (tag["mmbert.workflow_run"], tag["mmbert.task"], tag["mmbert.fingerprint"]) for tag in tags if tag["mmbert.role"] == "component"
+        )
+        assert max(work.values()) == 1, [item for item, count in work.items() if count > 1]
+        tasks = {(run, t["task_id"]) for run in self.runs for t in self.tasks(run) if t["operator"] == "ComponentOperator"}
+        assert {(run, task) for run, task, _ in work} == tasks
+
+
+@contextlib.contextmanager
+def watched(home: Path) -> Iterator[Watched]:
+    """A stack that runs; afterwards nothing of it does, and that is checked where all went well."""
+    home.mkdir()
+    found = Watched(LocalStack.new(home))
+    try:
+        found.up()
+        yield found
+        found.down()
+        left = found.stack.processes()
+        assert not left, [(p.pid, p.cmdline()) for p in left]
+    finally:
+        found.stack.run("down")
+
+
+def kill_service(stack: LocalStack, name: str, group: bool = True) -> None:
+    """SIGKILL from outside; for the scheduler, without `group`, its workers and their tasks live on."""
+    pid = stack.pid(name)
+    (os.killpg if group else os.kill)(pid, signal.SIGKILL)
+    _await(f"{name} to be gone", lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)
+
+
+def kill_everything(stack: LocalStack) -> None:
+    """As a power cut: services, tasks and components at once."""
+    for process in stack.processes():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _await(what: str, found: Callable[[], T | None], seconds: float) -> T:
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(_POLL_SECONDS)
+    return value
+
+
+def _seconds(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()

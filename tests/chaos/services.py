@@ -1,0 +1,152 @@
+"""The stack's services killed in the middle of real DAG runs, DAG runs that race, a retry beside its predecessor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+
+from tests.chaos.dag_runs import DAG, Watched, kill_everything, kill_service, small_recipe, watched
+from tests.chaos.matrix import Fault, Setting, Trial
+from tests.local_stack import LocalStack
+
+_RESUME_SECONDS = 30.0
+_CORES = 4
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Something killed once a task's component runs, or has trained so many batches."""
+
+    what: str
+    kill: Callable[[LocalStack], None]
+    task: str
+    batch: int = 0
+
+
+def _service(name: str, task: str, batch: int = 0) -> Kill:
+    return Kill(name, lambda stack: kill_service(stack, name), task, batch)
+
+
+def _scheduler(task: str, batch: int = 0) -> Kill:
+    """The scheduler alone: its workers and tasks live on."""
+    return Kill("the scheduler", lambda stack: kill_service(stack, "airflow-scheduler", group=False), task, batch)
+
+
+def _scheduler_and_workers(task: str, batch: int = 0) -> Kill:
+    return _service("airflow-scheduler", task, batch)
+
+
+def _power(task: str, batch: int = 0) -> Kill:
+    return Kill("everything", kill_everything, task, batch)
+
+
+_SCHEDULER = (
+    _scheduler("recipe"),
+    _scheduler("curate"),
+    _scheduler_and_workers("tokenize"),
+    _scheduler("train_pretrain", 3),
+    _scheduler_and_workers("train_pretrain", 9),
+    _scheduler("train_extend", 3),
+    _scheduler("evaluate_variants"),
+    _scheduler_and_workers("convert"),
+    _scheduler("evaluate_model"),
+)
+_SERVERS = tuple(
+    _service(name, *place)
+    for place, names in (
+        (("curate",), ("airflow-api", "s3")),
+        (("tokenize",), ("airflow-dags", "mlflow")),
+        (("train_pretrain", 2), ("s3",)),
+        (("train_pretrain", 6), ("mlflow",)),
+        (("train_pretrain", 10), ("airflow-api", "airflow-dags")),
+        (("convert",), ("mlflow", "s3")),
+        (("evaluate_model",), ("airflow-api", "airflow-dags")),
+    )
+    for name in names
+)
+_POWER = (_power("tokenize"), _power("train_pretrain", 5), _power("train_extend", 4), _power("evaluate_model"))
+_QUICK = (
+    _service("s3", "curate"),
+    _scheduler("train_pretrain", 3),
+    _service("mlflow", "train_pretrain", 8),
+    _service("airflow-api", "train_extend", 2),
+    _power("train_extend", 5),
+)
+
+
+def _kills(setting: Setting) -> Iterator[Trial]:
+    trials = {"quick": _QUICK} if setting.quick else {"scheduler": _SCHEDULER, "servers": _SERVERS, "power": _POWER}
+    for name, kills in trials.items():
+        yield Trial(f"services/{name}", partial(_one_run, setting, name, kills), len(kills))
+
+
+def _one_run(setting: Setting, name: str, kills: Sequence[Kill]) -> float:
+    """One DAG run with these kills; the most seconds from the scheduler's start to where the run went on."""
+    longest = 0.0
+    with _small(setting, name) as (run, overrides):
+        run.trigger(overrides)
+        for kill in kills:
+            run.await_task(kill.task, kill.batch)
+            kill.kill(run.stack)
+            run.up()
+            back = psutil.Process(run.stack.pid("airflow-scheduler")).create_time()
+            longest = max(longest, run.goes_on(back) - back)
+    return longest
+
+
+def _races(setting: Setting) -> Iterator[Trial]:
+    if not setting.quick:
+        yield Trial("races/two DAG runs", partial(_two_runs, setting))
+        yield Trial("races/a retry beside its predecessor", partial(_overlapping, setting))
+
+
+def _two_runs(setting: Setting) -> float:
+    """Both started at once, so that each wants what the other makes."""
+    with _small(setting, "two") as (run, overrides):
+        for _ in range(2):
+            run.trigger(overrides)
+    return 0.0
+
+
+def _overlapping(setting: Setting) -> float:
+    """Airflow is told that a training failed, and to try again, while who reports for it is stopped and cannot hear."""
+    with _small(setting, "overlapping") as (run, overrides):
+        run_id = run.trigger(overrides)
+        run.await_task("train_pretrain", 2)
+        (first,) = run.components("train_pretrain")
+        supervisor = first.parent().parent()
+        os.kill(supervisor.pid, signal.SIGSTOP)
+        task = f"{DAG}/dagRuns/{run_id}/taskInstances/train_pretrain"
+        run.airflow.patch(task, {"new_state": "failed"})
+        again = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["train_pretrain"], "only_failed": False}
+        run.airflow.post(f"{DAG}/clearTaskInstances", again)
+        run.await_second("train_pretrain")
+        assert first.is_running()
+        os.kill(supervisor.pid, signal.SIGCONT)
+    return 0.0
+
+
+@contextmanager
+def _small(setting: Setting, name: str) -> Iterator[tuple[Watched, list[str]]]:
+    """A fresh stack and the recipe's overrides; what is triggered within ends well, and nothing is lost."""
+    recipe = small_recipe(setting)
+    with watched(setting.folder / name) as run:
+        run.prepare(_CORES)
+        yield run, recipe.overrides
+        run.await_end()
+        run.check(recipe.undisturbed)
+
+
+SERVICES = Fault(
+    "services",
+    "scheduler, API server, DAG processor, S3, MLflow killed in mid-run, one by one and all at once",
+    _kills,
+    ("dag_resume_seconds", _RESUME_SECONDS),
+)
+RACES = Fault("races", "two DAG runs for the same artifacts; a retry beside its still-running predecessor", _races)
