@@ -56,7 +56,7 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
         "logging": {"base_log_folder": home / "logs"},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.5,
-            # A laptop sleeps or is killed: notice a lost scheduler within seconds, not minutes. It is believed dead after
+            # A laptop sleeps or is killed: notice a lost scheduler within seconds, not minutes. It is held dead after
             # three missed heartbeats, and a new one looks for its tasks when it starts and then every five seconds.
             "orphaned_tasks_check_interval": 5,
             "scheduler_health_check_threshold": 15,

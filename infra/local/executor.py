@@ -52,7 +52,6 @@ class AdoptingExecutor(local_executor.LocalExecutor):
             },
         )
         worker.start()
-        assert worker.pid is not None
         self.workers[worker.pid] = worker
 
 

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -150,15 +151,25 @@ class Watched:
 
     def await_second(self, task: str) -> None:
         """Until two components of one task train at once."""
-        _await(f"a second {task}", lambda: len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1, 180)
+        _await(
+            f"a second {task}", lambda: len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1, 180
+        )
 
     def goes_on(self, since: float) -> float:
         """Wait until a task began, ended or trained a batch after `since` (seconds since the epoch); when that was."""
 
         def event() -> float | None:
-            found = [_seconds(t[key]) for run in self.runs for t in self.tasks(run) for key in ("start_date", "end_date") if t[key]]
+            found = [
+                _seconds(t[key])
+                for run in self.runs
+                for t in self.tasks(run)
+                for key in ("start_date", "end_date")
+                if t[key]
+            ]
             for name in ("train_pretrain", "train_extend", "train_decay"):
-                found += [_seconds(when) for when in re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))]
+                found += [
+                    _seconds(when) for when in re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))
+                ]
             return min((when for when in found if when > since), default=None)
 
         return _await("the DAG run to go on", event, _GOES_ON_SECONDS)
@@ -166,7 +177,7 @@ class Watched:
     def await_end(self) -> None:
         """Until every DAG run has ended well, by itself."""
         for run in self.runs:
-            state = _await(f"{run} to end", lambda: self._ended(run), _RUN_SECONDS)
+            state = _await(f"{run} to end", partial(self._ended, run), _RUN_SECONDS)
             assert state == "success", [(t["task_id"], t["state"], t["try_number"]) for t in self.tasks(run)]
 
     def _ended(self, run: str) -> str | None:
@@ -189,15 +200,23 @@ class Watched:
         wanted = {"experiment_ids": [experiment["experiment_id"]], "max_results": 1000}
         runs = self.stack.mlflow("runs/search", wanted)["runs"]
         tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
-        unfinished = [(tag.get("mmbert.task"), run["info"]["status"]) for run, tag in zip(runs, tags, strict=True) if run["info"]["status"] != "FINISHED"]
+        unfinished = [
+            (tag.get("mmbert.task"), run["info"]["status"])
+            for run, tag in zip(runs, tags, strict=True)
+            if run["info"]["status"] != "FINISHED"
+        ]
         assert not unfinished, unfinished
         workflows = [tag["mmbert.workflow_run"] for tag in tags if tag["mmbert.role"] == "workflow"]
         assert sorted(workflows) == sorted(self.runs)
         work = Counter(
-            (tag["mmbert.workflow_run"], tag["mmbert.task"], tag["mmbert.fingerprint"]) for tag in tags if tag["mmbert.role"] == "component"
+            (tag["mmbert.workflow_run"], tag["mmbert.task"], tag["mmbert.fingerprint"])
+            for tag in tags
+            if tag["mmbert.role"] == "component"
         )
         assert max(work.values()) == 1, [item for item, count in work.items() if count > 1]
-        tasks = {(run, t["task_id"]) for run in self.runs for t in self.tasks(run) if t["operator"] == "ComponentOperator"}
+        tasks = {
+            (run, t["task_id"]) for run in self.runs for t in self.tasks(run) if t["operator"] == "ComponentOperator"
+        }
         assert {(run, task) for run, task, _ in work} == tasks
 
 
@@ -220,7 +239,11 @@ def kill_service(stack: LocalStack, name: str, group: bool = True) -> None:
     """SIGKILL from outside; for the scheduler, without `group`, its workers and their tasks live on."""
     pid = stack.pid(name)
     (os.killpg if group else os.kill)(pid, signal.SIGKILL)
-    _await(f"{name} to be gone", lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 20)
+    _await(
+        f"{name} to be gone",
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE,
+        20,
+    )
 
 
 def kill_everything(stack: LocalStack) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +21,6 @@ from infra.local.credentials import load_or_create
 from infra.local.settings import MARKER, Ports, Settings
 from mmbert import artifacts
 from mmbert.tracking import election
-from mmbert.tracking.api import Api
 from tests.fixtures_stack import ROOT, clean_environment
 from tests.killing import wait_until_gone
 
@@ -136,7 +132,9 @@ time.sleep(100)
 
 
 @pytest.mark.parametrize("protected", [True, False])
-def test_a_task_and_its_component_end_with_their_supervisor(airflow_home: Path, tmp_path: Path, protected: bool) -> None:
+def test_a_task_and_its_component_end_with_their_supervisor(
+    airflow_home: Path, tmp_path: Path, protected: bool
+) -> None:
     program = tmp_path / "mmbert"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\nexec sleep 100\n")
     program.chmod(0o755)
@@ -191,7 +189,7 @@ def test_a_component_ends_with_its_task(airflow_home: Path, tmp_path: Path, prot
 
 # How long a task asks Airflow's API server before it gives up, and what its retries outlast.
 PATIENCE = """
-import json, sys
+import contextlib, json
 import httpx
 from airflow.configuration import conf
 from airflow.sdk.api import client
@@ -199,14 +197,11 @@ from components.airflow import RETRIES
 
 waited = []
 client.Client.request.retry.sleep = waited.append
-asked = client.Client(base_url="http://127.0.0.1:1", token="", transport=httpx.MockTransport(lambda request: 1 / 0))
 def refuse(request):
     raise httpx.ConnectError("refused")
-asked._transport = httpx.MockTransport(refuse)
-try:
+asked = client.Client(base_url="http://127.0.0.1:1", token="", transport=httpx.MockTransport(refuse))
+with contextlib.suppress(httpx.ConnectError):
     asked.request("GET", "http://127.0.0.1:1/")
-except httpx.ConnectError:
-    pass
 delay = RETRIES["retry_delay"].total_seconds()
 longest = RETRIES["max_retry_delay"].total_seconds()
 print(json.dumps({
@@ -224,7 +219,9 @@ def test_outages_of_a_minute_pass_unnoticed_and_a_dead_scheduler_is_noticed(airf
     assert ours["api"] > 45 > airflows["api"]
     assert ours["task_instance_heartbeat_timeout"] > ours["api"]
     assert ours["retries"] >= 300
-    noticing = [found["orphaned_tasks_check_interval"] + found["scheduler_health_check_threshold"] for found in (ours, airflows)]
+    noticing = [
+        found["orphaned_tasks_check_interval"] + found["scheduler_health_check_threshold"] for found in (ours, airflows)
+    ]
     assert noticing[0] < 30 < noticing[1]
 
 
@@ -274,9 +271,13 @@ def test_a_task_and_its_overlapping_retry_share_one_mlflow_run(
     protected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not protected:
-        # Finding or making it, without the election.
-        made = lambda api, *rest: api.call("runs/search", {})["runs"] or election._create(api, *rest)  # noqa: E731
-        monkeypatch.setattr(election, "find_or_create", lambda api, number, name, identity, tags: made(api, number, name, tags))
+
+        def made(api: Any, *rest: Any) -> Any:
+            return api.call("runs/search", {})["runs"] or election._create(api, *rest)
+
+        monkeypatch.setattr(
+            election, "find_or_create", lambda api, number, name, identity, tags: made(api, number, name, tags)
+        )
     server: Any = Mlflow()
     attempts = [
         threading.Thread(target=election.find_or_create, args=(server, "1", "train", {"mmbert.task": "train"}, {}))

@@ -1,4 +1,4 @@
-"""The whole workflow where nothing disturbs it, in one process and a folder: what disturbed DAG runs are held against."""
+"""The whole workflow where nothing disturbs it, in one process: what disturbed DAG runs are held against."""
 
 from __future__ import annotations
 
