@@ -87,7 +87,7 @@ class Watched:
     runs: list[str] = field(default_factory=list)
 
     def up(self) -> None:
-        ended = self.stack.run("up", MMBERT_PROFILE=PROFILE)
+        ended = self.stack.run("up", MMBERT_PROFILE=PROFILE, MMBERT_START_SECONDS="600")
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
     def down(self) -> None:

@@ -18,7 +18,7 @@ from components.contract import get_component
 from infra.local import processes
 from infra.local.airflow_config import write_airflow_config
 from infra.local.credentials import load_or_create
-from infra.local.settings import MARKER, Ports, Settings
+from infra.local.settings import Ports, Settings, base_environment
 from mmbert import artifacts
 from mmbert.tracking import election
 from tests.fixtures_stack import ROOT, clean_environment
@@ -38,8 +38,9 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(script: str, home: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """A script in Airflow's environment, which prints one line of JSON once it is where it should be killed."""
-    environment = clean_environment() | {"AIRFLOW_HOME": str(home), MARKER: str(home), **variables}
-    command = [str(ORCHESTRATOR), "-c", script, *arguments]
+    settings = Settings(home.parent, Ports(1, 2, 3))
+    environment = base_environment(settings, clean_environment()) | {"AIRFLOW_HOME": str(home), **variables}
+    command = [str(ORCHESTRATOR), "-c", SAY + script, *arguments]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -58,15 +59,24 @@ def ended(script: str, home: Path, *arguments: str, **variables: str) -> Any:
     return found
 
 
+# In one piece, beside what workers log.
+SAY = """
+import json, os
+def say(found):
+    os.write(1, f"\\n{json.dumps(found)}\\n".encode())
+"""
+
 # A scheduler's executor with two idle workers, a task that runs under a worker and one whose worker is gone.
 EXECUTOR = """
-import datetime, json, os, subprocess, sys, time
+import datetime, subprocess, sys, time
 from types import SimpleNamespace
 from infra.local.executor import AdoptingExecutor
 from airflow.executors.local_executor import LocalExecutor
+from setproctitle import setproctitle
 
 executor = {"ours": AdoptingExecutor, "airflow's": LocalExecutor}[sys.argv[1]](parallelism=2)
 executor.start()
+setproctitle("airflow worker")
 
 def task(pid):
     return SimpleNamespace(
@@ -80,29 +90,35 @@ tasks = {"runs": task(running.pid), "is dead": task(dead.pid), "another's": task
 tasks["another's"].start_date -= datetime.timedelta(hours=1)
 reset = executor.try_adopt_task_instances(list(tasks.values()))
 running.kill()
-print(json.dumps({
+say({
     "workers": list(executor.workers),
     "reset": [name for name, task in tasks.items() if task in reset],
     "tries": {name: task.max_tries for name, task in tasks.items()},
-}), flush=True)
+})
 time.sleep(100)
 """
 
 
-@pytest.mark.parametrize("executor", ["ours", "airflow's"])
-def test_a_dead_schedulers_tasks_go_on_and_its_idle_workers_end(airflow_home: Path, executor: str) -> None:
-    scheduler = started(EXECUTOR, airflow_home, executor)
+@pytest.mark.parametrize(("executor", "keeps_environment"), [("ours", "1"), ("ours", ""), ("airflow's", "1")])
+def test_a_dead_schedulers_tasks_go_on_and_its_idle_workers_end(
+    airflow_home: Path, executor: str, keeps_environment: str
+) -> None:
+    scheduler = started(EXECUTOR, airflow_home, executor, SPT_NOENV=keeps_environment)
     found = said(scheduler)
     workers = [psutil.Process(pid) for pid in found["workers"]]
     scheduler.kill()
     scheduler.wait()
-    if executor == "ours":
+    if executor == "ours" and keeps_environment:
         assert found["reset"] == ["is dead", "another's"]
         assert found["tries"] == {"runs": 5, "is dead": 6, "another's": 6}
         wait_until_gone(workers, 20)
         return
-    # Without it a running task is started a second time, has a retry less, and workers wait for ever.
+    # Without it a running task is started a second time.
     assert found["reset"] == ["runs", "is dead", "another's"]
+    if executor == "ours":
+        wait_until_gone(workers, 20)
+        return
+    # Each has a retry less, and the workers wait for ever.
     assert set(found["tries"].values()) == {5}
     _, alive = psutil.wait_procs(workers, timeout=3)
     for worker in alive:
@@ -112,7 +128,7 @@ def test_a_dead_schedulers_tasks_go_on_and_its_idle_workers_end(airflow_home: Pa
 
 # A supervisor as Airflow's: it forks, the child executes a task, whose component runs for long.
 SUPERVISOR = """
-import json, os, sys, time
+import sys, time
 from types import SimpleNamespace
 import components.airflow
 
@@ -126,7 +142,7 @@ if child == 0:
     import signal
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     operator.execute({"params": {}, "ti": SimpleNamespace(xcom_push=print), "dag_run": SimpleNamespace(run_id="run")})
-print(json.dumps({"task": child}), flush=True)
+say({"task": child})
 time.sleep(100)
 """
 
@@ -189,7 +205,7 @@ def test_a_component_ends_with_its_task(airflow_home: Path, tmp_path: Path, prot
 
 # How long a task asks Airflow's API server before it gives up, and what its retries outlast.
 PATIENCE = """
-import contextlib, json
+import contextlib
 import httpx
 from airflow.configuration import conf
 from airflow.sdk.api import client
@@ -204,12 +220,12 @@ with contextlib.suppress(httpx.ConnectError):
     asked.request("GET", "http://127.0.0.1:1/")
 delay = RETRIES["retry_delay"].total_seconds()
 longest = RETRIES["max_retry_delay"].total_seconds()
-print(json.dumps({
+say({
     "api": sum(waited),
     "retries": sum(min(delay * 2**number, longest) for number in range(RETRIES["retries"])),
     **{key: conf.getfloat("scheduler", key) for key in (
         "orphaned_tasks_check_interval", "scheduler_health_check_threshold", "task_instance_heartbeat_timeout")},
-}))
+})
 """
 
 
