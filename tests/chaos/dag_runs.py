@@ -140,14 +140,20 @@ class Watched:
         return found
 
     def await_task(self, task: str, batch: int = 0) -> None:
-        """Until a task's component runs, or has trained that batch. Fails where it ended before."""
+        """Until a task's component runs, or has trained that batch; a quick one may have ended already."""
 
         def there() -> bool:
-            if batch:
-                return re.search(rf'"batch {batch}: ', self.log(task)) is not None
-            return bool(self.components(task))
+            said = self.log(task)
+            begun = f'"batch {batch}: ' in said if batch else bool(self.components(task))
+            return begun or "::group::Post Execute" in said
 
         _await(f"{task} {batch or ''}", there, _RUN_SECONDS)
+
+    def try_again(self, run: str, task: str) -> None:
+        """As a person who takes a running task for lost: mark it failed, and clear it with what comes after it."""
+        self.airflow.patch(f"{DAG}/dagRuns/{quote(run)}/taskInstances/{task}", {"new_state": "failed"})
+        again = {"dry_run": False, "dag_run_id": run, "task_ids": [task], "only_failed": False}
+        self.airflow.post(f"{DAG}/clearTaskInstances", {**again, "include_downstream": True, "reset_dag_runs": True})
 
     def await_second(self, task: str) -> None:
         """Until two components of one task train at once."""
