@@ -42,26 +42,26 @@ _GOES_ON_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Recipe:
-    overrides: list[str]
-    undisturbed: dict[str, str]
-    """Content digests by `<kind>/<fingerprint>`."""
+def small_recipe(setting: Setting) -> list[str]:
+    """Overrides of `tiny`, the same for all faults."""
+    folder = setting.folder.parent / "sentences"
+    source = folder / "source"
+    if not source.exists():
+        folder.mkdir()
+        source.write_text(own_text(folder))
+    return [*WHOLE_WORKFLOW, f"name={NAME}", f"release.model_name={NAME}", source.read_text()]
 
 
-def small_recipe(setting: Setting) -> Recipe:
-    """The overrides of `tiny`, and what comes of them where nothing is killed; made once for all faults."""
+def undisturbed(setting: Setting) -> dict[str, str]:
+    """What comes of the recipe where nothing is killed; made once for all faults."""
     folder = setting.folder.parent / "undisturbed"
     if not folder.exists():
         folder.mkdir()
-        text = own_text(folder)
-        overrides = [*WHOLE_WORKFLOW, f"name={NAME}", f"release.model_name={NAME}", text]
-        (folder / "overrides.json").write_text(json.dumps(overrides))
-        command = [sys.executable, "-m", "tests.chaos.undisturbed", str(folder), json.dumps(overrides)]
+        command = [sys.executable, "-m", "tests.chaos.undisturbed", str(folder), json.dumps(small_recipe(setting))]
         environment = clean_environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    return Recipe(json.loads((folder / "overrides.json").read_text()), digests(folder / "root"))
+    return digests(folder / "root")
 
 
 def digests(root: Path) -> dict[str, str]:

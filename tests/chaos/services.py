@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import psutil
 
-from tests.chaos.dag_runs import Watched, kill_everything, kill_service, small_recipe, watched
+from tests.chaos.dag_runs import Watched, kill_everything, kill_service, small_recipe, undisturbed, watched
 from tests.chaos.matrix import Fault, Setting, Trial
 from tests.local_stack import LocalStack
 
@@ -132,12 +133,14 @@ def _overlapping(setting: Setting) -> float:
 @contextmanager
 def _small(setting: Setting, name: str) -> Iterator[tuple[Watched, list[str]]]:
     """A fresh stack and the recipe's overrides; what is triggered within ends well, and nothing is lost."""
-    recipe = small_recipe(setting)
-    with watched(setting.folder / name) as run:
-        run.prepare(_CORES)
-        yield run, recipe.overrides
-        run.await_end()
-        run.check(recipe.undisturbed)
+    overrides = small_recipe(setting)
+    with ThreadPoolExecutor(1) as pool:
+        expected = pool.submit(undisturbed, setting)
+        with watched(setting.folder / name) as run:
+            run.prepare(_CORES)
+            yield run, overrides
+            run.await_end()
+            run.check(expected.result())
 
 
 SERVICES = Fault(
