@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 
 import psutil
 
-from infra.local.airflow_api import AirflowApi, NotFoundError, ensure_pool, quote
+from infra.local.airflow_api import AirflowApi, NotFoundError, ensure_pool
 from infra.local.stack import POOL
+from mmbert.errors import InfrastructureError, UserError
 from tests.chaos.matrix import Setting
 from tests.fixtures_stack import ROOT, clean_environment
 from tests.local_stack import LocalStack
@@ -39,6 +40,7 @@ PROFILE = json.dumps({"threads": {"small": 1, "data": 1, "train": 1, "eval": 1}}
 DONE_AGAIN = {"release", "promotion"}
 _RUN_SECONDS = 900.0
 _GOES_ON_SECONDS = 180.0
+_API_SECONDS = 180.0
 _POLL_SECONDS = 0.2
 
 
@@ -109,33 +111,40 @@ class Watched:
                 return True
             return False
 
-        _await("Airflow to read the DAGs", read, 120)
-        ensure_pool(self.airflow, POOL, slots, "")
+        _await("Airflow to read the DAGs", lambda: _patiently(read), _API_SECONDS)
+        _patiently(lambda: ensure_pool(self.airflow, POOL, slots, ""))
 
     def trigger(self, overrides: Sequence[str]) -> str:
         """Start a DAG run; its id."""
+        run = f"chaos-{len(self.runs)}"
         conf = {"preset": "tiny", "overrides": list(overrides), "run_name": None}
-        started = self.airflow.post(f"{DAG}/dagRuns", {"logical_date": None, "conf": conf})
-        self.runs.append(str(started["dag_run_id"]))
-        return self.runs[-1]
+
+        def start() -> None:
+            with contextlib.suppress(UserError):  # it was started, and the answer came too late
+                self.airflow.post(f"{DAG}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": conf})
+            self.airflow.get(f"{DAG}/dagRuns/{run}")
+
+        _patiently(start)
+        self.runs.append(run)
+        return run
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
-        return self.airflow.pages(f"{DAG}/dagRuns/{quote(run)}/taskInstances", "task_instances")
+        return self.airflow.pages(f"{DAG}/dagRuns/{run}/taskInstances", "task_instances")
 
     def state(self, run: str) -> str:
-        return str(self.airflow.get(f"{DAG}/dagRuns/{quote(run)}")["state"])
+        return str(self.airflow.get(f"{DAG}/dagRuns/{run}")["state"])
 
     def log(self, task: str) -> str:
         """What all attempts of a task have said in all DAG runs."""
         files = self.stack.home.glob(f"airflow/logs/dag_id=mmbert_pretrain/run_id=*/task_id={task}/**/attempt=*.log")
         return "\n".join(path.read_text(errors="replace") for path in sorted(files))
 
-    def components(self, task: str) -> list[psutil.Process]:
-        """The processes that a task's component has now, not counting what it started itself."""
+    def components(self, task: str = "") -> list[psutil.Process]:
+        """The processes of components, of one task's where it is given, not counting what these started themselves."""
         found = []
         for process in self.stack.processes():
             with contextlib.suppress(psutil.Error):
-                if ("--task", task) in itertools.pairwise(process.cmdline()):
+                if any(a == "--task" and task in ("", b) for a, b in itertools.pairwise(process.cmdline())):
                     found.append(process)
         return found
 
@@ -151,9 +160,11 @@ class Watched:
 
     def try_again(self, run: str, task: str) -> None:
         """As a person who takes a running task for lost: mark it failed, and clear it with what comes after it."""
-        self.airflow.patch(f"{DAG}/dagRuns/{quote(run)}/taskInstances/{task}", {"new_state": "failed"})
+        path = f"{DAG}/dagRuns/{run}/taskInstances/{task}"
+        _patiently(lambda: self.airflow.patch(path, {"new_state": "failed"}))
         again = {"dry_run": False, "dag_run_id": run, "task_ids": [task], "only_failed": False}
-        self.airflow.post(f"{DAG}/clearTaskInstances", {**again, "include_downstream": True, "reset_dag_runs": True})
+        again |= {"include_downstream": True, "reset_dag_runs": True}
+        _patiently(lambda: self.airflow.post(f"{DAG}/clearTaskInstances", again))
 
     def await_second(self, task: str) -> None:
         """Until two components of one task train at once."""
@@ -161,24 +172,27 @@ class Watched:
             f"a second {task}", lambda: len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1, 180
         )
 
-    def goes_on(self, since: float) -> float:
-        """Wait until a task began, ended or trained a batch after `since` (seconds since the epoch); when that was."""
+    def goes_on(self, kept: Sequence[psutil.Process]) -> float:
+        """Seconds from the scheduler's start to where the DAG run went on.
+
+        That is where a task began, ended or trained a batch; or where the scheduler had settled what its predecessor
+        left, while one of the components `kept` had never stopped.
+        """
+        scheduler = self.stack.home / "logs" / "airflow-scheduler.log"
+        since = psutil.Process(self.stack.pid("airflow-scheduler")).create_time()
 
         def event() -> float | None:
-            found = [
-                _seconds(t[key])
-                for run in self.runs
-                for t in self.tasks(run)
-                for key in ("start_date", "end_date")
-                if t[key]
-            ]
+            tasks = [task for run in self.runs for task in self.tasks(run)]
+            found = [task[key] for task in tasks for key in ("start_date", "end_date") if task[key]]
             for name in ("train_pretrain", "train_extend", "train_decay"):
-                found += [
-                    _seconds(when) for when in re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))
-                ]
-            return min((when for when in found if when > since), default=None)
+                found += re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))
+            if any(component.is_running() for component in kept):
+                found += re.findall(
+                    r"^(\S+) .*Marked 1 SchedulerJob", scheduler.read_text(errors="replace"), re.MULTILINE
+                )
+            return min((when for when in map(_seconds, found) if when > since), default=None)
 
-        return _await("the DAG run to go on", event, _GOES_ON_SECONDS)
+        return _await("the DAG run to go on", event, _GOES_ON_SECONDS) - since
 
     def await_end(self) -> None:
         """Until every DAG run has ended well, by itself."""
@@ -265,6 +279,17 @@ def _await(what: str, found: Callable[[], T | None], seconds: float) -> T:
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
         time.sleep(_POLL_SECONDS)
     return value
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """On a busy machine the API server's answer may come too late. The action may be done twice."""
+    deadline = time.monotonic() + _API_SECONDS
+    while True:
+        try:
+            return action()
+        except InfrastructureError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def _seconds(text: str) -> float:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.chaos.matrix import Fault
-from tests.chaos.services import RACES, SERVICES
+from tests.chaos.services import RACES, SCHEDULER, SERVERS
 
-FAULTS: tuple[Fault, ...] = (SERVICES, RACES)
+FAULTS: tuple[Fault, ...] = (SCHEDULER, SERVERS, RACES)
