@@ -173,24 +173,29 @@ class Watched:
         )
 
     def goes_on(self, kept: Sequence[psutil.Process]) -> float:
-        """Seconds from the scheduler's start to where the DAG run went on.
+        """Seconds from the scheduler's first line, after its imports, to where the DAG run went on.
 
         That is where a task began, ended or trained a batch; or where the scheduler had settled what its predecessor
         left, while one of the components `kept` had never stopped.
         """
-        scheduler = self.stack.home / "logs" / "airflow-scheduler.log"
-        since = psutil.Process(self.stack.pid("airflow-scheduler")).create_time()
+        log = self.stack.home / "logs" / "airflow-scheduler.log"
+
+        def times(pattern: str, text: str) -> list[float]:
+            return [_seconds(when) for when in re.findall(pattern, text, re.MULTILINE)]
+
+        def said(what: str) -> list[float]:
+            return times(rf"^(\S+) .*{what}", log.read_text(errors="replace"))
+
+        since = _await("the scheduler to start", lambda: said("Starting the scheduler"), _GOES_ON_SECONDS)[0]
 
         def event() -> float | None:
             tasks = [task for run in self.runs for task in self.tasks(run)]
-            found = [task[key] for task in tasks for key in ("start_date", "end_date") if task[key]]
+            found = [_seconds(task[key]) for task in tasks for key in ("start_date", "end_date") if task[key]]
             for name in ("train_pretrain", "train_extend", "train_decay"):
-                found += re.findall(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))
+                found += times(r'"timestamp":"([^"]+)"[^\n]*"event":"batch ', self.log(name))
             if any(component.is_running() for component in kept):
-                found += re.findall(
-                    r"^(\S+) .*Marked 1 SchedulerJob", scheduler.read_text(errors="replace"), re.MULTILINE
-                )
-            return min((when for when in map(_seconds, found) if when > since), default=None)
+                found += said("Marked 1 SchedulerJob")
+            return min((when for when in found if when > since), default=None)
 
         return _await("the DAG run to go on", event, _GOES_ON_SECONDS) - since
 

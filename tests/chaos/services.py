@@ -94,8 +94,8 @@ def _server_kills(setting: Setting) -> Iterator[Trial]:
 def _one_run(setting: Setting, name: str, kills: Sequence[Kill]) -> float:
     """One DAG run with these kills.
 
-    Returns the most seconds from a scheduler's start to where the run went on; of the other services, without which it
-    goes on, from the kill to where all are back.
+    Returns the most seconds from where a scheduler was back to where the run went on; of the other services, without
+    which it goes on, from the kill to where all are back.
     """
     schedulers, others = [0.0], [0.0]
     with _small(setting, name) as (run, overrides):
