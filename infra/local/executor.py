@@ -40,6 +40,18 @@ class AdoptingExecutor(local_executor.LocalExecutor):
                 lost.append(task)
         return lost
 
+    def end(self) -> None:
+        """Leave the running tasks to the next scheduler, also where this one ends by itself.
+
+        The original waits until they are done, for hours perhaps: the scheduler does nothing more, and seems to run.
+        """
+        self._read_results()
+        self.activity_queue.close()
+        self.result_queue.close()
+        for worker in self.workers.values():
+            # Python joins at its exit every child that it knows.
+            multiprocessing.process._children.discard(worker)  # type: ignore[attr-defined]
+
     def _spawn_worker(self) -> None:
         worker = multiprocessing.Process(
             target=work,

@@ -166,11 +166,19 @@ class Watched:
         again |= {"include_downstream": True, "reset_dag_runs": True}
         _patiently(lambda: self.airflow.post(f"{DAG}/clearTaskInstances", again))
 
+    def keep_up(self) -> None:
+        """Start a scheduler that ended, as Airflow's does where a task is cleared while it writes that task's row."""
+        if not psutil.pid_exists(self.stack.pid("airflow-scheduler")):
+            self.up()
+
     def await_second(self, task: str) -> None:
         """Until two components of one task train at once."""
-        _await(
-            f"a second {task}", lambda: len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1, 180
-        )
+
+        def both() -> bool:
+            self.keep_up()
+            return len(self.components(task)) > 1 and self.log(task).count('"batch 2: ') > 1
+
+        _await(f"a second {task}", both, _GOES_ON_SECONDS)
 
     def goes_on(self, kept: Sequence[psutil.Process]) -> float:
         """Seconds from the scheduler's first line, after its imports, to where the DAG run went on.

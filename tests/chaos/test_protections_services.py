@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -124,6 +125,42 @@ def test_a_dead_schedulers_tasks_go_on_and_its_idle_workers_end(
     for worker in alive:
         worker.kill()
     assert len(alive) == 2
+
+
+# A scheduler that ends by an error of its own, while a worker's task goes on.
+ENDING = """
+import os, signal, sys
+from infra.local.executor import AdoptingExecutor
+from airflow.executors.local_executor import LocalExecutor
+
+executor = {"ours": AdoptingExecutor, "airflow's": LocalExecutor}[sys.argv[1]](parallelism=2)
+executor.start()
+busy, idle = executor.workers
+os.kill(busy, signal.SIGSTOP)
+say({"busy": busy, "idle": idle})
+executor.end()
+"""
+
+
+@pytest.mark.parametrize("executor", ["ours", "airflow's"])
+def test_a_scheduler_that_fails_ends_and_its_tasks_do_not(airflow_home: Path, executor: str) -> None:
+    scheduler = started(ENDING, airflow_home, executor)
+    found = said(scheduler)
+    busy, idle = psutil.Process(found["busy"]), psutil.Process(found["idle"])
+    try:
+        if executor == "ours":
+            scheduler.wait(30)
+            wait_until_gone([idle], 20)
+            assert busy.is_running()
+        else:
+            # `up` takes it for running, and nothing goes on until the task has ended.
+            wait_until_gone([idle], 20)
+            with pytest.raises(subprocess.TimeoutExpired):
+                scheduler.wait(2)
+    finally:
+        for process in (scheduler, busy, idle):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 # A supervisor as Airflow's: it forks, the child executes a task, whose component runs for long.
