@@ -38,7 +38,7 @@ DAG = "/dags/mmbert_pretrain"
 PROFILE = json.dumps({"threads": {"small": 1, "data": 1, "train": 1, "eval": 1}})
 # Their effects lie outside the store.
 DONE_AGAIN = {"release", "promotion"}
-_RUN_SECONDS = 900.0
+_RUN_SECONDS = 1800.0
 _GOES_ON_SECONDS = 180.0
 _API_SECONDS = 180.0
 _POLL_SECONDS = 0.2
@@ -159,9 +159,13 @@ class Watched:
         _await(f"{task} {batch or ''}", there, _RUN_SECONDS)
 
     def try_again(self, run: str, task: str) -> None:
-        """As a person who takes a running task for lost: mark it failed, and clear it with what comes after it."""
+        """As a person who takes a running task for lost: mark it failed, and clear it with what comes after it.
+
+        Once the DAG run has failed: a scheduler that is still writing what follows from the failure ends with an error.
+        """
         path = f"{DAG}/dagRuns/{run}/taskInstances/{task}"
         _patiently(lambda: self.airflow.patch(path, {"new_state": "failed"}))
+        _await(f"{run} to fail", lambda: self.state(run) == "failed", _GOES_ON_SECONDS)
         again = {"dry_run": False, "dag_run_id": run, "task_ids": [task], "only_failed": False}
         again |= {"include_downstream": True, "reset_dag_runs": True}
         _patiently(lambda: self.airflow.post(f"{DAG}/clearTaskInstances", again))
