@@ -10,6 +10,7 @@ import datetime
 import functools
 import json
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from components.runtime import AIRFLOW_TASK, root_uri
 from components.steps import Step, run_step
 from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.ranks import end_with_parent
 
 # A URI with a scheme would load every provider's asset handlers, boto3 among them, when the DAG file is read.
 MODEL_VERSIONS = Asset("mmbert_model_versions")
@@ -34,8 +36,9 @@ EXIT_CODE_KEY = "mmbert_exit_code"
 STATE_KEY = "mmbert_state"
 """XCom keys: how a component ended, and what one that runs on a cluster waits for or what happened to it."""
 POOL = "cores"
+# Only what is infrastructure's is tried again: an outage of five minutes is outlasted.
 RETRIES: dict[str, Any] = {
-    "retries": 2,
+    "retries": 5,
     "retry_delay": datetime.timedelta(seconds=10),
     "retry_exponential_backoff": True,
     "max_retry_delay": datetime.timedelta(minutes=5),
@@ -120,6 +123,8 @@ class ComponentOperator(BaseOperator):
         return self._label
 
     def execute(self, context: Any) -> str:
+        # Airflow's supervisor, killed, leaves this process: it would work on beside its own retry, with nobody to tell.
+        end_with_parent(signal.SIGTERM)
         arguments = {name: _plain(value, context) for name, value in self.arguments.items()}
         for name, item in zip(self.over, (self.item, self.second_item), strict=False):
             arguments[name] = _plain(item, context)

@@ -25,7 +25,7 @@ from components import planning, processes
 from components.code import commit
 from components.contract import Component
 from mmbert import artifacts, logs, metrics, ranks, storage, tracking
-from mmbert.errors import InfrastructureError, UserError
+from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.places import cache_folder, scratch_folder
 from mmbert.recipe import Recipe, recipe_to_yaml
 
@@ -256,11 +256,20 @@ def _child_run(
         status = "KILLED"
         raise
     finally:
+        # An attempt that is ended because a retry took its place shares the run with it, which may have done the work.
+        if status != "FINISHED" and _is_done(work_plan):
+            status = "FINISHED"
         unsent = run.finish(status)
         if unsent is not None:
             name = f"{work_plan.fingerprint}-{uuid.uuid4().hex[:8]}.jsonl"
             storage.upload(storage.join(root, "spool", name), unsent)
             unsent.unlink()
+
+
+def _is_done(work_plan: planning.Plan) -> bool:
+    with contextlib.suppress(MmbertError):
+        return work_plan.done() is not None
+    return False
 
 
 def replay_spools(tracker: tracking.Tracker, root: str) -> None:

@@ -34,7 +34,7 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
     home = settings.airflow_home
     return {
         "core": {
-            "executor": "LocalExecutor",
+            "executor": "infra.local.executor.AdoptingExecutor",
             "dags_folder": PROJECT / "dags",
             "load_examples": False,
             "dags_are_paused_at_creation": False,
@@ -56,10 +56,13 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
         "logging": {"base_log_folder": home / "logs"},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.5,
-            # A laptop sleeps or is killed: notice lost schedulers and tasks within seconds, not minutes.
-            "orphaned_tasks_check_interval": 15,
+            # A laptop sleeps or is killed: notice a lost scheduler within seconds, not minutes. It is held dead after
+            # three missed heartbeats, and a new one looks for its tasks when it starts and then every five seconds.
+            "orphaned_tasks_check_interval": 5,
             "scheduler_health_check_threshold": 15,
-            "task_instance_heartbeat_timeout": 60,
+            # A task that is silent for so long is tried again. Longer than Airflow's API server takes to come back,
+            # without which no task is heard.
+            "task_instance_heartbeat_timeout": 120,
             "parsing_cleanup_interval": 30,
         },
         "dag_processor": {
@@ -70,6 +73,12 @@ def _sections(settings: Settings, credentials: Credentials) -> dict[str, dict[st
         },
         # How long a worker may wait after its task has ended before it takes another: with the default of 5 seconds
         # 26 short tasks in 13 levels took 24 s, with 2 they take 9 s.
-        "workers": {"min_heartbeat_interval": 2},
+        "workers": {
+            "min_heartbeat_interval": 2,
+            # A task waits a minute or more for the API server. The default gives up after some ten seconds: a task that
+            # has just ended could not say so, and one that runs is killed after three such heartbeats.
+            "execution_api_retries": 25,
+            "execution_api_retry_wait_max": 5,
+        },
         "usage_data_collection": {"enabled": False},
     }

@@ -111,7 +111,8 @@ def base_environment(settings: Settings, environment: Mapping[str, str] = os.env
     }
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(part for part in (environment.get(name), "127.0.0.1", "localhost") if part)
-    return {**kept, MARKER: str(settings.home)}
+    # Airflow names its processes, by default over the environment that others see: the mark would be gone.
+    return {**kept, MARKER: str(settings.home), "SPT_NOENV": "1"}
 
 
 def task_environment(settings: Settings, credentials: Credentials) -> dict[str, str]:

@@ -154,7 +154,7 @@ def test_no_training_waits_for_the_data_report(dag: Any) -> None:
 def test_tasks_share_the_cores_and_are_retried(dag: Any) -> None:
     components = {n: t for n, t in dag["tasks"].items() if t["pool"] == "cores"}
     assert len(components) >= 15
-    assert all(task["retries"] == 2 and task["backoff"] for task in components.values())
+    assert all(task["retries"] == 5 and task["backoff"] for task in components.values())
     assert components["train_pretrain"]["slots"] == 2
     assert components["train_decay"]["slots"] == 1
 
