@@ -52,7 +52,10 @@ def train(
     starts; undigested beside them a Composer checkpoint, the training history and held-out bits per byte by language.
     A run that was killed goes on from its newest resume checkpoint.
     """
-    from mmbert.training.phase import PhaseInputs, train_phase
+    from mmbert.training.deferred import signals_kept
+
+    with signals_kept():
+        from mmbert.training.phase import PhaseInputs, train_phase
 
     inputs = PhaseInputs(
         mixture=work.open(mixture, "mixture"),

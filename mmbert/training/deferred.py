@@ -5,9 +5,11 @@ Their `__init__` runs when another name of theirs is first asked for; their modu
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -43,6 +45,18 @@ _PACKAGES: Mapping[str, _Names] = {
     "torchmetrics.functional": {},
 }
 """The packages, and where what Composer wants of them is found."""
+
+
+@contextlib.contextmanager
+def signals_kept() -> Iterator[None]:
+    """For Composer's import, which takes SIGTERM and SIGINT over: a stopped run would end as a failed one."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(ValueError):  # not in the main thread, where Composer could not either
+                signal.signal(number, handler)
 
 
 def install() -> None:

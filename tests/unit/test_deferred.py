@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -30,3 +31,10 @@ def test_a_package_runs_when_a_name_of_its_own_is_asked_for(tmp_path: Path, monk
     assert (found.OWN, found.heavy.HEAVY) == (3, 2)
     with pytest.raises(AttributeError, match="no attribute 'NONE'"):
         _ = found.NONE
+
+
+def test_who_takes_a_signal_over_while_being_imported_does_not_keep_it() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with deferred.signals_kept():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is before
