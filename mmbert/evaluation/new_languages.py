@@ -13,6 +13,7 @@ from mmbert.evaluation.results.compare import Comparison, Difference, compare
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.scores import Score, Units, ratio_interval
 from mmbert.evaluation.suites.names import BITS_PER_BYTE, DEMO
+from mmbert.recipe.languages import language_name
 
 NEW, OLD = "new languages", "old languages"
 LARGEST_LOSS = 0.02
@@ -89,6 +90,54 @@ def _change(difference: Difference) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], costs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """For programs: gains and losses by model, the released one first, and the tokenizer's costs."""
+    """Tables and claims for a terminal, the released model first; `models` and `tokens` for programs."""
     models = [{"model": o.model, "new_gain": o.gain, "old_loss": o.loss} for o in outcomes]
-    return {"models": models, "tokens": dict(costs)}
+    columns = ["model", "new: before", "after", "change", "old: before", "after", "change"]
+    rows = [[o.model, *_row(o.new, -o.gain), *_row(o.old, o.loss)] for o in outcomes]
+    spelled = ["language", "bytes a token", "beside the others", "single bytes"]
+    tokens = [
+        [
+            language_name(code),
+            cost["bytes_per_token"],
+            cost["beside_others"] or "-",
+            _percent(cost["byte_fallback_share"]),
+        ]
+        for code, cost in costs.items()
+    ]
+    return {
+        "tables": [
+            {"title": "Held-out masked bits per byte", "columns": columns, "rows": rows},
+            {"title": "What the tokenizer makes of the new languages", "columns": spelled, "rows": tokens},
+        ],
+        "claims": claims(outcomes[0]),
+        "models": models,
+        "tokens": dict(costs),
+    }
+
+
+def claims(found: Outcome) -> list[dict[str, Any]]:
+    """What the run promised: the new languages gain, beyond chance; the old ones lose little."""
+    bounds = [-bound / found.new.before.value for bound in (found.new.high or 0.0, found.new.low or 0.0)]
+    gained = {
+        "text": "the new languages need fewer bits per byte, and the interval excludes none",
+        "figures": f"{found.gain:.1%} fewer, {bounds[0]:.1%} to {bounds[1]:.1%}",
+        "holds": bounds[0] > 0,
+    }
+    if found.loss is None:
+        return [gained]
+    kept = {
+        "text": f"the old languages lose at most {LARGEST_LOSS:.0%}",
+        "figures": f"{found.loss:+.1%}",
+        "holds": found.loss <= LARGEST_LOSS,
+    }
+    return [gained, kept]
+
+
+def _row(difference: Difference | None, change: float | None) -> list[Any]:
+    if difference is None or change is None:
+        return ["-", "-", "-"]
+    return [difference.before.value, difference.after.value, f"{change:+.1%}"]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"

@@ -98,7 +98,9 @@ def variants_for(base: Recipe, overrides: Iterable[str] = ()) -> list[str]:
 
 def _made(base: Recipe, new: list[str], text: str, overrides: Iterable[str]) -> Recipe:
     data = _changed(base.model_dump(mode="json"), new, text)
-    return recipe_from_text(yaml.safe_dump(data, sort_keys=False), "the recipe for new languages", parse_overrides(overrides))
+    return recipe_from_text(
+        yaml.safe_dump(data, sort_keys=False), "the recipe for new languages", parse_overrides(overrides)
+    )
 
 
 def _changed(data: dict[str, Any], new: list[str], text: str) -> dict[str, Any]:
