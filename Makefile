@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos docs generate lock clean check-infra
+.PHONY: help setup setup-test demo demo-languages up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos docs generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -17,6 +17,9 @@ setup-test: setup ## what only tests need: older transformers, a browser (where 
 
 demo: setup ## everything: the stack, the whole DAG, results and links (PRESET=, OVERRIDES=, RUN_NAME=)
 	@.venv-orchestrator/bin/python -m infra.local demo
+
+demo-languages: setup ## languages that the demo reserved, added to its model: before and after (TEXT=, MODEL=, PRESET=, OVERRIDES=)
+	@.venv-orchestrator/bin/python -m infra.local demo-languages
 
 up: setup ## start S3, MLflow and Airflow on this machine; print links and login
 	@.venv-orchestrator/bin/python -m infra.local up

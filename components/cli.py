@@ -234,16 +234,27 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
 @click.option(
     "--run-name", default="", help="the run's name in MLflow, where there is one; default: local and the time"
 )
-@click.option("--model", help="reevaluate: a version (7), an alias (@candidate) or the URI of a model artifact")
+@click.option(
+    "--model",
+    help="reevaluate: a version (7), an alias (@candidate) or the URI of a model artifact; add_languages: a model's "
+    "folder, name on the hub, raw checkpoint or artifact",
+)
+@click.option("--text", help="add_languages: a folder or s3:// prefix with a folder a new language")
 def workflow(
-    name: str, preset: str, overrides: tuple[str, ...], root: str | None, run_name: str, model: str | None
+    name: str,
+    preset: str,
+    overrides: tuple[str, ...],
+    root: str | None,
+    run_name: str,
+    model: str | None,
+    text: str | None,
 ) -> None:
-    """Run a workflow (pretrain, reevaluate) in this process, one component after the other, without an orchestrator."""
+    """Run a workflow (pretrain, reevaluate, add_languages) in this process, one component after the other."""
     from components.local import run_workflow
     from components.runtime import root_uri
 
     run_name = run_name or f"local {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
-    own = {} if model is None else {"model": model}
+    own = {name: value for name, value in (("model", model), ("text", text)) if value is not None}
     runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name, **own)
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")

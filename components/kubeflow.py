@@ -2,7 +2,7 @@
 
 The lists that a recipe fixes (groups, variants, suites) are laid out when the pipeline is compiled: the recipe is known
 then. A list known only when it runs (models) is worked off within one task: KFP's loops fail within exit handlers on
-some servers, and hide from them how they ended on others. The task `recipe` fails where its recipe asks for another
+some servers, and hide from them how they ended on others. The first task fails where its recipe asks for another
 layout than the compiled one.
 """
 
@@ -28,10 +28,14 @@ from components.documents import LIST, ROOT_INPUT, STRING, Entry, component_docu
 from components.environment import CONFIG_MAP, SECRET, SECRETS, SETTINGS
 from components.profiles.cluster import QUEUE_LABEL, Share, size
 from components.recipe.component import fan_out
+from components.workflows import add_languages
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe
 from mmbert.recipe.loading import presets
+from mmbert.recipe.new_languages import variants_for
 
+_RECIPES = ("recipe", "languages_recipe")
+"""Components that a workflow begins with, and whose lists are laid out."""
 PIPELINES = Path(__file__).resolve().parent.parent / "dags" / "kubeflow"
 
 # A server fills it in only where it is the whole value of a task's input.
@@ -89,7 +93,7 @@ def compile_pipeline(workflow: str, layout: Layout, folder: Path) -> Path:
 
 def render(workflow: Callable[..., Any], layout: Layout, root: Any, **own: Any) -> None:
     """Make a workflow's tasks inside a `dsl.pipeline` function; `own` are the workflow's own arguments."""
-    runner = KubeflowRunner(root, layout)
+    runner = KubeflowRunner(root, layout, workflow)
     last = workflow(_Names(), layout.preset, list(layout.overrides), **own)
     with dsl.ExitHandler(runner.end(last)):
         workflow(runner, layout.preset, list(layout.overrides), **own)
@@ -119,11 +123,13 @@ class _Made:
 class KubeflowRunner:
     """Implements components.workflows.Runner inside a `dsl.pipeline` function."""
 
-    def __init__(self, root: Any, layout: Layout) -> None:
+    def __init__(self, root: Any, layout: Layout, workflow: Callable[..., Any]) -> None:
         self.root = root
         self.layout = layout
         self._recipe = load_recipe(layout.preset, layout.overrides)
         self._lists = fan_out(self._recipe)
+        if workflow is add_languages:
+            self._lists["variants"] = variants_for(self._recipe, layout.overrides)
 
     def run(self, component: str, *, task: str = "", **arguments: Any) -> _Made:
         return self._run(component, task or component, arguments)
@@ -137,7 +143,7 @@ class KubeflowRunner:
         return list(self._each(component, task or component, laid_out, {**arguments, each: items}, each))
 
     def output(self, handle: _Made, name: str) -> Any:
-        return self._lists[name] if handle.component == "recipe" else handle.task.outputs[name]
+        return self._lists[name] if handle.component in _RECIPES else handle.task.outputs[name]
 
     def end(self, last: Sequence[str]) -> Any:
         """The task that ends the workflow's run in MLflow, by what became of the last tasks."""
@@ -197,7 +203,7 @@ class KubeflowRunner:
         container["args"] += ["--task", task, *_WORKFLOW_RUN_ARGUMENTS]
         if launches:
             container["args"] += ["--launcher", "kubernetes"]
-        if component == "recipe":
+        if component in _RECIPES:
             for name, items in self._lists.items():
                 container["args"] += ["--expect", name, json.dumps(items)]
         made = _component(json.dumps(document))(**inputs)

@@ -52,7 +52,7 @@ def plan(item: Component, arguments: Mapping[str, Any], root: str) -> Plan:
             uris = value if parameter.is_list else [value] if value else []
             opened = [_open_input(item, parameter.name, parameter.kinds, uri) for uri in uris]
             inputs[parameter.name] = [{"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind} for a in opened]
-        elif parameter.is_source:
+        elif parameter.is_source and value:
             parameters[parameter.name] = {"uri": value, "version": _version(value)}
         else:
             parameters[parameter.name] = value
@@ -178,7 +178,12 @@ def _files_state(sources: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _version(uri: str) -> str:
-    """A digest of the listing of a user's file or folder, and of the files that are read beside a checkpoint's."""
+    """A digest of the listing of a user's file or folder, and of the files that are read beside a checkpoint's.
+
+    Of a model of the hub it is the commit.
+    """
+    if names.is_hub_name(uri):
+        return hub.model_commit(uri)
     listed = storage.list_versions(uri)
     if not listed:
         raise storage.MissingFileError(f"{uri}: no such file or folder")

@@ -88,5 +88,46 @@ def reevaluate(runner: Runner, preset: Any, overrides: Any, model: Any = "") -> 
     return [trend]
 
 
-WORKFLOWS: dict[str, Callable[..., list[Any]]] = {"pretrain": pretrain, "reevaluate": reevaluate}
+def add_languages(runner: Runner, preset: Any, overrides: Any, model: Any = "", text: Any = "") -> list[Any]:
+    """Teach a trained model new languages: its decay phase again, on their text beside the old; before against after.
+
+    `model` is a folder, a name of the hub, a raw checkpoint or an artifact; `text` has a folder a language.
+    """
+    planned = runner.run("languages_recipe", preset=preset, overrides=overrides, text=text)
+    groups, variants = runner.output(planned, "groups"), runner.output(planned, "variants")
+    suites = runner.output(planned, "suites")
+
+    base = runner.run("import_checkpoint", recipe=planned, source=model, phase="extend", then="next")
+    documents = runner.map("curate", over={"group": groups}, recipe=planned)
+    tokenizer = runner.run("tokenizer", recipe=planned, documents=documents, checkpoint=base)
+    shards = runner.map("tokenize", over={"documents": documents}, recipe=planned, tokenizer=tokenizer)
+    # The same recipe, so that nothing is trained on text that nobody has looked at.
+    recipe = runner.run("languages_check", recipe=planned, documents=documents, shards=shards)
+    mixtures = runner.map("mixture", over={"variant": variants}, recipe=recipe, shards=shards, phase="decay")
+    data_report = runner.run("data_report", recipe=recipe, documents=documents, shards=shards, mixtures=mixtures)
+
+    data = {"recipe": recipe, "shards": shards, "tokenizer": tokenizer, "documents": documents}
+    trained = runner.map("train", over={"mixture": mixtures}, phase="decay", checkpoint=base, **data)
+    merged = runner.run("merge", recipe=recipe, checkpoints=trained, base=base)
+    released = runner.run("convert", recipe=recipe, checkpoint=merged, tokenizer=tokenizer, documents=documents)
+
+    held_out = {"recipe": recipe, "tokenizer": tokenizer, "documents": documents}
+    before = runner.run("evaluate", task="evaluate_before", model=base, **held_out)
+    variant_scores = runner.map("evaluate", task="evaluate_variants", over={"model": trained}, **held_out)
+    scores = runner.map(
+        "evaluate", task="evaluate_model", over={"suite": suites}, recipe=recipe, model=released, documents=documents
+    )
+    report = runner.run(
+        "languages_report", recipe=recipe, before=before, scores=scores, variant_scores=variant_scores
+    )  # fmt: skip
+    registered = runner.run("register", recipe=recipe, model=released, scores=scores, report=report)
+    promoted = runner.run("promote", recipe=recipe, release=registered, scores=scores)
+    return [promoted, data_report]
+
+
+WORKFLOWS: dict[str, Callable[..., list[Any]]] = {
+    "pretrain": pretrain,
+    "reevaluate": reevaluate,
+    "add_languages": add_languages,
+}
 """By name. Each returns the handles of its last tasks."""

@@ -47,6 +47,26 @@ def _ask_commit(dataset: str, revision: str) -> str:
     return str(HfApi().dataset_info(dataset, revision=revision, timeout=60).sha)
 
 
+@functools.cache
+def model_commit(name: str) -> str:
+    """The commit that a model's name stands for, `@` and a revision after it perhaps; asked once a process.
+
+    Raises UserError where the hub has no such model for this user, InfrastructureError where it cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repo, _, revision = name.partition("@")
+    try:
+        with retries_told_once():
+            return str(HfApi().model_info(repo, revision=revision or None, timeout=60).sha)
+    except (HfHubHTTPError, OSError) as error:
+        where = f"{name}: no such file or folder here, and"
+        if _status(_causes(error)) in {401, 403, 404}:
+            raise UserError(f"{where} the hub has no model of that name that you may read") from error
+        raise InfrastructureError(f"{where} the hub cannot be reached for a model of that name: {error}") from error
+
+
 def forget_commits() -> None:
     """Ask again for the commits of branches and tags: for a process that outlives a run."""
     _ask_commit.cache_clear()

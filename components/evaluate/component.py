@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def _counted(recipe: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Tasks and data of a suite other than demo decide its scores, and the shape that a checkpoint is converted to."""
     evaluation, suite = dict(recipe["evaluation"]), arguments["suite"]
+    if not recipe["new_languages"]:
+        recipe = {key: value for key, value in recipe.items() if key != "new_languages"}
     suites = evaluation.pop("suites")
     if suite == DEMO:
         return {**recipe, "evaluation": evaluation}
@@ -51,8 +53,8 @@ def _used(arguments: dict[str, Any]) -> dict[str, Any]:
 
 @component(
     produces="scores", version=3, image="eval", resources="eval",
-    reads=("seed", "model", "phases.decay.rope_theta", "phases.decay.max_seq_len", "phases.extend.languages",
-           "language_sets", "evaluation", "release.parity_tolerance"),
+    reads=("seed", "model", "new_languages", "phases.decay.rope_theta", "phases.decay.max_seq_len",
+           "phases.extend.languages", "language_sets", "evaluation", "release.parity_tolerance"),
     operational=("evaluation.data_root", "release.parity_tolerance"), fingerprinted=_counted, used=_used,
 )  # fmt: skip
 def evaluate(
@@ -93,7 +95,11 @@ def _demo(work: Work, documents: list[str], tokenizer: str, artifact: Artifact |
     (folder,) = work.fetch_folders([tokenizer or _with_tokenizer(artifact)], None, "tokenizer")
     encoder = load_encoder(work.recipe, artifact, work.cache / "files")
     languages = {Path(path).parts[2] for uri in documents for path in work.open(uri).paths("heldout/")}
-    before = resolve_languages(work.recipe.phases.extend.languages, work.recipe.language_sets, languages)
+    new = set(work.recipe.new_languages)
+    if not new:
+        new = languages - set(
+            resolve_languages(work.recipe.phases.extend.languages, work.recipe.language_sets, languages)
+        )
     scores = evaluate_demo(
         encoder,
         read_tokenizer(folder),
@@ -102,7 +108,7 @@ def _demo(work: Work, documents: list[str], tokenizer: str, artifact: Artifact |
         seed=work.recipe.seed,
         mask_token_id=work.recipe.model.mask_token_id,
         max_seq_len=work.recipe.phases.decay.max_seq_len,
-        new_languages=languages - set(before),
+        new_languages=new,
     )
     label = str(artifact.outputs["label"]) if artifact else "untrained"
     digest = artifact.digest if artifact else ""

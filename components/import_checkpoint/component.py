@@ -8,7 +8,7 @@ from components.runtime import Work
 
 @component(
     produces="checkpoint",
-    version=2,
+    version=3,
     image="train",
     resources="eval",
     reads=("model", "optimizer",
@@ -25,9 +25,9 @@ def import_checkpoint(
 ) -> None:  # fmt: skip
     """Take over a checkpoint of the original training code, of another run, or of a released model.
 
-    The output holds `weights.safetensors`, `optimizer.safetensors` (where the source has an optimiser's state) and
-    `training_state.json`: give it to `train` as its checkpoint. The recipe's model must be the checkpoint's; learning
-    rate, schedule and data are the recipe's.
+    The output holds `weights.safetensors`, `optimizer.safetensors` (where the source has an optimiser's state),
+    `training_state.json`, and `tokenizer.json` where the source carries one: give it to `train` as its checkpoint. The
+    recipe's model must be the checkpoint's; learning rate, schedule and data are the recipe's.
     """
     from mmbert.release.importing import import_model
 

@@ -1,4 +1,4 @@
-"""`python -m infra.local up|down|status|login|env|demo`, the commands behind the Makefile's targets."""
+"""`python -m infra.local up|down|status|login|env|demo|demo-languages`, the commands behind the Makefile's targets."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ def main() -> int:
     commands.add_parser("login", help="print the links and the login")
     commands.add_parser("env", help='print the variables that components need: eval "$(python -m infra.local env)"')
     demo = commands.add_parser("demo", help="start the stack, run the DAG mmbert_pretrain, show it and its results")
-    demo.add_argument(
-        "--preset", default=os.environ.get("PRESET") or "tiny", help="preset or recipe file (PRESET; default tiny)"
+    languages = commands.add_parser(
+        "demo-languages",
+        help="add languages to the demo's model (made first where it is not there): mmbert_add_languages",
     )
-    demo.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a key of the recipe, several times if need be (OVERRIDES, separated by spaces)",
+    languages.add_argument(
+        "--model", default=os.environ.get("MODEL", ""), help="another model's folder, checkpoint or artifact (MODEL)"
     )
-    demo.add_argument(
-        "--run-name", default=os.environ.get("RUN_NAME", ""), help="stands before the run's id in MLflow (RUN_NAME)"
-    )
+    languages.add_argument(
+        "--text", default=os.environ.get("TEXT", ""),
+        help="a folder with a folder a new language (TEXT); default: the languages that the demo reserved",
+    )  # fmt: skip
+    for command in (demo, languages):
+        _recipe_arguments(command)
     arguments = parser.parse_args()
     try:
         return _run(arguments)
@@ -47,6 +46,23 @@ def main() -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--preset", default=os.environ.get("PRESET") or "tiny", help="preset or recipe file (PRESET; default tiny)"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a key of the recipe, several times if need be (OVERRIDES, separated by spaces)",
+    )
+    command.add_argument(
+        "--run-name", default=os.environ.get("RUN_NAME", ""), help="stands before the run's id in MLflow (RUN_NAME)"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -63,12 +79,13 @@ def _run(arguments: argparse.Namespace) -> int:
         case "login":
             load(settings.home)
             _say(stack.links(settings))
-        case "demo":
-            from infra.local.demo import demo
+        case "demo" | "demo-languages":
+            from infra.local.demo import demo, demo_languages
 
             _up(settings)
             overrides = arguments.overrides or shlex.split(os.environ.get("OVERRIDES", ""))
-            return demo(settings, arguments.preset, overrides, arguments.run_name)
+            run = (settings, arguments.preset, overrides, arguments.run_name)
+            return demo(*run) if arguments.command == "demo" else demo_languages(*run, arguments.model, arguments.text)
         case "env":
             for name, value in task_environment(settings, load(settings.home)).items():
                 _say(f"export {name}={shlex.quote(value)}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http
 import json
 import os
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,12 @@ from infra.local.dag_run import DagRun, TaskState, trigger
 from infra.local.settings import Settings, task_environment
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError
+from mmbert.recipe import load_recipe
+from mmbert.tracking.registry import CANDIDATE, CHAMPION
 
-DAG_ID = "mmbert_pretrain"
+PRETRAIN, ADD_LANGUAGES = "mmbert_pretrain", "mmbert_add_languages"
+_REPORTS = {PRETRAIN: "report", ADD_LANGUAGES: "languages_report"}
+"""The task of each DAG that makes its report."""
 _POLL_SECONDS = 1.0
 _LOG_LINES = 25
 _GLYPHS = {
@@ -39,22 +46,65 @@ _GLYPHS = {
 
 _TOLD = {"running", "success", "failed", "up_for_retry", "skipped"}
 
+
+class _MissingError(Exception):
+    """MLflow has no such thing."""
+
+
 Show = Callable[[Sequence[TaskState], float], None]
 
 
 def demo(settings: Settings, preset: str, overrides: Sequence[str], run_name: str) -> int:
     """Run the DAG and follow it to its end. Returns the exit code of what failed, 0 if all of it worked."""
+    return _run_dag(settings, PRETRAIN, preset, overrides, run_name, {})
+
+
+def demo_languages(
+    settings: Settings, preset: str, overrides: Sequence[str], run_name: str, model: str, text: str
+) -> int:
+    """Add languages to a model, or to the demo's, which is made first where it is not there. Returns as `demo`."""
+    trained = load_recipe(preset, overrides)
+    if not model and not (model := _registered(settings, trained.release.model_name)):
+        if code := demo(settings, preset, overrides, run_name):
+            return code
+        model = _registered(settings, trained.release.model_name)
+    own = {"model": _absolute(model), "text": _absolute(text)}
+    # A name of its own: as a further version it would have to beat the model that it came from.
+    named = [
+        f"{key}={value}-languages"
+        for key, value in (("name", trained.name), ("release.model_name", trained.release.model_name))
+    ]
+    return _run_dag(settings, ADD_LANGUAGES, preset, [*named, "release.gate={}", *overrides], run_name, own)
+
+
+def _absolute(place: str) -> str:
+    """Tasks run in another folder."""
+    return str(Path(place).resolve()) if place and Path(place).exists() else place
+
+
+def _registered(settings: Settings, name: str) -> str:
+    """The artifact of a registered model's champion, else of its candidate; empty where there is none."""
+    for alias in (CHAMPION, CANDIDATE):
+        with contextlib.suppress(_MissingError):
+            query = urllib.parse.urlencode({"name": name, "alias": alias})
+            version = _mlflow_call(settings, f"registered-models/alias?{query}")["model_version"]
+            return str(next(tag["value"] for tag in version["tags"] if tag["key"] == "mmbert.uri"))
+    return ""
+
+
+def _run_dag(
+    settings: Settings, dag_id: str, preset: str, overrides: Sequence[str], run_name: str, own: Mapping[str, str]
+) -> int:
     began = time.monotonic()
     console = Console(highlight=False)
     api = AirflowApi(settings.airflow_url, ADMIN, load(settings.home).airflow_password)
-    if Path(preset).is_file():
-        preset = str(Path(preset).resolve())  # tasks run in another folder
-    conf = {"preset": preset, "overrides": list(overrides), "run_name": run_name or None}
-    run, others = trigger(api, DAG_ID, conf)
-    console.print(f"{DAG_ID} {run.run_id} · preset {preset}" + "".join(f" · {o}" for o in overrides), markup=False)
+    preset = _absolute(preset)
+    conf = {"preset": preset, "overrides": list(overrides), "run_name": run_name or None, **own}
+    run, others = trigger(api, dag_id, conf)
+    console.print(f"{dag_id} {run.run_id} · preset {preset}" + "".join(f" · {o}" for o in overrides), markup=False)
     if others:
         console.print(
-            f"{others} other run(s) are not finished and share the cores: {settings.airflow_url}/dags/{DAG_ID}"
+            f"{others} other run(s) are not finished and share the cores: {settings.airflow_url}/dags/{dag_id}"
         )
     try:
         tasks = _follow(run, console)
@@ -68,7 +118,7 @@ def demo(settings: Settings, preset: str, overrides: Sequence[str], run_name: st
         _print_failure(run, failed, console)
         return _exit_code(run, failed)
     # components.airflow names the workflow's run in MLflow so.
-    _print_results(settings, run, f"{run_name} {run.run_id}".strip(), console)
+    _print_results(settings, run, _REPORTS[dag_id], f"{run_name} {run.run_id}".strip(), console)
     console.print(f"\nDone in {time.monotonic() - began:.0f} s.")
     return 0
 
@@ -152,9 +202,9 @@ def _exit_code(run: DagRun, failed: Sequence[TaskState]) -> int:
     return 1
 
 
-def _print_results(settings: Settings, run: DagRun, workflow_run: str, console: Console) -> None:
+def _print_results(settings: Settings, run: DagRun, report: str, workflow_run: str, console: Console) -> None:
     os.environ.update(task_environment(settings, load(settings.home)))
-    summary = artifacts.open_artifact(run.xcom("report"), "report").read_json("summary.json")
+    summary = artifacts.open_artifact(run.xcom(report), "report").read_json("summary.json")
     for described in summary["tables"]:
         table = Table(title=described["title"], title_justify="left", title_style="bold", header_style="dim")
         for index, column in enumerate(described["columns"]):
@@ -168,7 +218,7 @@ def _print_results(settings: Settings, run: DagRun, workflow_run: str, console: 
         mark = Text("✓ ", "green") if claim["holds"] else Text("✗ ", "bold red")
         console.print(mark + Text(f"{claim['text']} ({claim['figures']})"), soft_wrap=True)
     console.print("\nOpen (the logins: `make login`)", style="bold")
-    links = {"Airflow run": run.page, **_mlflow_links(settings, workflow_run), **summary.get("links", {})}
+    links = {"Airflow run": run.page, **_mlflow_links(settings, report, workflow_run), **summary.get("links", {})}
     for name, url in links.items():
         console.print(f"  {name:12} {url}", soft_wrap=True, markup=False)
 
@@ -177,12 +227,12 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _mlflow_links(settings: Settings, workflow_run: str) -> dict[str, str]:
+def _mlflow_links(settings: Settings, report: str, workflow_run: str) -> dict[str, str]:
     """Pages of the workflow's own run in MLflow and of its reports."""
     ours = f"tags.`mmbert.workflow_run` = '{workflow_run}'"
     wanted = {
         "MLflow run": ("tags.`mmbert.role` = 'workflow'", ""),
-        "Report": ("tags.`mmbert.task` = 'report'", "/artifacts/report/report.html"),
+        "Report": (f"tags.`mmbert.task` = '{report}'", "/artifacts/report/report.html"),
         "Data report": ("tags.`mmbert.task` = 'data_report'", "/artifacts/data_report/data_report.html"),
     }
     links = {}
@@ -214,5 +264,9 @@ def _mlflow_call(settings: Settings, path: str, body: Any = None) -> Any:
     try:
         with OPENER.open(request, timeout=20) as answer:
             return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.NOT_FOUND:
+            raise _MissingError from error
+        raise InfrastructureError(f"MLflow at {settings.mlflow_url} refused: {error}") from error
     except (OSError, ValueError) as error:
         raise InfrastructureError(f"MLflow at {settings.mlflow_url} does not answer ({error})") from error

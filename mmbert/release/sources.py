@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,8 @@ from mmbert.errors import InfrastructureError, UserError
 from mmbert.release import checkpoints, original
 from mmbert.release.checkpoints import Clock, OptimizerState
 from mmbert.release.hugging_face import described_config, from_hugging_face_names, read_json
-from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside, folders
+from mmbert.release.names import CONFIG, MODEL_WEIGHTS, OPTIMIZER, STATE, WEIGHTS, beside, folders, is_hub_name
 from mmbert.storage import MissingFileError
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def fetch(uri: str, folder: Path, *, optimizer: bool) -> Path:
                 artifact.download(name, folder / name)
         return folder
     if not storage.is_s3(uri):
-        return _download(uri, folder) if _HUB_NAME.fullmatch(uri) and not Path(uri).exists() else Path(uri)
+        return _download(uri, folder) if is_hub_name(uri) else Path(uri)
     _bring([storage.join(uri, name) for name in wanted], folder)
     return folder
 

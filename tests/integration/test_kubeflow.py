@@ -64,7 +64,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, A
     code, said = mmbert("compile", "--out", str(folder), *images, **variables)
     assert code == 0, said
     assert SECRET_VALUE not in "".join(path.read_text() for path in folder.iterdir())
-    return {name: _documents(folder / f"mmbert_{name}.yaml") for name in ("pretrain", "reevaluate")}
+    return {name: _documents(folder / f"mmbert_{name}.yaml") for name in workflows.WORKFLOWS}
 
 
 def _documents(path: Path) -> tuple[Any, Any]:
@@ -75,8 +75,8 @@ def _documents(path: Path) -> tuple[Any, Any]:
 class Graph:
     """A runner that writes down the names of who needs whose result, lists laid out as the recipe's."""
 
-    def __init__(self) -> None:
-        self.lists = fan_out(load_recipe("tiny"))
+    def __init__(self, **lists: list[str]) -> None:
+        self.lists = fan_out(load_recipe("tiny")) | lists
         self.upstream: dict[str, set[str]] = {}
 
     def run(self, component: str, *, task: str = "", **arguments: Any) -> Any:
@@ -120,9 +120,10 @@ def as_kfp_names(name: str) -> str:
     return re.sub(r"\W|_", "-", name)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "reevaluate"])
+@pytest.mark.parametrize("name", ["pretrain", "reevaluate", "add_languages"])
 def test_the_graph_is_the_workflows(compiled: dict[str, Any], name: str) -> None:
-    graph = Graph()
+    variants = {"variants": ["new-half", "new-quarter", "new-by-size"]} if name == "add_languages" else {}
+    graph = Graph(**variants)
     workflows.WORKFLOWS[name](graph, "tiny", [])
     pipeline, _ = compiled[name]
     tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]

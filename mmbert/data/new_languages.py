@@ -1,0 +1,69 @@
+"""What a trained model's tokenizer and the filters make of new languages, before a token is trained on."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmbert.data.report.statistics import DataStatistics
+from mmbert.data.report.warnings import find_warnings
+from mmbert.errors import UserError
+from mmbert.recipe.languages import language_name
+
+TOKENS_FILE = "tokens.json"
+HOPELESS_SHARE = 0.5
+"""Of single bytes among the tokens: sequences get some three times as long, of pieces that say nothing."""
+_MIXED = {"other_language", "wrong_script"}
+
+
+@dataclass(frozen=True)
+class TokenCost:
+    """Of one language's training text. `beside_others`: bytes a token over the median of the other languages."""
+
+    bytes: int
+    tokens: int
+    bytes_per_token: float
+    byte_fallback_share: float | None
+    beside_others: float | None
+
+    @property
+    def hopeless(self) -> bool:
+        return (self.byte_fallback_share or 0.0) > HOPELESS_SHARE
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def token_costs(data: DataStatistics, new: Sequence[str]) -> dict[str, TokenCost]:
+    """By new language, the most expensive first. Raises UserError for one of which nothing was tokenized."""
+    others = [t.bytes_per_token for code, t in data.languages.items() if code not in new and t.bytes_per_token]
+    middle = statistics.median(others) if others else None
+    found = {}
+    for code in new:
+        text = data.languages.get(code)
+        if text is None or not text.bytes_per_token:
+            raise UserError(f"{code} ({language_name(code)}): nothing was left to train on; read the data report")
+        beside = text.bytes_per_token / middle if middle else None
+        found[code] = TokenCost(
+            text.tokenized_bytes, text.tokens, text.bytes_per_token, text.fallback_share, beside
+        )  # fmt: skip
+    return dict(sorted(found.items(), key=lambda item: item[1].bytes_per_token))
+
+
+def check(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
+    """Warnings about the new languages. Raises UserError for text that is mostly of another language or script."""
+    found = [warning for warning in find_warnings(data) if warning.language in costs]
+    mixed = [f"{w.language} ({language_name(w.language)}): {w.figure}" for w in found if w.kind in _MIXED]
+    if mixed:
+        raise UserError(
+            f"the text of a new language is mixed: {'; '.join(mixed)}; take the other text out, or correct "
+            "the folder's name"
+        )
+    said = [f"{w.language} ({language_name(w.language)}): {w.kind.replace('_', ' ')}, {w.figure}" for w in found]
+    return [*said, *(
+        f"{code} ({language_name(code)}): {cost.byte_fallback_share:.0%} of its tokens are single bytes: this "
+        "tokenizer does not know its script, and the model will hardly learn it; take one with another tokenizer"
+        for code, cost in costs.items() if cost.hopeless
+    )]  # fmt: skip
