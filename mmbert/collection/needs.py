@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert import storage
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.lineage import Store
-from mmbert.tracking.activity import knows, running_runs
+from mmbert.tracking.activity import experiment_of, experiments, running_runs
 from mmbert.tracking.api import Api
 from mmbert.tracking.registry import ModelVersion, Registry
 
@@ -34,13 +34,13 @@ def asked_for(uris: Iterable[str]) -> list[Need]:
     return [Need(uri.rstrip("/"), ASKED, "--keep") for uri in uris]
 
 
-def mlflow_needs(api: Api, store: Store) -> list[Need]:
-    """What all versions of all registered models and all running work need.
+def mlflow_needs(api: Api, store: Store, lost: Collection[str] = ()) -> list[Need]:
+    """What all versions of all registered models and all running work need. `lost`: runs that are known to be gone.
 
     Raises InfrastructureError where MLflow is away, does not show everything, or is not the one that the store's
     artifacts were made with.
     """
-    _check_server(api, store)
+    _check_server(api, store, lost)
     registry = Registry(api)
     versions = [
         (version, aliases) for name, aliases in registry.models().items() for version in registry.versions(name)
@@ -76,15 +76,21 @@ def _is_place(value: str) -> bool:
     return storage.is_s3(value) or (value.startswith("/") and "\n" not in value)
 
 
-def _check_server(api: Api, store: Store) -> None:
-    """Another server, or an empty one, knows of no model and of no run: all would be deleted."""
+def _check_server(api: Api, store: Store, lost: Collection[str]) -> None:
+    """Another server, or one that hides some experiments, does not know of all that is registered and runs."""
     made = sorted(store.artifacts.values(), key=_finished, reverse=True)
     runs = list(dict.fromkeys(run for a in made if (run := str(a.manifest.producer.get("mlflow_run_id") or ""))))
-    asked = runs[:_ASKED_RUNS]
-    if asked and not any(knows(api, run) for run in asked):
+    found = {run: experiment_of(api, run) for run in runs[:_ASKED_RUNS] if run not in lost}
+    if unknown := [run for run, experiment in found.items() if not experiment]:
         raise InfrastructureError(
-            f"MLflow at {api.uri} knows none of the last runs that made artifacts in {store.root} "
-            f"({', '.join(asked)}); is it another server? Set MLFLOW_TRACKING_URI to the one that tracked them"
+            f"MLflow at {api.uri} does not know {len(unknown)} of the last {len(found)} runs that made artifacts in "
+            f"{store.root}: {', '.join(unknown)}; is it another server? Set MLFLOW_TRACKING_URI to the one that "
+            "tracked them. Where they were deleted for good: " + " ".join(f"--lost {run}" for run in unknown)
+        )
+    if hidden := set(found.values()) - set(experiments(api)):
+        raise InfrastructureError(
+            f"MLflow at {api.uri} does not list the experiments {', '.join(sorted(hidden))}, whose runs made artifacts "
+            f"in {store.root}, so running work may not be seen; run this as a user who may read everything"
         )
 
 
