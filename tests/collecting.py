@@ -110,6 +110,7 @@ class World:
         self.deleted: list[str] = []
         self.resumable: dict[str, bool] = {}
         patch.setattr(marks, "now", lambda: self.now)
+        patch.setattr(marks, "elapsed", lambda: self.now)
         patch.setattr(marks, "pause", lambda seconds: self._pause())
         for name in (*_READS, *_WRITES):
             patch.setattr(storage, name, self._gated(name, getattr(storage, name)))

@@ -32,6 +32,8 @@ from mmbert.marks import Deletion
 from mmbert.storage import StoredFile, UnfinishedUpload
 
 SHORTEST_GRACE_SECONDS = 3600.0
+_UPLOAD_SECONDS = 86400.0
+"""Longer than the upload of a file takes."""
 
 
 @dataclass
@@ -79,16 +81,18 @@ def collect(
     collection is at work; what it had begun when it was killed is gone on with by the next one.
     """
     with alone(root) as ticket:
-        found = survey(root, outside, grace, lost)
+        found = survey(root, outside, grace, lost, ticket.go_on)
         check(found)
         done = Collected(waiting=found.of(MARKED))
-        _take_off_marks(found)
+        _take_off_marks(found, ticket.go_on)
         _delete_due(found, ticket, done)
         for group in found.of(SUPERSEDED, LEFT):
             ticket.go_on()
             if _delete_rest(found.root, group, ticket.go_on):
                 done.gone.append(group)
-        for group in _caches(found, caches):
+        # Asked again: what was deleted until here may have taken long.
+        idle = caches and not any(need.state == RUNNING for need in outside(Store(found.root, {})))
+        for group in _caches(found, idle):
             _delete(found.root, [f.path for f in _markers_first(group.files)], ticket.go_on)
             done.gone.append(group)
         for group in found.of(UNREACHABLE):
@@ -102,11 +106,12 @@ def collect(
         return done
 
 
-def _take_off_marks(found: Survey) -> None:
+def _take_off_marks(found: Survey, go_on: Callable[[], None]) -> None:
     """Of what is needed again, and of places whose artifact somebody else has deleted."""
     states = {group.place: group.state for group in found.groups if group.state in {MARKED, DUE}}
     for place in found.marks:
         if place not in states:
+            go_on()
             marks.take_off(storage.join(found.root, place))
 
 
@@ -180,8 +185,8 @@ def _mark(root: str, group: Group) -> None:
 
 
 def _caches(found: Survey, wanted: bool) -> list[Group]:
-    """Pieces of work that nobody has written to within the grace time, where no work is running in this store."""
-    if not wanted or found.of(RUNNING):
+    """Pieces of work that nobody has written to within the grace time, where no work is running."""
+    if not wanted or found.busy:
         return []
     pieces: dict[str, list[StoredFile]] = {}
     for group in found.of(CACHE):
@@ -197,9 +202,15 @@ def _markers_first(files: Sequence[StoredFile]) -> list[StoredFile]:
 
 
 def _old_uploads(found: Survey) -> list[UnfinishedUpload]:
-    """Uploads that were begun before the grace time: a file is uploaded in less."""
+    """Uploads of files of artifacts, begun before the grace time and a day ago at least, that no running work makes."""
+    begun_by = found.when - max(found.grace, _UPLOAD_SECONDS)
     uploads = storage.unfinished_uploads(found.root) or []
-    return [upload for upload in uploads if upload.begun < found.when - found.grace]
+    return [upload for upload in uploads if upload.begun < begun_by and _is_nobodys(upload, found)]
+
+
+def _is_nobodys(upload: UnfinishedUpload, found: Survey) -> bool:
+    place = layout.where(upload.uri.removeprefix(f"{found.root}/")).place
+    return bool(place) and layout.above(place) not in {layout.above(running) for running in found.running}
 
 
 def _delete(root: str, paths: Sequence[str], go_on: Callable[[], None]) -> None:

@@ -21,7 +21,8 @@ _ASKED_RUNS = 5
 class Need:
     """An artifact's URI (or that of a file in it) that is needed with all that it was made from, and why.
 
-    `complete`: there has to be an artifact; else it may be work that is not done, or none of ours.
+    `uri` is empty for running work that names none yet. `complete`: there has to be an artifact; else it may be work
+    that is not done, or none of ours.
     """
 
     uri: str
@@ -48,7 +49,8 @@ def mlflow_needs(api: Api, store: Store, lost: Collection[str] = ()) -> list[Nee
     _check_releases(registry, store, {(v.name, v.version) for v, _ in versions})
     found = [need for version, aliases in versions for need in _version_needs(version, aliases)]
     for run in running_runs(api):
-        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris]
+        # One that has just begun names nothing yet, and is running all the same.
+        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris or ("",)]
     return found
 
 

@@ -53,7 +53,8 @@ class Group:
 class Survey:
     """`problems`: what could not be read or is missing, each with what to do; where there are some nothing is deleted.
 
-    `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed.
+    `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed,
+    `running` those that running work names, whatever else needs them; `busy` says that some work is running.
     """
 
     root: str
@@ -62,6 +63,8 @@ class Survey:
     problems: tuple[str, ...]
     consumers: Mapping[str, Sequence[str]]
     kept: frozenset[str]
+    running: frozenset[str]
+    busy: bool
     grace: float
     when: float
 
@@ -74,22 +77,26 @@ def survey(
     outside: Callable[[Store], Iterable[Need]],
     grace: float,
     lost: Iterable[str] = (),
+    go_on: Callable[[], None] = lambda: None,
 ) -> Survey:
     """List a store and say what of it is needed. `outside` finds what registries, runs and people need, `grace` is in
-    seconds; `lost` are URIs of artifacts that are known to be gone.
+    seconds; `lost` are URIs of artifacts that are known to be gone; `go_on` is called between requests.
 
     Raises InfrastructureError where the store cannot be listed or read, and as `outside`.
     """
-    files = storage.list_stored(root)
-    store = read_store(root)
+    files = storage.list_stored(root, go_on)
+    store = read_store(root, (), go_on)
     needs = list(outside(store))
-    places = _Places(store, files, marks.now(), grace)
+    go_on()
+    places = _Places(store, files, marks.now(), grace, go_on)
     return places.survey(needs, {uri.rstrip("/") for uri in lost})
 
 
 class _Places:
-    def __init__(self, store: Store, files: Sequence[StoredFile], now: float, grace: float) -> None:
-        self.store, self.now, self.grace = store, now, grace
+    def __init__(
+        self, store: Store, files: Sequence[StoredFile], now: float, grace: float, go_on: Callable[[], None]
+    ) -> None:
+        self.store, self.now, self.grace, self.go_on = store, now, grace, go_on
         self.root = store.root
         self.files: dict[str, list[tuple[layout.Where, StoredFile]]] = {}
         self.others: list[tuple[layout.Where, StoredFile]] = []
@@ -101,10 +108,14 @@ class _Places:
                 self.others.append((found, file))
         self.marks = self._marks()
         self.kept: dict[str, tuple[str, str]] = {}
+        self.running: set[str] = set()
         self.problems: list[str] = [f"{uri}: {problem}" for uri, problem in sorted(store.unreadable.items())]
 
     def survey(self, needs: Iterable[Need], lost: set[str]) -> Survey:
-        needed = [*needs, *releases(self.store), *self._unfinished(), *self._recent()]
+        outside = list(needs)
+        running = [need for need in outside if need.state == RUNNING]
+        self.running = {place for need in running if (place := self._place(need.uri))}
+        needed = [*outside, *releases(self.store), *self._unfinished(outside, lost), *self._recent()]
         alike: dict[tuple[int, str], list[Need]] = defaultdict(list)
         for need in needed:
             alike[KEPT_STATES.index(need.state), need.why].append(need)
@@ -114,7 +125,7 @@ class _Places:
         groups = [group for place in sorted(self.files) for group in self._groups(place)]
         return Survey(
             self.root, (*groups, *self._other_groups()), self.marks, tuple(dict.fromkeys(self.problems)),
-            self._consumers(), frozenset(self.kept), self.grace, self.now,
+            self._consumers(), frozenset(self.kept), frozenset(self.running), bool(running), self.grace, self.now,
         )  # fmt: skip
 
     def _consumers(self) -> dict[str, list[str]]:
@@ -139,8 +150,12 @@ class _Places:
 
     def _marks(self) -> dict[str, Mark]:
         named = [p for p, files in self.files.items() if any(f.path == f"{p}/{marks.MARK}" for _, f in files)]
-        found = {place: marks.read(self._uri(place)) for place in named}
-        return {place: mark for place, mark in found.items() if mark is not None}
+        found = {}
+        for place in named:
+            self.go_on()
+            if (mark := marks.read(self._uri(place))) is not None:
+                found[place] = mark
+        return found
 
     def _of(self, place: str, *parts: Part) -> list[StoredFile]:
         return [file for found, file in self.files.get(place, ()) if found.part in parts]
@@ -156,29 +171,40 @@ class _Places:
     def _is_young(self, files: Iterable[StoredFile]) -> bool:
         return any(file.modified > self.now - self.grace for file in files)
 
-    def _unfinished(self) -> list[Need]:
-        """What work that is not done is made from, and its place, where it may go on."""
+    def _unfinished(self, outside: Iterable[Need], lost: set[str]) -> list[Need]:
+        """What work that is not done is made from, and its place, where it may go on or runs or is asked for."""
+        named = {place: need.state for need in outside if (place := self._place(need.uri))}
         needs = []
         for place, files in self.files.items():
             broken_off = place in self.marks and self.marks[place].until
             if self._of(place, Part.MANIFEST) or broken_off:
                 continue
-            own = [f for _, f in files]
-            state = RESUMABLE if self._of(place, *_RESUMABLE_PARTS) else RECENT if self._is_young(own) else ""
+            resumable = bool(self._of(place, *_RESUMABLE_PARTS))
+            young = self._is_young(f for _, f in files)
+            state = RESUMABLE if resumable else RECENT if young else named.get(place, "")
             if not state:
                 continue
-            why = f"{self._uri(place)}, which is not done"
-            needs.append(Need(self._uri(place), state, why, False))
-            if note := self._of(place, Part.WORK):
-                needs += [Need(uri, state, why, uri not in self.store.unfinished) for uri in self._noted(note[0].path)]
+            uri = self._uri(place)
+            why = f"{uri}, which is not done"
+            needs.append(Need(uri, state, why, False))
+            made_of = self._noted(place)
+            if made_of is None and resumable and uri not in lost and artifacts.look(uri) is None:
+                self.problems.append(
+                    f"{uri}: this work is not done, and no {artifacts.WORK} says what it is made from: it was begun by "
+                    "an older version. Run it again; or delete its folder to give it up; or name each artifact that it "
+                    f"is made from with --keep, and say that no more is known of it: --lost {uri}"
+                )
+            needs += [Need(one, state, why, one not in self.store.unfinished) for one in made_of or ()]
         return needs
 
-    def _noted(self, path: str) -> list[str]:
-        uri = storage.join(self.root, path)
+    def _noted(self, place: str) -> list[str] | None:
+        """What work says that it is made from; None where it says nothing (any more)."""
+        uri = storage.join(self._uri(place), artifacts.WORK)
+        self.go_on()
         try:
             return [str(one) for one in json.loads(storage.read_bytes(uri))["inputs"]]
-        except storage.MissingFileError:  # it has just been done
-            return []
+        except storage.MissingFileError:
+            return None
         except (ValueError, KeyError, TypeError):
             self.problems.append(f"{uri}: it cannot be read, and says what unfinished work is made from; delete it")
             return []
@@ -289,7 +315,7 @@ class _Places:
         own = Group(kind, state, "artifact", why, place, [file for _, file in ours if file.path in listed])
         rest = [(where, file) for where, file in ours if file.path not in listed]
         young = self._is_young(self._of(place, Part.MANIFEST))
-        if state == RUNNING or young:
+        if place in self.running or young:
             own.files += [file for _, file in rest]
             return [own]
         return [own, *self._rest_groups(place, kind, rest, own)]

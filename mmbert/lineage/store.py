@@ -61,7 +61,7 @@ class Store:
     root: str
     artifacts: Mapping[str, Artifact]
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    unfinished: tuple[str, ...] = ()
+    unfinished: frozenset[str] = frozenset()
     _inputs: dict[str, list[Input]] = field(default_factory=dict, repr=False)
     _outputs: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _places: dict[str, list[str]] = field(default_factory=dict, repr=False)
@@ -157,11 +157,12 @@ class Store:
         return list(ordered)
 
 
-def read_store(root: str, also: Iterable[str] = ()) -> Store:
+def read_store(root: str, also: Iterable[str] = (), go_on: Callable[[], None] = lambda: None) -> Store:
     """Read every manifest below `root`, those at the places `also`, and those elsewhere that these name as inputs.
 
     Costs a listing a kind and a request an artifact, ten at once; no other file is listed or read. What is unreadable
-    is kept in the answer. Raises InfrastructureError where the store cannot be reached.
+    is kept in the answer. `go_on` is called between the requests. Raises InfrastructureError where the store cannot be
+    reached.
     """
     root = root.rstrip("/") if storage.is_s3(root) else str(Path(root).absolute())
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -172,21 +173,23 @@ def read_store(root: str, also: Iterable[str] = ()) -> Store:
         waiting = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
         found: dict[str, Artifact] = {}
         unreadable: dict[str, str] = {}
-        unfinished: list[str] = []
+        unfinished: set[str] = set()
+        below_root = set(places)
         asked: set[str] = set()
         while waiting:
             asked |= set(waiting)
             for uri, read in zip(waiting, pool.map(_read, waiting), strict=True):
+                go_on()
                 if isinstance(read, Artifact):
                     found[uri] = read
                 elif read:
                     unreadable[uri] = read
-                elif uri in places:
-                    unfinished.append(uri)
+                elif uri in below_root:
+                    unfinished.add(uri)
             digests = {artifact.digest for artifact in found.values()}
             named = [i for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests]
             waiting = sorted({i.uri for i in named} - asked)
-    return Store(root, found, unreadable, tuple(unfinished))
+    return Store(root, found, unreadable, frozenset(unfinished))
 
 
 def recorded_inputs(artifact: Artifact) -> list[Input]:

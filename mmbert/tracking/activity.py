@@ -30,9 +30,10 @@ class RunningRun:
 
 
 def running_runs(api: Api) -> list[RunningRun]:
-    """Of all experiments that the server shows. A run that is RUNNING keeps its workflow's other runs, whatever the
-    status of the workflow's own: one that failed and was begun again says so late. Raises InfrastructureError where
-    MLflow is away.
+    """This project's, of all experiments that the server shows.
+
+    A run that is RUNNING keeps its workflow's other runs, whatever the status of the workflow's own, which may have
+    failed before it was begun again. Raises InfrastructureError where MLflow is away.
     """
     found = []
     families: dict[str, list[str]] = {}
@@ -41,6 +42,8 @@ def running_runs(api: Api) -> list[RunningRun]:
     for first in range(0, len(shown), 100):
         for raw in _runs(api, shown[first : first + 100], "attributes.status = 'RUNNING'"):
             info, tags = raw["info"], _tags(raw)
+            if not any(key.startswith("mmbert.") for key in tags):
+                continue
             workflow = tags.get(_PARENT, info["run_id"])
             if workflow not in families:
                 families[workflow] = _family(api, info["experiment_id"], workflow)

@@ -88,7 +88,7 @@ def test_a_store_is_read_with_what_is_gone_unreadable_and_unfinished(root: str) 
     assert (missing.uri, missing.kind, missing.needed_by) == (lost.uri, "tokenizer", (mixture.uri,))
     assert list(store.unreadable) == [spoilt.uri]
     assert "cannot be read" in store.unreadable[spoilt.uri]
-    assert store.unfinished == (started,)
+    assert store.unfinished == {started}
 
 
 def test_a_store_that_moved_keeps_its_edges_by_content(tmp_path: Path) -> None:
