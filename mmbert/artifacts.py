@@ -12,8 +12,10 @@ The content digest covers kind, schema version and the sorted (path, sha256) of 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -29,6 +31,8 @@ from typing import Any, TypeVar
 from mmbert import marks, storage
 from mmbert.errors import UserError
 from mmbert.sealed import seal, unseal
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -207,9 +211,33 @@ class Artifact:
 
 
 def find(uri: str) -> Artifact | None:
-    """The artifact at `uri` if it is complete, else None. Who finds it can use it: it is not deleted meanwhile."""
-    marks.settle(uri)
+    """The artifact at `uri` if it is complete, else None. Who finds it can use it: it is not deleted meanwhile.
+
+    Who may read files and no more reads it without that promise: without the right to list, S3 refuses to say that a
+    mark is not there. Raises UserError for a file.
+    """
+    if os.path.isfile(uri):  # noqa: PTH113 - Path's raises where the name is none
+        raise UserError(
+            f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
+            "a checkpoint's file"
+        )
+    try:
+        marks.settle(uri)
+    except storage.AccessError:
+        found = look(uri)
+        if found is None:
+            raise
+        _warn_unsettled()
+        return found
     return look(uri)
+
+
+@functools.cache
+def _warn_unsettled() -> None:
+    log.warning(
+        "these credentials may read files of the store and no more, so what is read here can be deleted by `mmbert "
+        "storage collect` meanwhile (docs/storage.md says which rights prevent that)"
+    )
 
 
 def look(uri: str) -> Artifact | None:
@@ -219,11 +247,6 @@ def look(uri: str) -> Artifact | None:
         return Artifact(uri, storage.fetched_twice(lambda: _parse(uri, storage.read_bytes(place)), SpoiltError))
     except storage.MissingFileError:
         return None
-    except NotADirectoryError as error:
-        raise UserError(
-            f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
-            "a checkpoint's file"
-        ) from error
 
 
 def open_artifact(uri: str, kind: str | None = None) -> Artifact:

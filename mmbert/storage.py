@@ -62,6 +62,10 @@ class UnfinishedUpload:
     size: int
 
 
+class AccessError(InfrastructureError):
+    """The store refuses to do this for these credentials."""
+
+
 class DamagedError(InfrastructureError):
     """An object is not, time and again, what the server's checksum of it says."""
 
@@ -176,7 +180,7 @@ def _s3_error(uri: str, error: Exception) -> Exception:
             f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root"
         )
     if code in _ACCESS_CODES or any(f"({c})" in text for c in _ACCESS_CODES):
-        return InfrastructureError(
+        return AccessError(
             f"{uri}: {endpoint} refused the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):

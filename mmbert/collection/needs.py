@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert import storage
+from mmbert.artifacts import Artifact
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.lineage import Store
 from mmbert.tracking.activity import experiment_of, experiments, running_runs
@@ -15,6 +17,7 @@ from mmbert.tracking.registry import ModelVersion, Registry
 
 REGISTERED, RUNNING, ASKED = "registered", "running", "asked"
 _ASKED_RUNS = 5
+_RELEASE = "release.json"
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,22 @@ def releases(store: Store) -> list[Need]:
     found = []
     for uri, artifact in store.artifacts.items():
         if artifact.manifest.kind == "release":
-            released = artifact.read_json("release.json")
+            released = _released(artifact)
             if released.get("version") is None:
                 found.append(Need(uri, REGISTERED, f"release {released.get('name', '')}, in no registry"))
     return found
+
+
+@functools.cache
+def _released(artifact: Artifact) -> Any:
+    """What a release says of itself, read once."""
+    try:
+        return artifact.read_json(_RELEASE)
+    except (UserError, ValueError) as error:
+        raise InfrastructureError(
+            f"{error}\nSo it is not known which model was released, and whether a registry has it: bring {_RELEASE} "
+            f"back, or, where that model is not needed, delete the folder {artifact.uri}"
+        ) from error
 
 
 def _version_needs(version: ModelVersion, aliases: Mapping[str, str]) -> list[Need]:
@@ -105,7 +120,7 @@ def _check_releases(registry: Registry, store: Store, seen: set[tuple[str, str]]
     for artifact in store.artifacts.values():
         if artifact.manifest.kind != "release":
             continue
-        released = artifact.read_json("release.json")
+        released = _released(artifact)
         name, version = str(released.get("name", "")), released.get("version")
         if version is None or (name, str(version)) in seen:
             continue

@@ -13,6 +13,7 @@ from mmbert.artifacts import Artifact
 from mmbert.collection import layout
 from mmbert.collection.layout import Part
 from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, releases
+from mmbert.errors import UserError
 from mmbert.lineage import Store, read_store
 from mmbert.lineage.store import recorded_inputs
 from mmbert.marks import Mark
@@ -258,7 +259,12 @@ class _Places:
         """An artifact of another store, with what of this one it is made from."""
         found, waiting = [need.uri], [need.uri]
         while waiting:
-            artifact = artifacts.look(uri := waiting.pop())
+            uri = waiting.pop()
+            try:
+                artifact = artifacts.look(uri)
+            except UserError as error:  # its manifest is damaged
+                self.problems.append(f"{error} ({need.why} needs it)")
+                continue
             if artifact is None:
                 if uri not in lost and (complete or uri != need.uri):
                     self._miss(uri, f"{need.why} needs it", "there is no artifact")

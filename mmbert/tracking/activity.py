@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.api import Api, Refused, pages, patiently
 from mmbert.tracking.delivery import get_run
 
-_PAGE = 1000
 _PLACES = ("mmbert.place", "mmbert.uri", "mmbert.reused_uri")
 _PARENT = "mlflow.parentRunId"
 
@@ -55,7 +54,7 @@ def running_runs(api: Api) -> list[RunningRun]:
 
 def experiments(api: Api) -> list[str]:
     """The ids of all experiments that the server shows this user, those in its bin among them."""
-    found = _pages(api, "experiments/search", {"view_type": "ALL"}, "experiments")
+    found = pages(api, "experiments/search", {"view_type": "ALL"}, "experiments")
     return [str(one["experiment_id"]) for one in found]
 
 
@@ -78,18 +77,7 @@ def _family(api: Api, experiment: str, workflow: str) -> list[str]:
 
 
 def _runs(api: Api, experiments: list[str], wanted: str) -> Iterator[Any]:
-    return _pages(api, "runs/search", {"experiment_ids": experiments, "filter": wanted}, "runs")
-
-
-def _pages(api: Api, path: str, query: Mapping[str, Any], key: str) -> Iterator[Any]:
-    page = ""
-    while True:
-        body = {**query, "max_results": _PAGE, **({"page_token": page} if page else {})}
-        answer = patiently(lambda body=body: api.call(path, body))  # type: ignore[misc]
-        yield from answer.get(key, [])
-        page = answer.get("next_page_token", "")
-        if not page:
-            return
+    return pages(api, "runs/search", {"experiment_ids": experiments, "filter": wanted}, "runs")
 
 
 def _uris(raw: Any) -> Iterator[str]:

@@ -17,7 +17,7 @@ from mmbert.collection import collect as collecting
 from mmbert.collection import survey as surveying
 from mmbert.collection import tickets
 from mmbert.collection.collect import Collected, collect, planned
-from mmbert.collection.needs import Need, asked_for
+from mmbert.collection.needs import Need, asked_for, releases
 from mmbert.collection.survey import Survey, survey
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store
@@ -396,6 +396,33 @@ def test_an_unreadable_manifest_stops_everything_and_is_named(world: World) -> N
         world.collect()
     with pytest.raises(InfrastructureError, match="nothing is deleted"):
         planned(looked(world), caches=False)
+
+
+def test_a_release_that_cannot_be_read_stops_everything_and_is_asked_for_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [_, uri] = by_a_release_in_no_registry(world, monkeypatch)
+    (file,) = Path(uri, "attempts").rglob("release.json")
+    kept = file.read_bytes()
+    file.unlink()
+    with pytest.raises(InfrastructureError, match=f"bring release.json back, or.*delete the folder {uri}"):
+        world.collect()
+    file.write_bytes(kept)
+    release = artifacts.look(uri)
+    assert release
+    read: list[str] = []
+    monkeypatch.setattr(artifacts.Artifact, "read_json", lambda self, path: read.append(path) or {})
+    for _ in range(2):
+        assert releases(Store(world.root, {uri: release}))
+    assert read == ["release.json"]
+
+
+def test_a_bad_manifest_in_another_store_stops_everything(world: World, tmp_path: Path) -> None:
+    world.make("a")
+    elsewhere = put(world, str(tmp_path / "other" / "model" / ("b" * 32) / artifacts.MANIFEST), "{").parent
+    world.registry["1"] = str(elsewhere)
+    with pytest.raises(InfrastructureError, match=r"manifest.json cannot be read.*model version 1"):
+        world.collect()
 
 
 def test_a_lost_input_of_something_needed_stops_everything_until_it_is_said_to_be_lost(world: World) -> None:

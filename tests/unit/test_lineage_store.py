@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbert import storage
+from mmbert import marks, storage
 from mmbert.artifacts import Artifact, Manifest, content_digest
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store, read_store
+from mmbert.lineage.naming import place_of
 from tests.fixtures_stack import S3
 from tests.lineage_stores import put
 
@@ -137,3 +138,11 @@ def test_an_absent_folder_is_empty_and_an_absent_bucket_an_error(
     storage.s3_client.cache_clear()
     with pytest.raises(InfrastructureError, match="no bucket 'absent'"):
         read_store("s3://absent/root")
+
+
+def test_naming_an_artifact_to_be_traced_writes_nothing(tmp_path: Path) -> None:
+    made = put(str(tmp_path), "documents", "a")
+    marks.put(made.uri)
+    before = storage.list_versions(str(tmp_path))
+    assert place_of(f"{made.uri}/") == made.uri
+    assert storage.list_versions(str(tmp_path)) == before
