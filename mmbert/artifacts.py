@@ -264,19 +264,21 @@ def ancestry(last: Iterable[Artifact]) -> list[Artifact]:
 
     Raises UserError where one that they were made from is gone.
     """
+    known = {artifact.uri: artifact for artifact in last}
+    waiting = list(known)[::-1]
+    opened: set[str] = set()
     ordered: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.uri in ordered:
-            return
-        for entries in artifact.manifest.inputs.values():
-            for entry in entries:
-                if entry["uri"] not in ordered:
-                    visit(open_artifact(entry["uri"]))
-        ordered[artifact.uri] = artifact
-
-    for artifact in last:
-        visit(artifact)
+    while waiting:
+        uri = waiting[-1]
+        if uri in opened:  # all that it was made from is placed
+            ordered.setdefault(uri, known[waiting.pop()])
+            continue
+        opened.add(uri)
+        made_from = [e["uri"].rstrip("/") for entries in known[uri].manifest.inputs.values() for e in entries]
+        for one in reversed(dict.fromkeys(made_from)):
+            if one not in opened:
+                known[one] = known.get(one) or open_artifact(one)
+                waiting.append(one)
     return list(ordered.values())
 
 

@@ -88,6 +88,22 @@ def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
         artifacts.open_artifact(artifact.uri, "shards")
 
 
+def test_an_ancestry_of_any_depth_is_read_once_each_inputs_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain longer than Python's calls may be deep, each made from the two before it."""
+    made: dict[str, artifacts.Artifact] = {}
+    for number in range(1500):
+        uris = [f"/store/{number - back}" for back in (1, 2) if number >= back]
+        inputs = {"used": [{"uri": uri, "digest": "", "kind": "thing"} for uri in uris]}
+        uri = f"/store/{number}"
+        made[uri] = artifacts.Artifact(uri, artifacts.Manifest("thing", "", "", (), {}, inputs))
+    read: list[str] = []
+    monkeypatch.setattr(artifacts, "open_artifact", lambda uri: read.append(uri) or made[uri])
+    assert [a.uri for a in artifacts.ancestry([made["/store/1499"]])] == list(made)
+    assert len(read) == len(set(read)) == 1499
+
+
 def test_a_file_is_no_artifact_and_is_told_what_makes_one_of_it(tmp_path: Path) -> None:
     file = tmp_path / "model.pt"
     file.write_bytes(b"weights")

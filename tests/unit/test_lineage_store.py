@@ -12,7 +12,9 @@ from mmbert import marks, storage
 from mmbert.artifacts import Artifact, Manifest, content_digest
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store, read_store
-from mmbert.lineage.naming import place_of
+from mmbert.lineage.naming import Named, place_of
+from mmbert.lineage.text import trace_text
+from mmbert.lineage.trace import trace_down, trace_up
 from tests.fixtures_stack import S3
 from tests.lineage_stores import put
 
@@ -146,3 +148,19 @@ def test_naming_an_artifact_to_be_traced_writes_nothing(tmp_path: Path) -> None:
     before = storage.list_versions(str(tmp_path))
     assert place_of(f"{made.uri}/") == made.uri
     assert storage.list_versions(str(tmp_path)) == before
+
+
+def test_a_long_chain_is_shown_from_either_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than Python's calls may be deep."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made: list[Artifact] = []
+    for index in range(1500):
+        made.append(_artifact(index, {index - 1} if index else set(), made))
+    store = Store("/store", {artifact.uri: artifact for artifact in made})
+    down = trace_down("it", Named((made[-1].uri,), "a URI"), store, lambda: None)
+    lines = trace_text(down).splitlines()
+    assert sum(line.endswith(made[0].uri) for line in lines) == 1
+    up = trace_up("it", "a URI", [made[0].uri], store, lambda: None)
+    for found in (down, up):
+        assert len(found.to_json()["artifacts"]) == 1500
+        assert all(found.making(artifact.uri) for artifact in made)
