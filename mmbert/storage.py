@@ -43,7 +43,7 @@ class MissingFileError(UserError):
     """A file that should be there is not."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file as the store lists it; `path` below the prefix, `size` in bytes, `modified` in seconds since 1970."""
 

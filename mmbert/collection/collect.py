@@ -6,13 +6,14 @@ An artifact goes after all that was made from it, so that what stands in the sto
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert import artifacts, marks, storage
-from mmbert.collection import layout
+from mmbert.collection import layout, pool
 from mmbert.collection.needs import RUNNING, Need
 from mmbert.collection.survey import (
     CACHE,
@@ -95,24 +96,21 @@ def collect(
         for group in _caches(found, idle):
             _delete(found.root, [f.path for f in _markers_first(group.files)], ticket.go_on)
             done.gone.append(group)
-        for group in found.of(UNREACHABLE):
-            ticket.go_on()
-            _mark(found.root, group)
-            done.marked.append(group)
+        done.marked = found.of(UNREACHABLE)
+        pool.at_once(functools.partial(_mark, found.root), done.marked, ticket.go_on)
         for upload in _old_uploads(found):
             ticket.go_on()
             storage.abort_upload(upload.uri, upload.upload_id)
             done.uploads.append(upload)
+        _drop_empty_places(found)
         return done
 
 
 def _take_off_marks(found: Survey, go_on: Callable[[], None]) -> None:
     """Of what is needed again, and of places whose artifact somebody else has deleted."""
-    states = {group.place: group.state for group in found.groups if group.state in {MARKED, DUE}}
-    for place in found.marks:
-        if place not in states:
-            go_on()
-            marks.take_off(storage.join(found.root, place))
+    standing = {group.place for group in found.of(MARKED, DUE)}
+    uris = [storage.join(found.root, place) for place in found.marks if place not in standing]
+    pool.at_once(marks.take_off, uris, go_on)
 
 
 def _in_order(found: Survey) -> tuple[list[Group], list[str]]:
@@ -229,3 +227,20 @@ def _drop_empty(root: Path, folder: Path) -> None:
         while len(folder.parts) > shared:
             (root / folder).rmdir()
             folder = folder.parent
+
+
+def _drop_empty_places(found: Survey) -> None:
+    """A folder store's places that held no file, and that nobody has written to, for the grace time."""
+    if storage.is_s3(found.root):
+        return
+    root = Path(found.root)
+    filled = {layout.above(group.place) for group in found.groups}
+    for place in sorted(root.glob("*/*")):
+        name = str(place.relative_to(root))
+        if name in filled or layout.where(f"{name}/file").place != name or place.is_symlink():
+            continue
+        below = [place, *sorted(place.rglob("*"))]
+        if all(folder.is_dir() and folder.stat().st_mtime < found.when - found.grace for folder in below):
+            with contextlib.suppress(OSError):  # somebody writes there after all
+                for folder in reversed(below):
+                    folder.rmdir()

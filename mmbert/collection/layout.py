@@ -39,15 +39,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Where:
-    """`place` is an artifact's path below the root, empty for what belongs to none; `inner` is the path below it."""
+    """`place` is an artifact's path below the root, empty for what belongs to none."""
 
     part: Part
     place: str = ""
-    inner: str = ""
-
-    @property
-    def attempt(self) -> str:
-        return self.inner.split("/")[1] if self.part is Part.ATTEMPT else ""
 
 
 _SINGLE = {
@@ -73,7 +68,7 @@ def where(path: str) -> Where:
     # A phase's permanent checkpoints are artifacts below its own.
     if inner[0] == _PERMANENT and len(inner) > _PLACE_PARTS and _BATCH.fullmatch(inner[1]):
         place, inner = [*place, *inner[:2]], inner[2:]
-    return Where(_part(inner), "/".join(place), "/".join(inner))
+    return Where(_part(inner), "/".join(place))
 
 
 def place_in(uri: str) -> str:
@@ -85,6 +80,11 @@ def place_in(uri: str) -> str:
 def above(place: str) -> str:
     """The place that a permanent checkpoint belongs to; the place itself for others."""
     return "/".join(place.split("/")[:_PLACE_PARTS])
+
+
+def attempt(place: str, path: str) -> str:
+    """The name of the attempt that a file of a place is of."""
+    return path.removeprefix(f"{place}/").split("/")[1]
 
 
 def kind(path: str) -> str:

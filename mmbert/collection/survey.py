@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmbert import artifacts, marks, storage
 from mmbert.artifacts import Artifact
-from mmbert.collection import layout
+from mmbert.collection import layout, pool
 from mmbert.collection.layout import Part
 from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, releases
 from mmbert.errors import UserError
@@ -99,17 +99,18 @@ class _Places:
     ) -> None:
         self.store, self.now, self.grace, self.go_on = store, now, grace, go_on
         self.root = store.root
-        self.files: dict[str, list[tuple[layout.Where, StoredFile]]] = {}
-        self.others: list[tuple[layout.Where, StoredFile]] = []
+        self.files: dict[str, list[tuple[Part, StoredFile]]] = {}
+        self.others: list[tuple[Part, StoredFile]] = []
         for file in files:
             found = layout.where(file.path)
             if found.place:
-                self.files.setdefault(found.place, []).append((found, file))
+                self.files.setdefault(found.place, []).append((found.part, file))
             else:
-                self.others.append((found, file))
+                self.others.append((found.part, file))
         self.marks = self._marks()
         self.kept: dict[str, tuple[str, str]] = {}
         self.running: set[str] = set()
+        self.walked: set[str] = set()
         self.problems: list[str] = [f"{uri}: {problem}" for uri, problem in sorted(store.unreadable.items())]
 
     def survey(self, needs: Iterable[Need], lost: set[str]) -> Survey:
@@ -151,15 +152,11 @@ class _Places:
 
     def _marks(self) -> dict[str, Mark]:
         named = [p for p, files in self.files.items() if any(f.path == f"{p}/{marks.MARK}" for _, f in files)]
-        found = {}
-        for place in named:
-            self.go_on()
-            if (mark := marks.read(self._uri(place))) is not None:
-                found[place] = mark
-        return found
+        read = pool.at_once(lambda place: marks.read(self._uri(place)), named, self.go_on)
+        return {place: mark for place, mark in zip(named, read, strict=True) if mark is not None}
 
     def _of(self, place: str, *parts: Part) -> list[StoredFile]:
-        return [file for found, file in self.files.get(place, ()) if found.part in parts]
+        return [file for part, file in self.files.get(place, ()) if part in parts]
 
     def _wanted(self, place: str) -> list[StoredFile]:
         return [file for file in self._of(place, Part.MARK) if file.path.endswith(f"/{marks.WANTED}")]
@@ -216,7 +213,7 @@ class _Places:
         for place in self.files:
             used = self._of(place, Part.MANIFEST) + self._wanted(place)
             mark = self.marks.get(place)
-            others = (file for where, file in self.files[place] if where.part is not Part.MARK)
+            others = (file for part, file in self.files[place] if part is not Part.MARK)
             touched = mark is not None and any(file.modified > mark.since for file in others)
             over = layout.above(place)
             if not self._done(place):
@@ -229,7 +226,8 @@ class _Places:
 
     def _keep(self, state: str, why: str, needs: Iterable[Need], lost: set[str]) -> None:
         uris = list(dict.fromkeys(uri for need in needs for uri in self._inside(need, lost)))
-        reached = self.store.made_of(uris)
+        reached = self.store.made_of(uris, self.walked)
+        self.walked.update(reached)
         for missing in self.store.missing(reached):
             if missing.uri not in lost:
                 self._miss(
@@ -294,7 +292,7 @@ class _Places:
     def _groups(self, place: str) -> list[Group]:
         kind = layout.kind(place)
         unknown = Group(kind, UNKNOWN, "files that are none of ours", "", place, self._of(place, Part.UNKNOWN))
-        ours = [(found, file) for found, file in self.files[place] if found.part is not Part.UNKNOWN]
+        ours = [(part, file) for part, file in self.files[place] if part is not Part.UNKNOWN]
         artifact = self._done(place)
         found = [unknown]
         if artifact is None and place not in self.kept and place in self.marks and self.marks[place].until:
@@ -306,7 +304,7 @@ class _Places:
         return [group for group in found if group.files]
 
     def _done_groups(
-        self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]], artifact: Artifact
+        self, place: str, kind: str, ours: Sequence[tuple[Part, StoredFile]], artifact: Artifact
     ) -> list[Group]:
         if place not in self.kept:
             # One that a run wanted long ago is marked anew.
@@ -319,23 +317,22 @@ class _Places:
             f"{place}/{artifacts.MANIFEST}", f"{place}/{marks.MARK}"
         }  # fmt: skip
         own = Group(kind, state, "artifact", why, place, [file for _, file in ours if file.path in listed])
-        rest = [(where, file) for where, file in ours if file.path not in listed]
+        rest = [(part, file) for part, file in ours if file.path not in listed]
         young = self._is_young(self._of(place, Part.MANIFEST))
         if place in self.running or young:
             own.files += [file for _, file in rest]
             return [own]
         return [own, *self._rest_groups(place, kind, rest, own)]
 
-    def _rest_groups(
-        self, place: str, kind: str, rest: Sequence[tuple[layout.Where, StoredFile]], own: Group
-    ) -> list[Group]:
+    def _rest_groups(self, place: str, kind: str, rest: Sequence[tuple[Part, StoredFile]], own: Group) -> list[Group]:
         """What no manifest lists: of other attempts, each judged as a whole, and of training that has ended."""
         by_name: dict[tuple[str, str], list[StoredFile]] = defaultdict(list)
-        for where, file in rest:
-            key = {
-                Part.ATTEMPT: (SUPERSEDED, f"attempt {where.attempt}"),
-                Part.RESUME: (LEFT, "resume checkpoints of finished training"),
-            }.get(where.part, (LEFT, "notes and progress of finished work"))
+        for part, file in rest:
+            key = (LEFT, "notes and progress of finished work")
+            if part is Part.ATTEMPT:
+                key = (SUPERSEDED, f"attempt {layout.attempt(place, file.path)}")
+            elif part is Part.RESUME:
+                key = (LEFT, "resume checkpoints of finished training")
             by_name[key].append(file)
         groups = []
         for (state, name), files in sorted(by_name.items()):
@@ -345,7 +342,7 @@ class _Places:
                 groups.append(Group(kind, state, name, "", place, files))
         return groups
 
-    def _undone_groups(self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]]) -> list[Group]:
+    def _undone_groups(self, place: str, kind: str, ours: Sequence[tuple[Part, StoredFile]]) -> list[Group]:
         """Other attempts can go on from kept files and resume checkpoints, from an attempt's own files never."""
         state, why = self.kept.get(place, ("", ""))
         whole = state in {RUNNING, REGISTERED, ASKED} or self._is_young(file for _, file in ours)
@@ -353,8 +350,8 @@ class _Places:
         if whole:
             return [Group(kind, state or RECENT, name, why, place, [file for _, file in ours])]
         if self._of(place, *_RESUMABLE_PARTS):
-            dead = [file for where, file in ours if where.part in {Part.ATTEMPT, Part.TEMPORARY}]
-            rest = [file for where, file in ours if where.part not in {Part.ATTEMPT, Part.TEMPORARY}]
+            dead = [file for part, file in ours if part in {Part.ATTEMPT, Part.TEMPORARY}]
+            rest = [file for part, file in ours if part not in {Part.ATTEMPT, Part.TEMPORARY}]
             return [
                 Group(kind, RESUMABLE, name, why, place, rest),
                 Group(kind, SUPERSEDED, "attempts that nothing goes on from", "", place, dead),
@@ -369,9 +366,9 @@ class _Places:
             Part.TICKET: (RECORD, "collections at work"),
         }
         by_top: dict[tuple[str, str, str], list[StoredFile]] = defaultdict(list)
-        for where, file in self.others:
-            state, name = states.get(where.part, (UNKNOWN, "files that are none of ours"))
-            top = file.path.split("/", maxsplit=1)[0] if where.part is not Part.UNKNOWN else "-"
+        for part, file in self.others:
+            state, name = states.get(part, (UNKNOWN, "files that are none of ours"))
+            top = file.path.split("/", maxsplit=1)[0] if part is not Part.UNKNOWN else "-"
             by_top[top, state, name].append(file)
         return [Group(top, state, name, "", "", files) for (top, state, name), files in sorted(by_top.items())]
 

@@ -7,7 +7,7 @@ that was copied or mounted elsewhere keeps its edges.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 
 RECIPE = "recipe"
-_NO_KINDS = {"work", "results", "spool"}
+_NO_KINDS = {"work", "results", "spool", "collection"}
 _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _PERMANENT = "permanent"
 _AT_ONCE = 10  # connections that an S3 client keeps
@@ -82,9 +82,15 @@ class Store:
         """The artifacts that were made from this one directly."""
         return self._outputs.get(uri, [])
 
-    def made_of(self, uris: Iterable[str]) -> list[str]:
-        """These artifacts and all that they were made from, inputs before what was made of them."""
-        return self._ordered(self._reached(uris, lambda uri: [i.found for i in self.inputs(uri) if i.found]))
+    def made_of(self, uris: Iterable[str], but: Collection[str] = ()) -> list[str]:
+        """These artifacts and all that they were made from, inputs before what was made of them.
+
+        Nothing is followed through those in `but`, which are left out.
+        """
+        first = [uri for uri in uris if uri not in but]
+        return self._ordered(
+            self._reached(first, lambda uri: [i.found for i in self.inputs(uri) if i.found and i.found not in but])
+        )
 
     def made_from(self, uris: Iterable[str]) -> list[str]:
         """These artifacts and all that was made from them, inputs before what was made of them."""

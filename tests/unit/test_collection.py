@@ -157,6 +157,33 @@ def test_caches_go_when_asked_for_and_nothing_runs(world: World) -> None:
     assert (old.exists(), young.exists(), told.exists()) == (False, True, True)
 
 
+def test_of_what_was_collected_no_folder_is_left(world: World) -> None:
+    made = world.make("a")
+    for _ in range(2):
+        world.now += LONG
+        world.collect()
+    assert storage.list_files(made.uri) == []
+    world.now += LONG
+    fresh = Path(world.root, "documents", "f" * 32)
+    fresh.mkdir()
+    os.utime(fresh, (world.now, world.now))
+    world.collect()
+    assert not Path(made.uri).exists()
+    assert fresh.exists()
+
+
+def test_ancestors_are_walked_once_however_many_need_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [world.make("0")]
+    for number in range(1, 20):
+        made.append(world.make(str(number), made[-1:]))
+        world.registry[str(number)] = made[-1].uri
+    asked: list[str] = []
+    real = Store.inputs
+    monkeypatch.setattr(Store, "inputs", lambda self, uri: asked.append(uri) or real(self, uri))
+    assert len(looked(world).kept) == 20
+    assert len(asked) < 10 * len(made)
+
+
 def test_caches_stay_while_anything_runs_whatever_else_needs_it(world: World) -> None:
     old = put(world, "work/curation/clean/old/done.json")
     model = world.make("model")
