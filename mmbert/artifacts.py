@@ -39,6 +39,10 @@ T = TypeVar("T")
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 KEPT = "kept"
+RESUME = "resume"
+PERMANENT = "permanent"
+"""Folders of a training's artifact: resume checkpoints, and checkpoints that are artifacts of their own."""
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 WORK = "work.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

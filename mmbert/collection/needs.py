@@ -84,12 +84,13 @@ def _version_needs(version: ModelVersion, aliases: Mapping[str, str]) -> list[Ne
     """What its tags lead to; its source, too, which with other programs' models is no artifact."""
     own = sorted(alias for alias, number in aliases.items() if number == version.version)
     why = f"{version.name} version {version.version}" + (f" ({', '.join(own)})" if own else "")
-    tagged = {value for key, value in version.tags.items() if key.startswith("mmbert.") and _is_place(value)}
+    tagged = {value for key, value in version.tags.items() if key.startswith("mmbert.") and is_place(value)}
     needs = [Need(uri.rstrip("/"), REGISTERED, why) for uri in sorted(tagged)]
     return [*needs, Need(version.source.rstrip("/"), REGISTERED, why, False)]
 
 
-def _is_place(value: str) -> bool:
+def is_place(value: str) -> bool:
+    """Whether a text is an address that an artifact can have."""
     return storage.is_s3(value) or (value.startswith("/") and "\n" not in value)
 
 

@@ -6,13 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmbert import artifacts, marks, storage
 from mmbert.artifacts import Artifact
 from mmbert.collection import layout, pool
 from mmbert.collection.layout import Part
-from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, releases
+from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, is_place, releases
 from mmbert.errors import UserError
 from mmbert.lineage import Store, read_store
 from mmbert.lineage.store import recorded_inputs
@@ -245,11 +244,11 @@ class _Places:
         place = self._place(need.uri)
         found = [] if place is None else [self._uri(place)]
         there = place is not None and self._done(place) is not None
-        if need.uri.startswith(f"{self.root}/") or (place is not None and not _is_uri(need.uri)):
+        if need.uri.startswith(f"{self.root}/") or (place is not None and not is_place(need.uri)):
             if need.complete and not there and need.uri not in lost:
                 self._miss(need.uri, f"{need.why} needs it", "there is no artifact")
             return found
-        if _is_uri(need.uri) and (need.complete or layout.place_in(need.uri)):
+        if is_place(need.uri) and (need.complete or layout.place_in(need.uri)):
             found += self._elsewhere(need, need.complete and not there, lost)
         return found
 
@@ -371,10 +370,6 @@ class _Places:
             top = file.path.split("/", maxsplit=1)[0] if part is not Part.UNKNOWN else "-"
             by_top[top, state, name].append(file)
         return [Group(top, state, name, "", "", files) for (top, state, name), files in sorted(by_top.items())]
-
-
-def _is_uri(text: str) -> bool:
-    return storage.is_s3(text) or Path(text).is_absolute()
 
 
 def _days(seconds: float) -> str:

@@ -6,7 +6,6 @@ that was copied or mounted elsewhere keeps its edges.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from mmbert.errors import UserError
 
 RECIPE = "recipe"
 _NO_KINDS = {"work", "results", "spool", "collection"}
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_PERMANENT = "permanent"
 _AT_ONCE = 10  # connections that an S3 client keeps
 
 
@@ -174,7 +171,12 @@ def read_store(root: str, also: Iterable[str] = (), go_on: Callable[[], None] = 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         kinds = [kind for kind in storage.list_folders(root) if kind not in _NO_KINDS]
         folders = pool.map(lambda kind: (kind, storage.list_folders(storage.join(root, kind))), kinds)
-        places = [storage.join(root, k, name) for k, names in folders for name in names if _FINGERPRINT.fullmatch(name)]
+        places = [
+            storage.join(root, k, name)
+            for k, names in folders
+            for name in names
+            if artifacts.FINGERPRINT.fullmatch(name)
+        ]
         below = pool.map(_permanent, [place for place in places if place.split("/")[-2] == "checkpoint"])
         waiting = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
         found: dict[str, Artifact] = {}
@@ -193,8 +195,8 @@ def read_store(root: str, also: Iterable[str] = (), go_on: Callable[[], None] = 
                 elif uri in below_root:
                     unfinished.add(uri)
             digests = {artifact.digest for artifact in found.values()}
-            named = [i for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests]
-            waiting = sorted({i.uri for i in named} - asked)
+            inputs = [i for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests]
+            waiting = sorted({i.uri for i in inputs} - asked)
     return Store(root, found, unreadable, frozenset(unfinished))
 
 
@@ -222,5 +224,5 @@ def _read(uri: str) -> Artifact | str:
 
 def _permanent(checkpoint: str) -> list[str]:
     """Checkpoints that a phase keeps below its own, each an artifact."""
-    folder = storage.join(checkpoint, _PERMANENT)
+    folder = storage.join(checkpoint, artifacts.PERMANENT)
     return [storage.join(folder, name) for name in storage.list_folders(folder)]

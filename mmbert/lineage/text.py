@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mmbert.evaluation.results.text import table
 from mmbert.lineage.facts import Making
 from mmbert.lineage.sources import HELD_OUT, SourceFacts
 from mmbert.lineage.trace import ScoreFacts, Trace
+from mmbert.tables import table
 
 DIGITS = 12
 _SCORES = 12

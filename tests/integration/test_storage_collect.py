@@ -105,13 +105,18 @@ def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, we
 
     process = started(root, tmp_path, *line)
     place = f"{root}/shards"
+    api = Api(os.environ["MLFLOW_TRACKING_URI"])
+    wait_for(lambda: any(uri.startswith(place) for run in running_runs(api) for uri in run.uris), process)
+    os.killpg(process.pid, signal.SIGSTOP)
+    # Running, as MLflow says, with nothing yet to go on from.
+    assert not any("/kept/" in path for path in storage.list_files(place))
+    assert not any(found.gone or found.marked for found in weeks.collect())
+    os.killpg(process.pid, signal.SIGCONT)
     wait_for(lambda: any("kept/progress" in path for path in storage.list_files(place)), process)
     os.killpg(process.pid, signal.SIGSTOP)
-    # Running, as MLflow says.
     assert not any(found.gone or found.marked for found in weeks.collect())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    api = Api(os.environ["MLFLOW_TRACKING_URI"])
     end_runs(api)
     kept = {path: version for path, version in storage.list_versions(place) if "/kept/" in path}
     # Not running any more: what it can go on from, and from what it is made, stays.
