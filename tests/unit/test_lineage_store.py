@@ -13,6 +13,7 @@ from mmbert.artifacts import Artifact, Manifest, content_digest
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store, read_store
 from mmbert.lineage.naming import Named, place_of
+from mmbert.lineage.store import read_ancestry
 from mmbert.lineage.text import trace_text
 from mmbert.lineage.trace import trace_down, trace_up
 from tests.fixtures_stack import S3
@@ -164,3 +165,24 @@ def test_a_long_chain_is_shown_from_either_end(monkeypatch: pytest.MonkeyPatch) 
     for found in (down, up):
         assert len(found.to_json()["artifacts"]) == 1500
         assert all(found.making(artifact.uri) for artifact in made)
+
+
+def test_down_from_a_uri_reads_its_ancestry_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(tmp_path)
+    base = put(root, "documents", "base")
+    model = put(root, "model", "m", {"documents": [base]})
+    scores = put(root, "scores", "s", {"model": [model]})
+    put(root, "scores", "others", {"model": [put(root, "model", "other")]})
+    read: list[str] = []
+    real = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda uri: read.append(uri.split("/")[-3]) or real(uri))
+
+    found = read_ancestry(root, scores.uri)
+    assert sorted(read) == ["documents", "model", "scores"]
+    assert found.made_of([scores.uri]) == [base.uri, model.uri, scores.uri]
+    found, whole = read_ancestry(root, model.uri), read_store(root)
+    assert (found.made_of([model.uri]), found.outputs(model.uri)) == ([base.uri, model.uri], [scores.uri])
+    assert found.inputs(model.uri) == whole.inputs(model.uri)
+    # What was moved is found by its content, wherever it is.
+    shutil.move(base.uri, tmp_path / "documents" / ("e" * 32))
+    assert read_ancestry(root, model.uri).inputs(model.uri)[0].found == f"{root}/documents/{'e' * 32}"
