@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbert import storage
 from mmbert.artifacts import Artifact
+from mmbert.collection import pool
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.lineage import Store
 from mmbert.tracking.activity import experiment_of, experiments, running_runs
@@ -59,13 +60,16 @@ def mlflow_needs(api: Api, store: Store, lost: Collection[str] = ()) -> list[Nee
 
 def releases(store: Store) -> list[Need]:
     """Released models that no registry holds, as MLflow takes none from a folder: the store alone tells of them."""
-    found = []
-    for uri, artifact in store.artifacts.items():
-        if artifact.manifest.kind == "release":
-            released = _released(artifact)
-            if released.get("version") is None:
-                found.append(Need(uri, REGISTERED, f"release {released.get('name', '')}, in no registry"))
-    return found
+    return [
+        Need(artifact.uri, REGISTERED, f"release {released.get('name', '')}, in no registry")
+        for artifact, released in _releases(store)
+        if released.get("version") is None
+    ]
+
+
+def _releases(store: Store) -> list[tuple[Artifact, Any]]:
+    found = [artifact for artifact in store.artifacts.values() if artifact.manifest.kind == "release"]
+    return list(zip(found, pool.at_once(_released, found, lambda: None), strict=True))
 
 
 @functools.cache
@@ -118,10 +122,7 @@ def _finished(artifact: Any) -> float:
 
 def _check_releases(registry: Registry, store: Store, seen: set[tuple[str, str]]) -> None:
     """A version that the store tells of and that MLflow does not list may be one that this user may not see."""
-    for artifact in store.artifacts.values():
-        if artifact.manifest.kind != "release":
-            continue
-        released = _released(artifact)
+    for _, released in _releases(store):
         name, version = str(released.get("name", "")), released.get("version")
         if version is None or (name, str(version)) in seen:
             continue

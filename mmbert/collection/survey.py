@@ -171,21 +171,21 @@ class _Places:
     def _unfinished(self, outside: Iterable[Need], lost: set[str]) -> list[Need]:
         """What work that is not done is made from, and its place, where it may go on or runs or is asked for."""
         named = {place: need.state for need in outside if (place := self._place(need.uri))}
-        needs = []
+        states: dict[str, str] = {}
         for place, files in self.files.items():
             broken_off = place in self.marks and self.marks[place].until
             if self._of(place, Part.MANIFEST) or broken_off:
                 continue
-            resumable = bool(self._of(place, *_RESUMABLE_PARTS))
-            young = self._is_young(f for _, f in files)
-            state = RESUMABLE if resumable else RECENT if young else named.get(place, "")
-            if not state:
-                continue
+            resumable, young = self._of(place, *_RESUMABLE_PARTS), self._is_young(f for _, f in files)
+            if state := RESUMABLE if resumable else RECENT if young else named.get(place, ""):
+                states[place] = state
+        needs = []
+        noted = pool.at_once(self._noted, list(states), self.go_on)
+        for (place, state), made_of in zip(states.items(), noted, strict=True):
             uri = self._uri(place)
             why = f"{uri}, which is not done"
             needs.append(Need(uri, state, why, False))
-            made_of = self._noted(place)
-            if made_of is None and resumable and uri not in lost and artifacts.look(uri) is None:
+            if made_of is None and state == RESUMABLE and uri not in lost and artifacts.look(uri) is None:
                 self.problems.append(
                     f"{uri}: this work is not done, and no {artifacts.WORK} says what it is made from: it was begun by "
                     "an older version. Run it again; or delete its folder to give it up; or name each artifact that it "
@@ -197,13 +197,14 @@ class _Places:
     def _noted(self, place: str) -> list[str] | None:
         """What work says that it is made from; None where it says nothing (any more)."""
         uri = storage.join(self._uri(place), artifacts.WORK)
-        self.go_on()
         try:
             return [str(one) for one in json.loads(storage.read_bytes(uri))["inputs"]]
         except storage.MissingFileError:
             return None
         except (ValueError, KeyError, TypeError):
-            self.problems.append(f"{uri}: it cannot be read, and says what unfinished work is made from; delete it")
+            self.problems.append(
+                f"{uri}: it cannot be read, and says what unfinished work is made from; run that again"
+            )
             return []
 
     def _recent(self) -> list[Need]:
