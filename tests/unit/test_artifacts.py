@@ -99,7 +99,12 @@ def test_an_ancestry_of_any_depth_is_read_once_each_inputs_first(
         uri = f"/store/{number}"
         made[uri] = artifacts.Artifact(uri, artifacts.Manifest("thing", "", "", (), {}, inputs))
     read: list[str] = []
-    monkeypatch.setattr(artifacts, "open_artifact", lambda uri: read.append(uri) or made[uri])
+
+    def opened(uri: str) -> artifacts.Artifact:
+        read.append(uri)
+        return made[uri]
+
+    monkeypatch.setattr(artifacts, "open_artifact", opened)
     assert [a.uri for a in artifacts.ancestry([made["/store/1499"]])] == list(made)
     assert len(read) == len(set(read)) == 1499
 

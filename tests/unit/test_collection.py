@@ -20,7 +20,7 @@ from mmbert.collection.collect import Collected, collect, planned
 from mmbert.collection.needs import Need, asked_for, releases
 from mmbert.collection.survey import Survey, survey
 from mmbert.errors import InfrastructureError
-from mmbert.lineage import Store
+from mmbert.lineage import Input, Store
 from tests.collecting import DAY, GRACE, HOUR, World
 
 LONG = GRACE + DAY
@@ -179,7 +179,12 @@ def test_ancestors_are_walked_once_however_many_need_them(world: World, monkeypa
         world.registry[str(number)] = made[-1].uri
     asked: list[str] = []
     real = Store.inputs
-    monkeypatch.setattr(Store, "inputs", lambda self, uri: asked.append(uri) or real(self, uri))
+
+    def inputs(self: Store, uri: str) -> list[Input]:
+        asked.append(uri)
+        return real(self, uri)
+
+    monkeypatch.setattr(Store, "inputs", inputs)
     assert len(looked(world).kept) == 20
     assert len(asked) < 10 * len(made)
 
@@ -438,7 +443,12 @@ def test_a_release_that_cannot_be_read_stops_everything_and_is_asked_for_once(
     release = artifacts.look(uri)
     assert release
     read: list[str] = []
-    monkeypatch.setattr(artifacts.Artifact, "read_json", lambda self, path: read.append(path) or {})
+
+    def reads(self: artifacts.Artifact, path: str) -> dict[str, object]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr(artifacts.Artifact, "read_json", reads)
     for _ in range(2):
         assert releases(Store(world.root, {uri: release}))
     assert read == ["release.json"]

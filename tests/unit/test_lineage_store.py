@@ -175,7 +175,12 @@ def test_down_from_a_uri_reads_its_ancestry_alone(tmp_path: Path, monkeypatch: p
     put(root, "scores", "others", {"model": [put(root, "model", "other")]})
     read: list[str] = []
     real = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda uri: read.append(uri.split("/")[-3]) or real(uri))
+
+    def reads(uri: str) -> bytes:
+        read.append(uri.split("/")[-3])
+        return real(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", reads)
 
     found = read_ancestry(root, scores.uri)
     assert sorted(read) == ["documents", "model", "scores"]
