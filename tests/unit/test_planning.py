@@ -386,6 +386,10 @@ def test_a_speed_that_was_measured_is_planned_again() -> None:
     assert planned_speed(config, phase, lanes, where, [seen]).expected == pytest.approx(7000)
 
 
+def test_the_tables_and_the_picture_are_those_of_the_planner() -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "plan_tables.py", "--check"], check=True)
+
+
 @settings(max_examples=20)
 @given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_ends_too_far_apart_are_drawn_in(expected: float, low: float, high: float) -> None:
