@@ -72,7 +72,7 @@ def tables(by_preset: dict[str, Plans]) -> str:
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM, GAP = 860, 420, 56, 34, 52, 46, 70
 PANEL = (WIDTH - LEFT - RIGHT - GAP) / len(PRESETS)
 COLOURS = ("#4477aa", "#228833", "#aa8800", "#cc3344", "#884499")
-FEWEST_DAYS, MOST_DAYS = 0.01, 200.0
+FEWEST_DAYS, MOST_DAYS = 0.003, 200.0
 
 
 def picture(by_preset: dict[str, Plans]) -> str:

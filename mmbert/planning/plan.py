@@ -46,14 +46,16 @@ class PhasePlan:
 class Plan:
     """`seconds`, `tokens_a_second_and_device` and `mfu` are of the phases with one decay variant.
 
-    `processes`: how many of the cluster's work; `lanes`: training.lanes, as it must be for them. `changes`: overrides
-    that the plan assumes; `warnings`: what the reader should know first.
+    `processes`: how many of the cluster's work; `lanes`: training.lanes, as it must be for them. `way`: how activations
+    are counted (`mmbert.planning.memory`). `changes`: overrides that the plan assumes; `warnings`: what the reader
+    should know first.
     """
 
     recipe: str
     cluster: Cluster
     processes: int
     lanes: int
+    way: str
     phases: tuple[PhasePlan, ...]
     seconds: Range
     tokens_a_second_and_device: Range
@@ -101,6 +103,7 @@ def plan_run(
         cluster=cluster,
         processes=processes,
         lanes=lanes,
+        way=_way(recipe),
         phases=phases,
         seconds=seconds,
         tokens_a_second_and_device=seconds.through(lambda s: tokens / s / cluster.devices),

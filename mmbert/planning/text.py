@@ -24,6 +24,7 @@ def as_values(plan: Plan) -> dict[str, Any]:
         "gpus": cluster.devices,
         "nodes": cluster.nodes,
         "processes": plan.processes,
+        "activations": plan.way,
         "days": _values(_days(plan.seconds)),
         "tokens_per_second_per_gpu": _values(plan.tokens_a_second_and_device),
         "mfu": _values(plan.mfu),
@@ -131,7 +132,7 @@ def _memory_table(plan: Plan) -> Iterator[str]:
     parts = [field.name for field in dataclasses.fields(Memory) if field.name != "rows"]
     memories = [(phase, phase.memory) for phase in plan.phases if phase.memory is not None]
     capacity = (plan.cluster.device.memory_bytes or 0) / 1e9
-    yield f"memory of a GPU, GB of {capacity:.0f} (step takes the place of activations and loss)"
+    yield f"memory of a GPU, GB of {capacity:.0f}, {plan.way} (step takes the place of activations and loss)"
     rows = [[part.replace("_", " "), *(f"{getattr(m, part) / 1e9:.2f}" for _, m in memories)] for part in parts]
     rows.append(["at most", *(f"{memory.total / 1e9:.2f}" for _, memory in memories)])
     rows.append(["rows a microbatch", *(f"{phase.microbatch:,}" for phase, _ in memories)])
