@@ -58,7 +58,7 @@ def summary(points: Sequence[Point], cluster: Cluster) -> dict[str, float]:
     """
     begin = points[0].tokens if len(points) > 1 else 0
     tokens, seconds, work = 0, 0.0, 0.0
-    for point in points[1:] or points:
+    for point in points:
         taken = (point.tokens - begin) / point.tokens_per_second
         tokens, seconds, begin = tokens + point.tokens - begin, seconds + taken, point.tokens
         work += taken * point.tflops_per_second * 1e12

@@ -75,7 +75,7 @@ def test_ranges_are_in_order_and_none_is_too_wide(preset: str, gpu: str, count: 
     for phase in values["phases"].values():
         found += [phase["days"], phase["tokens_per_second_per_gpu"], phase["mfu"]]
     for one in found:
-        assert 0 < one["low"] <= one["expected"] <= one["high"] <= 3 * one["low"] * (1 + 1e-9)
+        assert 0 < one["low"] <= one["expected"] <= one["high"] <= 3 * one["low"]
     assert sum(phase["days"]["expected"] for phase in values["phases"].values()) == pytest.approx(
         values["days"]["expected"]
     )
@@ -172,6 +172,17 @@ def test_the_largest_microbatch_fits_and_a_row_more_does_not(preset: str, gpu: s
     totals = [memory_of(config, length, 0.3, n, "compiled", 8).total for n in (1, rows, rows + 1)]
     assert totals == sorted(totals)
     assert totals[1] <= capacity < totals[2]
+
+
+def test_weights_and_moments_take_what_a_checkpoint_of_them_takes() -> None:
+    found = plan("base")
+    memory = found.phases[0].memory
+    assert memory is not None
+    assert memory.weights + memory.optimizer == found.checkpoints.resume
+    assert memory.total > 22 * 307_786_240 + memory.activations + memory.loss
+    alone = plan("base", count=1).phases[0].memory
+    assert alone is not None
+    assert memory.total - alone.total == pytest.approx(4 * 307_786_240)
 
 
 def test_a_phase_computes_no_more_rows_than_fit() -> None:
@@ -344,7 +355,7 @@ def test_what_is_less_alike_leaves_more_open() -> None:
 def test_runs_that_disagree_widely_still_make_a_range() -> None:
     share = learnt(finished(0.01), finished(0.3), finished(0.9)).phases[0].utilization.share
     assert share.expected == 0.3
-    assert share.high == pytest.approx(3 * share.low)
+    assert 2.9 * share.low < share.high < 3 * share.low
 
 
 def test_runs_that_say_nothing_are_left_out() -> None:
@@ -395,7 +406,7 @@ def test_the_tables_and_the_picture_are_those_of_the_planner() -> None:
 def test_ends_too_far_apart_are_drawn_in(expected: float, low: float, high: float) -> None:
     found = around(expected, low, high)
     assert found.expected == expected
-    if max(high, expected) <= 3 * min(low, expected):
+    if max(high, expected) <= 2.9 * min(low, expected):
         assert (found.low, found.high) == (min(low, expected), max(high, expected))
 
 
