@@ -1,0 +1,71 @@
+"""Finished runs of a component, in every recipe's experiment, as MLflow keeps them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbert.errors import UserError
+from mmbert.tracking.api import Api, patiently
+
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """`metrics` are the last values of each."""
+
+    run_id: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def finished_runs(component: str) -> list[FinishedRun]:
+    """The newest first. Raises UserError where MLFLOW_TRACKING_URI names no server, InfrastructureError where it does
+    not answer."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise UserError(
+            "MLFLOW_TRACKING_URI is not set, so there are no measured runs to read; set it to the server's address "
+            '(eval "$(make -s env)" does for the local stack)'
+        )
+    api = Api(uri)
+    api.check()
+    experiments = [
+        str(found["experiment_id"])
+        for found in _all(api, "experiments/search", "experiments", {"filter": "name LIKE 'mmbert/%'"})
+    ]
+    if not experiments:
+        return []
+    body = {
+        "experiment_ids": experiments,
+        "filter": f"attributes.status = 'FINISHED' and tags.`mmbert.component` = '{component}'",
+        "order_by": ["attributes.start_time DESC"],
+    }
+    return [_parsed(raw) for raw in _all(api, "runs/search", "runs", body)]
+
+
+def _all(api: Api, path: str, key: str, body: Mapping[str, Any]) -> list[Any]:
+    """Of every page."""
+    found: list[Any] = []
+    page: dict[str, str] = {}
+    while True:
+        request = {**body, "max_results": _PAGE, **page}
+        answer = patiently(lambda request=request: api.call(path, request))  # type: ignore[misc]
+        found += answer.get(key, [])
+        if not answer.get("next_page_token"):
+            return found
+        page = {"page_token": answer["next_page_token"]}
+
+
+def _parsed(raw: Any) -> FinishedRun:
+    data = raw["data"]
+    return FinishedRun(
+        run_id=raw["info"]["run_id"],
+        metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
+        params={param["key"]: param["value"] for param in data.get("params", [])},
+        tags={tag["key"]: tag["value"] for tag in data.get("tags", [])},
+    )
