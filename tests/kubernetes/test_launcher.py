@@ -525,7 +525,7 @@ def test_a_kubeconfig_that_is_none(scene: Scene, monkeypatch: pytest.MonkeyPatch
         scene.launch(works.plan_of("select"))
 
 
-@pytest.mark.parametrize("given", [formatdate(usegmt=True), "soon"])
+@pytest.mark.parametrize("given", [formatdate(usegmt=True), "soon"], ids=["date", "word"])
 def test_a_busy_cluster_may_give_a_date(scene: Scene, given: str) -> None:
     plan = works.plan_of("select")
     scene.runs = [works_then(scene, plan)]
