@@ -132,12 +132,18 @@ def _counted(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+_CREDENTIALS = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or on AWS the role: of the pod's service account (EKS Pod "
+    "Identity), or of who is logged in"
+)
+
+
 def _s3_error(uri: str, error: Exception) -> Exception:
     from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("S3_ENDPOINT_URL") or "AWS"
     if isinstance(error, NoCredentialsError):
-        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return InfrastructureError(f"{uri}: no S3 credentials; {_CREDENTIALS}")
     code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
     # upload_file and download_file wrap the client's error in one of their own, with the code in the text.
     text = str(error)
@@ -146,9 +152,7 @@ def _s3_error(uri: str, error: Exception) -> Exception:
             f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root"
         )
     if code in _ACCESS_CODES or any(f"({c})" in text for c in _ACCESS_CODES):
-        return InfrastructureError(
-            f"{uri}: {endpoint} refused the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+        return InfrastructureError(f"{uri}: {endpoint} refused the credentials; {_CREDENTIALS}")
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
     if isinstance(error, EndpointConnectionError):

@@ -56,7 +56,7 @@ def _too_few_objects(tasks: int, objects: list[Object]) -> Iterator[str]:
         if namespace_of(item) == "mmbert":
             for name, count in item["spec"]["hard"].items():
                 if re.fullmatch(r"count/(jobs|trainjobs|rayjobs)\..+", name) and int(count) < tasks:
-                    yield f"ResourceQuota {name} is {count}; Airflow has {tasks} tasks at once (config.core.parallelism)"
+                    yield f"ResourceQuota: {name} is {count}; Airflow has {tasks} tasks at once (core.parallelism)"
 
 
 def _faults(section: Object, objects: list[Object]) -> Iterator[str]:
@@ -145,7 +145,7 @@ def _pod(profile: Object, name: str, share: Object) -> dict[str, float]:
 
 def _pods(share: Object) -> int:
     """Of one piece of work: nodes, or Ray's workers and their head."""
-    return share["ray"]["workers"] + 1 if "ray" in share else share.get("nodes", 1)
+    return int(share["ray"]["workers"] + 1 if "ray" in share else share.get("nodes", 1))
 
 
 def _fits(flavor: str, pool: Pool, quotas: Mapping[str, float], size: Mapping[str, float], pods: int) -> Iterator[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
+import subprocess
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -372,8 +375,8 @@ def test_terraform_has_no_fault() -> None:
         ("nodes.tf", ', "nvidia.com/gpu.present" = "true"', "", "aws_eks_node_group.h100: its labels lack nvidia.com"),
         (
             "nodes.tf",
-            "tags = { \"k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage\" = \"${floor",
-            "tags = { \"disk\" = \"${floor",
+            'tags = { "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "${floor',
+            'tags = { "disk" = "${floor',
             "aws_eks_node_group.cpu: its tags lack k8s.io/cluster-autoscaler",
         ),
         (
@@ -453,3 +456,44 @@ def test_the_documents_cost_table_is_the_price_lists(tmp_path: Path) -> None:
     dearer = tmp_path / "prices.csv"
     dearer.write_text(costs.PRICES.read_text("utf-8").replace("0.10", "0.20"), "utf-8")
     assert "its cost table is not that of prices.csv" in costs.document_check(prices=dearer).faults[0]
+
+
+DOCUMENT = (ROOT / "docs" / "infrastructure.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("overlay", "key", "wanted"), [("prod", "digest", "sha256:c0ffee"), ("dev", "newTag", "v7")])
+def test_the_documents_commands_set_mlflows_image(tmp_path: Path, overlay: str, key: str, wanted: str) -> None:
+    """As people type them: no program is needed but sed."""
+    file = tmp_path / "kustomization.yaml"
+    file.write_text((KUBERNETES / "overlays" / overlay / "kustomization.yaml").read_text("utf-8"), "utf-8")
+    (line,) = (line for line in DOCUMENT.splitlines() if "sed -i" in line and f"|{key}: " in line)
+    script = f"digest() {{ echo sha256:c0ffee; }}; MMBERT_IMAGE_PREFIX=r/mm- MMBERT_IMAGE_TAG=v7; {line.strip()}"
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    (image,) = yaml.safe_load(file.read_text("utf-8"))["images"]
+    assert image == {"name": "mmbert-mlflow", "newName": "r/mm-mlflow", key: wanted}
+
+
+def test_the_documents_policy_for_a_store_is_one() -> None:
+    begin = DOCUMENT.index("    apiVersion: networking.k8s.io/v1")
+    text = textwrap.dedent(DOCUMENT[begin : DOCUMENT.index("    END", begin)])
+    (item,) = manifests.documents(text)
+    assert manifests.schema_faults(item) == []
+    assert list(policy.closed_networks([item])) == []
+
+
+def test_the_documents_device_plugins_come_to_gpu_nodes() -> None:
+    """The taint of infra/terraform/nodes.tf; EFA's chart tolerates CriticalAddonsOnly alone by itself."""
+    (command,) = re.findall(r"helm install aws-efa-k8s-device-plugin (?:.*\\\n)*.*", DOCUMENT)
+    settings = dict(pair.split("=") for pair in re.findall(r"tolerations\[0\]\.\w+=[\w./]+", command))
+    assert settings == {
+        "tolerations[0].key": "nvidia.com/gpu", "tolerations[0].operator": "Exists",
+        "tolerations[0].effect": "NoSchedule",
+    }  # fmt: skip
+
+
+def test_all_of_airflows_pods_reach_a_store_that_wants_keys() -> None:
+    """The API server shows logs of finished tasks from there."""
+    values = yaml.safe_load((ROOT / "infra" / "helm" / "airflow-values.yaml").read_text("utf-8"))
+    given = {one["name"]: one.get("valueFrom") for one in yaml.safe_load(values["extraEnv"])}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert given[name] == {"secretKeyRef": {"name": "mmbert-secrets", "key": name, "optional": True}}
