@@ -90,7 +90,7 @@ class Alone:
         return action()
 
     def end(self) -> None:
-        """Say that this process ends after an error, and has ten minutes for what is still to be stored."""
+        """Say that this process ends after an error, and has `ending_seconds` for what is still to be stored."""
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:

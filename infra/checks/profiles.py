@@ -113,10 +113,11 @@ def _amount(quantity: Any) -> float:
 def _sizes(profile: Object, objects: list[Object]) -> Iterator[str]:
     """Pods of a class fill their nodes, one piece of work fits each flavor, and no quota admits more than fit."""
     classes = (profile.get("kubernetes") or {}).get("classes") or {}
-    pools = {
-        item["metadata"]["name"]: POOLS.get(((item.get("spec") or {}).get("nodeLabels") or {}).get("mmbert.dev/pool"))
+    labels = {
+        item["metadata"]["name"]: (item.get("spec") or {}).get("nodeLabels") or {}
         for item in of_kind(objects, "ResourceFlavor")
     }
+    pools = {flavor: POOLS.get(found.get("mmbert.dev/pool", "")) for flavor, found in labels.items()}
     queues = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "ClusterQueue")}
     for name in classes:
         share = {**classes.get(name.partition(".")[0], {}), **classes[name]}
