@@ -225,7 +225,9 @@ def _full_disk_named(*folders: Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         # Of a copy the second name is where it went.
-        place = error.filename2 or error.filename or next((folder for folder in folders if _is_full(folder)), folders[0])
+        place = (
+            error.filename2 or error.filename or next((folder for folder in folders if _is_full(folder)), folders[0])
+        )
         raise InfrastructureError(f"{place}: the disk is full; free some space and run it again") from error
 
 
