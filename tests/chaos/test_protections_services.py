@@ -186,7 +186,7 @@ def test_a_task_and_its_component_end_with_their_supervisor(
     airflow_home: Path, tmp_path: Path, protected: bool
 ) -> None:
     program = tmp_path / "mmbert"
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\nexec sleep 100\n")
+    program.write_text(f"#!/bin/sh\n: > {tmp_path}/began\nexec sleep 100\n")
     program.chmod(0o755)
     variables = {"MMBERT_COMMAND": str(program), "MMBERT_ROOT": str(tmp_path / "root")}
     supervisor = started(SUPERVISOR, airflow_home, "with" if protected else "without", **variables)
