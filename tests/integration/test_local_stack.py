@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import stat
-import time
 import subprocess
+import time
 import urllib.error
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
