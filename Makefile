@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help setup setup-test demo demo-languages up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers images base-image test-containers test-kubernetes chaos docs generate lock clean check-infra
+.PHONY: help setup setup-test demo demo-languages up down login status env test test-slow check audit format bench bench-data bench-train bench-release bench-containers bench-plan images base-image test-containers test-kubernetes chaos docs generate lock clean check-infra
 
 # Fresh environments never cache bytecode where this is set, and every start is slow.
 unexport PYTHONDONTWRITEBYTECODE
@@ -94,6 +94,9 @@ bench-release: setup ## the release and evaluation stage's goals, in under a qua
 
 bench-containers: setup ## what containers cost: the workflow in them, their start, their size (images are built before)
 	@bash scripts/bench-containers.sh
+
+bench-plan: setup ## the planner against trainings of the tiny preset here, and its memory formula against counts
+	@for name in bench_plan plan_memory; do .venv/bin/python benchmarks/$$name.py; done
 
 lock: ## resolve requirements/*.txt anew from pyproject.toml
 	@bash scripts/lock.sh

@@ -26,6 +26,7 @@ from components.commands.kfp import filled_in, kfp_group
 from components.commands.kubernetes import kubernetes_group
 from components.commands.merge import merge_command
 from components.commands.mixture import mixture_command
+from components.commands.plan import plan_command
 from components.commands.promote import promote_command
 from components.commands.publish import publish_command
 from components.commands.reproduce import reproduce_command
@@ -269,6 +270,7 @@ for command in (
     kubernetes_group,
     merge_command,
     mixture_command,
+    plan_command,
     promote_command,
     publish_command,
     reproduce_command,

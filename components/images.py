@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 TARGETS = ("orchestrator", "data", "train", "eval")
 OPTIONS = "MMBERT_IMAGE_PREFIX, MMBERT_IMAGE_TAG, or one image whole: MMBERT_IMAGE_DATA, MMBERT_IMAGE_TRAIN ..."
@@ -19,3 +20,9 @@ def named() -> dict[str, str]:
     """Those images that the environment names whole, by target."""
     found = {target: os.environ.get(f"MMBERT_IMAGE_{target.upper()}", "") for target in TARGETS}
     return {target: name for target, name in found.items() if name}
+
+
+def has_digest(name: str) -> bool:
+    """Whether a name says one image for good: by its whole digest, and not by the zeros of our example settings."""
+    found = re.search(r"@sha256:([0-9a-f]{64})$", name)
+    return found is not None and set(found[1]) != {"0"}

@@ -225,7 +225,7 @@ class KubeflowRunner:
     def _launching(self, item: Component) -> dict[str, str]:
         """The environment of a step that has others do its work: the profile itself, since its file is not there."""
         image = self.layout.image(item.image)
-        if "@sha256:" not in image:
+        if not images.has_digest(image):
             raise UserError(
                 f"image {image} has no digest, and what the launcher kubernetes starts runs by digest only; name it: "
                 f"--image {item.image}=REGISTRY/mmbert-{item.image}@sha256:..."

@@ -25,7 +25,7 @@ from components import launchers, profiles
 from components.contract import Component
 from components.planning import Plan
 from mmbert.errors import InfrastructureError, UserError
-from mmbert.ranks import STOPPED, end_with_parent
+from mmbert.ranks import STOPPED, end_with_parent, ending_seconds
 
 LAUNCHED = "MMBERT_LAUNCHED"
 """Set in processes whose result their starter tells."""
@@ -33,8 +33,8 @@ _TOLD = (1, 2, 3, STOPPED)
 """Exit codes of a process that has told why, or has heard that another one does."""
 _LOOK_SECONDS = 0.1
 _NOTICING_SECONDS = 30.0
-# An upload has ten minutes to end; then mmbert/ranks.py ends its process by force.
-_ENDING_SECONDS = 660.0
+_ENDING_SHARE = 0.95
+"""Of the grace; a process that cannot end by itself (mmbert/ranks.py) is killed then, and there is time to say so."""
 
 Process = subprocess.Popen[bytes]
 
@@ -167,7 +167,7 @@ def _end(members: list[Process]) -> None:
     for member in members:
         if member.poll() is None:
             member.terminate()
-    _wait(members, _ENDING_SECONDS)
+    _wait(members, ending_seconds(_ENDING_SHARE))
     for member in members:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(member.pid, signal.SIGKILL)

@@ -222,7 +222,10 @@ def _full_disk_named(*folders: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        place = error.filename or next((folder for folder in folders if _is_full(folder)), folders[0])
+        # Of a copy the second name is where it went.
+        place = (
+            error.filename2 or error.filename or next((folder for folder in folders if _is_full(folder)), folders[0])
+        )
         raise InfrastructureError(f"{place}: the disk is full; free some space and run it again") from error
 
 

@@ -34,8 +34,10 @@ def run_step(
     Raises UserError, InfrastructureError or ComponentFailedError.
     """
     root = root if storage.is_s3(root) else str(Path(root).absolute())  # a component may run in another folder
+    item = get_component(component)
     with _workflow_run(workflow_run):
-        plan = planning.plan(get_component(component), arguments, root)
+        launchers.check(item, root)
+        plan = planning.plan(item, arguments, root)
         done = plan.done()
         if done is None:
             repeated = artifacts.find(plan.uri) is not None

@@ -40,7 +40,17 @@ _LOST_SECONDS = 120.0
 _HEARING_SECONDS = 10.0
 _GRACE_SECONDS = 20.0
 _LEAVING_SECONDS = 30.0
-_ENDING_SECONDS = 600.0
+GRACE = "MMBERT_GRACE_SECONDS"
+"""Whoever will kill the processes of a machine says here how long after their SIGTERM: a pod's grace. 600 without."""
+
+
+def ending_seconds(share: float = 0.9) -> float:
+    """How long one process may take to end after it was told to: the upload of a checkpoint that is under way, say.
+
+    A share of the grace, since a process that is killed from outside looks like one that ran out of memory. Their
+    launcher takes a larger one: it kills what has not ended by then, and says that it was stopped.
+    """
+    return share * float(os.environ.get(GRACE) or 600)
 
 
 class RankFailedError(MmbertError):
@@ -80,7 +90,7 @@ class Alone:
         return action()
 
     def end(self) -> None:
-        """Say that this process ends after an error, and has ten minutes for what is still to be stored."""
+        """Say that this process ends after an error, and has `ending_seconds` for what is still to be stored."""
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -147,7 +157,7 @@ class Ranks(Alone):
             signal.signal(number, signal.SIG_IGN)
         if not self._ending.is_set():
             self._ending.set()
-            overdue = threading.Timer(_ENDING_SECONDS, self._force)
+            overdue = threading.Timer(ending_seconds(), self._force)
             overdue.daemon = True
             overdue.start()
 
@@ -185,7 +195,7 @@ class Ranks(Alone):
                 # The launcher ends all with the first to go, process 0 in the middle of an upload. It must come out of
                 # its collectives for that. Its end closes the store.
                 _break_collectives()
-                self._wait(lambda: self._has_left(0), _ENDING_SECONDS)
+                self._wait(lambda: self._has_left(0), ending_seconds())
         return told or failure.code == STOPPED or not (self._speaks() or failure.rank == self.rank)
 
     def _speaks(self) -> bool:
@@ -233,13 +243,13 @@ class Ranks(Alone):
         if self._ending.wait(_GRACE_SECONDS):
             return
         if self.before_force is not None:
-            self.before_force(_ENDING_SECONDS)
+            self.before_force(ending_seconds())
         if not self._ending.is_set():
             self._force()
 
     def _force(self) -> None:
         """End this process, though its main thread does not."""
-        late = f"process {self.rank} did not end within {_ENDING_SECONDS:.0f} s of an error; run it again to go on"
+        late = f"process {self.rank} did not end within {ending_seconds():.0f} s of an error; run it again to go on"
         failure = self.failure or Failure(self.rank, 3, late)
         if self._speaks():
             print(f"error: {failure.message}", file=sys.stderr, flush=True)

@@ -168,6 +168,12 @@ def _counted(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+_CREDENTIALS = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or on AWS the role: of the pod's service account (EKS Pod "
+    "Identity), or of who is logged in"
+)
+
+
 def _s3_error(uri: str, error: Exception) -> Exception:
     from botocore.exceptions import ClientError
 
@@ -180,9 +186,7 @@ def _s3_error(uri: str, error: Exception) -> Exception:
             f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root"
         )
     if code in _ACCESS_CODES or any(f"({c})" in text for c in _ACCESS_CODES):
-        return AccessError(
-            f"{uri}: {endpoint} refused the credentials; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+        return AccessError(f"{uri}: {endpoint} refused the credentials; {_CREDENTIALS}")
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
     return _failure(uri, error, endpoint)
@@ -192,7 +196,7 @@ def _failure(uri: str, error: Exception, endpoint: str) -> InfrastructureError:
     from botocore.exceptions import EndpointConnectionError, FlexibleChecksumError, NoCredentialsError
 
     if isinstance(error, NoCredentialsError):
-        return InfrastructureError(f"{uri}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return InfrastructureError(f"{uri}: no S3 credentials; {_CREDENTIALS}")
     if isinstance(error, FlexibleChecksumError):
         return DamagedError(f"{uri}: what comes from {endpoint} is not what was stored there: {error}")
     if isinstance(error, EndpointConnectionError):

@@ -13,6 +13,13 @@ from components.contract import Component, check_arguments
 from mmbert.errors import UserError
 
 
+class _Plain(yaml.SafeDumper):
+    """Writes out what stands in several places, without YAML's anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the dumper asks of each value
+        return True
+
+
 @click.group(name="kubernetes")
 def kubernetes_group() -> None:
     """The launcher `kubernetes`: look at what it creates."""
@@ -31,11 +38,12 @@ def _manifest_command(item: Component) -> click.Command:
 
     def callback(root: str | None, task: str, fingerprint: str, **arguments: Any) -> None:
         from components import launchers, planning
-        from components.launchers.kubernetes.manifests import manifests
+        from components.launchers.kubernetes.manifests import check, manifests
         from components.runtime import root_uri
         from mmbert import storage
 
         root = root or root_uri()
+        check(item, root)
         given = parameters.plain(arguments)
         if fingerprint:
             if not re.fullmatch(r"[0-9a-f]{8,64}", fingerprint):
@@ -48,7 +56,9 @@ def _manifest_command(item: Component) -> click.Command:
             plan = planning.plan(item, given, root)
         made = manifests(plan, launchers.command_line(item, plan.arguments, root, task), root)
         objects = [made.item, *([made.service] if made.service else [])]
-        click.echo(yaml.safe_dump_all(objects, sort_keys=False, width=120), nl=False)
+        if made.note:
+            click.echo(f"warning: {made.note}", err=True)
+        click.echo(yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=120), nl=False)
 
     text = f"Print the YAML of what is created for this: {item.summary}"
     return click.Command(item.name, params=list(options), callback=callback, help=text, short_help=item.summary)

@@ -35,12 +35,16 @@ def _docker(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[in
     return docker.run(plan, arguments, root, tell)
 
 
-def _kubernetes(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
+def _check_package() -> None:
     if importlib.util.find_spec("kubernetes") is None:
         raise UserError(
             "MMBERT_LAUNCHER=kubernetes: the package kubernetes is not installed here; start it from the "
             "orchestrator's environment (mmbert-pipeline[orchestrator])"
         )
+
+
+def _kubernetes(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, str]:
+    _check_package()
     from components.launchers import kubernetes
 
     return kubernetes.run(plan, arguments, root, tell)
@@ -61,6 +65,23 @@ class ComponentFailedError(MmbertError):
     """A component ended with a bug: its log holds the stack trace."""
 
 
+def check(item: Component, root: str) -> None:
+    """Raise UserError where the configured launcher cannot do this component's work, as far as can be said without the
+    store: so a wrong setting is not told as a store that does not answer."""
+    if _name() == "kubernetes":
+        _check_package()
+        from components.launchers import kubernetes
+
+        kubernetes.check(item, root)
+
+
+def _name() -> str:
+    name = os.environ.get("MMBERT_LAUNCHER", "process")
+    if name not in LAUNCHERS:
+        raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
+    return name
+
+
 def launch(plan: Plan, root: str, task: str, tell: Tell = show) -> artifacts.Artifact:
     """Run a planned piece of work with the configured launcher and return its artifact.
 
@@ -68,10 +89,7 @@ def launch(plan: Plan, root: str, task: str, tell: Tell = show) -> artifacts.Art
 
     Raises UserError, InfrastructureError or ComponentFailedError by the component's exit code.
     """
-    name = os.environ.get("MMBERT_LAUNCHER", "process")
-    if name not in LAUNCHERS:
-        raise UserError(f"MMBERT_LAUNCHER={name}: there is no such launcher; it can be {', '.join(LAUNCHERS)}")
-    code, last_line = LAUNCHERS[name](plan, command_line(plan.component, plan.arguments, root, task), root, tell)
+    code, last_line = LAUNCHERS[_name()](plan, command_line(plan.component, plan.arguments, root, task), root, tell)
     if code == STOPPED:
         raise InfrastructureError(f"component '{plan.component.name}' was stopped from outside")
     if code != 0:

@@ -59,8 +59,12 @@ class Cluster:
     classes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def share(self, resources: str, phase: str) -> Share:
-        """A class's share; what the class says for a phase (`train.decay`) goes over what it says for all."""
-        return Share(**{**self.classes.get(resources, {}), **self.classes.get(f"{resources}.{phase}", {})})
+        """A class's share, with defaults for what it does not say."""
+        return Share(**self.given(resources, phase))
+
+    def given(self, resources: str, phase: str) -> dict[str, Any]:
+        """What is said of a class; what it says for a phase (`train.decay`) goes over what it says for all."""
+        return {**self.classes.get(resources, {}), **self.classes.get(f"{resources}.{phase}", {})}
 
 
 def size(gib: float) -> str:

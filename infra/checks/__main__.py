@@ -44,6 +44,7 @@ def all_checks() -> Iterator[Check]:
         yield from policy.policy_checks(name, objects)
         overlay = name.rpartition("/")[2]
         yield profiles.profile_check(PROFILES / f"{overlay}.yaml", objects)
+        yield profiles.quota_check(helm.values_files(overlay)[0], objects)
         yield from helm.values_checks(overlay)
         chart = os.environ.get("AIRFLOW_CHART")
         if chart:

@@ -240,6 +240,8 @@ def failure_policy(objects: list[Object]) -> Iterator[str]:
         }
         if reasons.get("PodFailurePolicy") != "FailJobSet":
             yield f"{name_of(item)}: failurePolicy must fail the set at PodFailurePolicy"
+        if "ttlSecondsAfterFinished" in template:
+            yield f"{name_of(item)}: ttlSecondsAfterFinished: Trainer up to 2.3 starts what failed again after it"
         if template["failurePolicy"].get("restartStrategy") != "BlockingRecreate":
             yield f"{name_of(item)}: restartStrategy must be BlockingRecreate, or two attempts' pods meet"
         for job in template["replicatedJobs"]:

@@ -220,6 +220,18 @@ def safe_nodes(module: Module) -> Iterator[str]:
             yield f"{name}: its volume must be encrypted"
 
 
+_DISK_TAG = "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"
+
+
+def found_nodes(module: Module) -> Iterator[str]:
+    """What comes from zero says its disk to the autoscaler; GPU nodes say to NVIDIA's device plugin that they are."""
+    for name, body in module.resources("aws_eks_node_group").items():
+        if name != "aws_eks_node_group.system" and _DISK_TAG not in _plain(body.get("tags") or {}):
+            yield f"{name}: its tags lack {_DISK_TAG}, or pods that ask for disk never bring a node"
+        if "NVIDIA" in str(body.get("ami_type")) and _plain(body["labels"]).get("nvidia.com/gpu.present") != "true":
+            yield f'{name}: its labels lack nvidia.com/gpu.present = "true", which the device plugin looks for'
+
+
 def safe_registry(module: Module) -> Iterator[str]:
     yield from _wanted(module, "aws_ecr_repository", image_tag_mutability="IMMUTABLE")
     for name, body in module.resources("aws_ecr_repository").items():
@@ -263,6 +275,7 @@ RULES: dict[str, Callable[[Module], Iterable[str]]] = {
     "the database is safe": safe_database,
     "the cluster is safe": safe_cluster,
     "nodes are safe": safe_nodes,
+    "nodes are found": found_nodes,
     "the registry is safe": safe_registry,
     "keys are rotated": turning_keys,
     "rights are the least": least_rights,

@@ -126,6 +126,9 @@ resource "aws_eks_node_group" "cpu" {
   capacity_type   = each.value.capacity_type
   instance_types  = each.value.instance_types
   labels          = { "mmbert.dev/pool" = each.key }
+  # The autoscaler makes a node of a pool without nodes up from the instance type, and that has no disk of its own. Less
+  # than the volume: the kubelet keeps a tenth free.
+  tags = { "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "${floor(each.value.disk_gib * 0.85)}Gi" }
 
   scaling_config {
     desired_size = each.value.min
@@ -289,7 +292,10 @@ resource "aws_eks_node_group" "h100" {
   subnet_ids      = [aws_subnet.private[var.h100_zone].id]
   ami_type        = "AL2023_x86_64_NVIDIA"
   capacity_type   = var.h100_capacity == "block" ? "CAPACITY_BLOCK" : "ON_DEMAND"
-  labels          = { "mmbert.dev/pool" = "h100" }
+  # nvidia.com/gpu.present: without node feature discovery NVIDIA's device plugin goes to nodes that say so.
+  labels = { "mmbert.dev/pool" = "h100", "nvidia.com/gpu.present" = "true" }
+  # As above; the local disks hold 27.9 TiB.
+  tags = { "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "25000Gi" }
 
   scaling_config {
     desired_size = var.h100_nodes

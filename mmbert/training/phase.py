@@ -28,6 +28,7 @@ from mmbert.training.callbacks import LearningRate
 from mmbert.training.data import check_tokenizer, loader_settings, mixture_streams
 from mmbert.training.execution import choose_execution
 from mmbert.training.exported import Exported
+from mmbert.training.forecast import log_plan_against_actual
 from mmbert.training.groups import language_groups
 from mmbert.training.guard import Guard
 from mmbert.training.history import History, HistoryPoint
@@ -124,8 +125,9 @@ def train_phase(
     ]
     if metrics.active():
         callbacks.append(Exported(history, recipe.training.checkpoint_tokens))
-    load_path = found.folder / COMPOSER if found else None
-    trainer = phase_trainer(recipe, settings, model, optimizer, loader, callbacks, load_path, execution)
+    trainer = phase_trainer(
+        recipe, settings, model, optimizer, loader, callbacks, found.folder / COMPOSER if found else None, execution
+    )
     checkpoints.trainer = trainer
     if not found:
         trainer.state.timestamp = Timestamp(batch=begin.batches, sample=begin.rows, token=begin.tokens)
@@ -146,6 +148,7 @@ def train_phase(
         save_state(scratch, trainer.state.timestamp)
         finish.write_checkpoint(scratch, Path(composer_file), plan["variant"] or phase, output)
         finish.write_history(history.points, output)
+        log_plan_against_actual(model.config, settings, recipe.training.lanes, execution, history.points, ranks, run)
         finish.write_bits_per_byte(recipe, phase, inputs.tokenizer, inputs.held_out, model, output, run)
 
 

@@ -167,6 +167,7 @@ import components.airflow
 
 if sys.argv[1] == "without":
     components.airflow.end_with_parent = lambda number: None
+TASK = SimpleNamespace(xcom_push=print, dag_id="dag", run_id="run", task_id="recipe", map_index=-1)
 child = os.fork()
 if child == 0:
     operator = components.airflow.ComponentOperator(
@@ -174,7 +175,7 @@ if child == 0:
     )
     import signal
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
-    operator.execute({"params": {}, "ti": SimpleNamespace(xcom_push=print), "dag_run": SimpleNamespace(run_id="run")})
+    operator.execute({"params": {}, "ti": TASK, "dag_run": SimpleNamespace(run_id="run")})
 say({"task": child})
 time.sleep(100)
 """
@@ -185,7 +186,7 @@ def test_a_task_and_its_component_end_with_their_supervisor(
     airflow_home: Path, tmp_path: Path, protected: bool
 ) -> None:
     program = tmp_path / "mmbert"
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/began\nexec sleep 100\n")
+    program.write_text(f"#!/bin/sh\n: > {tmp_path}/began\nexec sleep 100\n")
     program.chmod(0o755)
     variables = {"MMBERT_COMMAND": str(program), "MMBERT_ROOT": str(tmp_path / "root")}
     supervisor = started(SUPERVISOR, airflow_home, "with" if protected else "without", **variables)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
+import subprocess
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from infra.checks import agreement, costs, custom_resources, manifests, policy, profiles, terraform
 from infra.checks.check import ROOT, Check
@@ -173,6 +177,13 @@ def security_change(**changes: Any) -> Fault:
             ].update(rules=[]),
             "must fail the set at PodFailurePolicy",
         ),
+        (
+            "training's failure policy",
+            lambda objects: one(objects, "ClusterTrainingRuntime", "mmbert-torch")["spec"]["template"]["spec"].update(
+                ttlSecondsAfterFinished=86400
+            ),
+            "starts what failed again",
+        ),
         ("images are pinned", container_change(image="mmbert-mlflow:latest"), "neither digest nor tag"),
     ],
 )
@@ -273,6 +284,48 @@ def test_a_profile_is_held_to_what_there_is(prod: list[Object], tmp_path: Path, 
     assert (not found) if not said else said in "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("memory", "data", 96, "class data: 1 of its pods use 53% of a node of mmbert-cpu-spot, and no more fit"),
+        ("threads", "data", 16, "class data: 2 of its pods use"),
+        ("memory", "eval", 2000, "class eval: no pod of it fits a node of mmbert-h100"),
+    ],
+)
+def test_a_profiles_sizes_are_held_to_nodes_and_quotas(
+    prod: list[Object], tmp_path: Path, section: str, key: str, value: int, said: str
+) -> None:
+    profile = yaml.safe_load((ROOT / "components" / "profiles" / "prod.yaml").read_text("utf-8"))
+    path = tmp_path / "mine.yaml"
+
+    def found() -> str:
+        path.write_text(yaml.safe_dump(profile), "utf-8")
+        return "\n".join(profiles.profile_check(path, prod).faults)
+
+    assert found() == ""
+    profile[section][key] = value
+    assert said in found()
+
+
+def test_quotas_are_held_to_nodes_and_work(prod: list[Object]) -> None:
+    objects = copy.deepcopy(prod)
+    flavors = one(objects, "ClusterQueue", "mmbert-cpu")["spec"]["resourceGroups"][0]["flavors"]
+    flavors[0]["resources"][0]["nominalQuota"] = "1504"
+    flavors[0]["resources"][1]["nominalQuota"] = "6000Gi"
+    flavors[1]["resources"][1]["nominalQuota"] = "800Gi"
+    found = profiles.profile_check(ROOT / "components" / "profiles" / "prod.yaml", objects).faults
+    assert "class data: the quota of mmbert-cpu-spot admits 100 of its pods, and 96 fit its nodes" in found
+    assert "class data: one piece of work has 17 pods, and the quota of mmbert-cpu-on-demand admits 14" in found
+
+
+def test_a_namespace_takes_as_many_objects_as_airflow_has_tasks(prod: list[Object]) -> None:
+    values = ROOT / "infra" / "helm" / "airflow-values.yaml"
+    assert profiles.quota_check(values, prod).faults == ()
+    objects = copy.deepcopy(prod)
+    one(objects, "ResourceQuota", "objects")["spec"]["hard"]["count/rayjobs.ray.io"] = "20"
+    assert "count/rayjobs.ray.io is 20; Airflow has 128 tasks" in profiles.quota_check(values, objects).faults[0]
+
+
 def test_the_launchers_role_is_held_to_its_rights(prod: list[Object], tmp_path: Path) -> None:
     role = one(prod, "Role", "mmbert-launcher")
     rights = {(rule["apiGroups"][0], rule["resources"][0]): tuple(rule["verbs"]) for rule in role["rules"]}
@@ -319,6 +372,13 @@ def test_terraform_has_no_fault() -> None:
         ("cluster.tf", "length(var.api_access_cidrs) > 0\n", "true\n", "must not be open to everybody"),
         ("nodes.tf", 'http_tokens                 = "required"', 'http_tokens = "optional"', "metadata_options"),
         ("nodes.tf", "encrypted             = true", "encrypted = false", "its volume must be encrypted"),
+        ("nodes.tf", ', "nvidia.com/gpu.present" = "true"', "", "aws_eks_node_group.h100: its labels lack nvidia.com"),
+        (
+            "nodes.tf",
+            'tags = { "k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage" = "${floor',
+            'tags = { "disk" = "${floor',
+            "aws_eks_node_group.cpu: its tags lack k8s.io/cluster-autoscaler",
+        ),
         (
             "nodes.tf",
             "referenced_security_group_id = aws_security_group.efa.id",
@@ -396,3 +456,44 @@ def test_the_documents_cost_table_is_the_price_lists(tmp_path: Path) -> None:
     dearer = tmp_path / "prices.csv"
     dearer.write_text(costs.PRICES.read_text("utf-8").replace("0.10", "0.20"), "utf-8")
     assert "its cost table is not that of prices.csv" in costs.document_check(prices=dearer).faults[0]
+
+
+DOCUMENT = (ROOT / "docs" / "infrastructure.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("overlay", "key", "wanted"), [("prod", "digest", "sha256:c0ffee"), ("dev", "newTag", "v7")])
+def test_the_documents_commands_set_mlflows_image(tmp_path: Path, overlay: str, key: str, wanted: str) -> None:
+    """As people type them: no program is needed but sed."""
+    file = tmp_path / "kustomization.yaml"
+    file.write_text((KUBERNETES / "overlays" / overlay / "kustomization.yaml").read_text("utf-8"), "utf-8")
+    (line,) = (line for line in DOCUMENT.splitlines() if "sed -i" in line and f"|{key}: " in line)
+    script = f"digest() {{ echo sha256:c0ffee; }}; MMBERT_IMAGE_PREFIX=r/mm- MMBERT_IMAGE_TAG=v7; {line.strip()}"
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    (image,) = yaml.safe_load(file.read_text("utf-8"))["images"]
+    assert image == {"name": "mmbert-mlflow", "newName": "r/mm-mlflow", key: wanted}
+
+
+def test_the_documents_policy_for_a_store_is_one() -> None:
+    begin = DOCUMENT.index("    apiVersion: networking.k8s.io/v1")
+    text = textwrap.dedent(DOCUMENT[begin : DOCUMENT.index("    END", begin)])
+    (item,) = manifests.documents(text)
+    assert manifests.schema_faults(item) == []
+    assert list(policy.closed_networks([item])) == []
+
+
+def test_the_documents_device_plugins_come_to_gpu_nodes() -> None:
+    """The taint of infra/terraform/nodes.tf; EFA's chart tolerates CriticalAddonsOnly alone by itself."""
+    (command,) = re.findall(r"helm install aws-efa-k8s-device-plugin (?:.*\\\n)*.*", DOCUMENT)
+    settings = dict(pair.split("=") for pair in re.findall(r"tolerations\[0\]\.\w+=[\w./]+", command))
+    assert settings == {
+        "tolerations[0].key": "nvidia.com/gpu", "tolerations[0].operator": "Exists",
+        "tolerations[0].effect": "NoSchedule",
+    }  # fmt: skip
+
+
+def test_all_of_airflows_pods_reach_a_store_that_wants_keys() -> None:
+    """The API server shows logs of finished tasks from there."""
+    values = yaml.safe_load((ROOT / "infra" / "helm" / "airflow-values.yaml").read_text("utf-8"))
+    given = {one["name"]: one.get("valueFrom") for one in yaml.safe_load(values["extraEnv"])}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert given[name] == {"secretKeyRef": {"name": "mmbert-secrets", "key": name, "optional": True}}

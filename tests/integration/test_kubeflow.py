@@ -253,12 +253,15 @@ kubernetes:
 """
 
 
+TRAIN = "r/train@sha256:" + "0123456789abcdef" * 4
+
+
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """The pipeline `pretrain` compiled with a profile that speaks of a cluster."""
     folder = tmp_path_factory.mktemp("placed")
     (folder / "own.yaml").write_text(CLUSTER, "utf-8")
-    images = ("--image=train=r/train@sha256:abc", "--image=orchestrator=r/o:v7", "--image-tag=v7")
+    images = (f"--image=train={TRAIN}", "--image=orchestrator=r/o:v7", "--image-tag=v7")
     code, said = mmbert("compile", "pretrain", "--out", str(folder), *images, MMBERT_PROFILE=str(folder / "own.yaml"))
     assert code == 0, said
     return _documents(folder / "mmbert_pretrain.yaml")
@@ -287,9 +290,9 @@ def test_training_on_several_nodes_is_launched_by_its_step(placed: tuple[Any, An
     step, alone = executors["exec-train-pretrain"], executors["exec-train-decay-decay-all"]
     assert step["args"][-2:] == ["--launcher", "kubernetes"]
     assert "--launcher" not in alone["args"]
-    assert (step["image"], alone["image"]) == ("r/o:v7", "r/train@sha256:abc")
+    assert (step["image"], alone["image"]) == ("r/o:v7", TRAIN)
     given = {one["name"]: one["value"] for one in step["env"]}
-    assert given["MMBERT_IMAGE_TRAIN"] == "r/train@sha256:abc"
+    assert given["MMBERT_IMAGE_TRAIN"] == TRAIN
     assert given["MMBERT_CODE"] == f"{code_digest()} {commit()}"
     assert yaml.safe_load(given["MMBERT_PROFILE"]) == yaml.safe_load(CLUSTER)
     assert step["resources"]["resourceCpuLimit"] == "1"
@@ -337,7 +340,8 @@ def test_airflow_does_not_read_the_kfp_pipelines(tmp_path: Path) -> None:
         "print(json.dumps(sorted(list_py_file_paths(sys.argv[1], safe_mode=False))))"
     )
     found = orchestrator(script, str(ROOT / "dags"), home=tmp_path)
-    assert [Path(path).name for path in found] == ["mmbert_pretrain.py", "mmbert_reevaluate.py"]
+    names = ["mmbert_add_languages.py", "mmbert_pretrain.py", "mmbert_reevaluate.py"]
+    assert [Path(path).name for path in found] == names
 
 
 @pytest.fixture

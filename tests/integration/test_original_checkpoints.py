@@ -23,6 +23,7 @@ from components.cli import main
 from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts, storage
+from mmbert.data.tokenizer import TOKENIZER_FILE
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import MaskedLanguageModel
@@ -154,6 +155,7 @@ def test_import_takes_over_every_tensor(run: SmallRun, whole: ComposerCheckpoint
         canonical.WEIGHTS,
         canonical.OPTIMIZER,
         canonical.STATE,
+        TOKENIZER_FILE,
     }
     assert whole.optimizer is not None
     weights = load_file(artifact.fetch(canonical.WEIGHTS, tmp_path))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,14 @@ from components.contract import get_component
 from components.runtime import run_component
 from mmbert import artifacts
 from mmbert.errors import UserError
+from mmbert.model.config import config_from_recipe
+from mmbert.ranks import Alone
+from mmbert.recipe import load_recipe
+from mmbert.tracking import ComponentRun
+from mmbert.training.execution import Execution
+from mmbert.training.forecast import log_plan_against_actual
 from mmbert.training.guard import Guard
+from mmbert.training.history import HistoryPoint
 from tests.small_run import SmallRun, make_small_run
 
 # So that a good part of ordinary batches counts as spikes.
@@ -62,6 +71,46 @@ def test_each_point_holds_the_signals_of_its_batches(skipping: artifacts.Artifac
         assert point["mfu"] is None
 
 
+class Recorder(ComponentRun):
+    """What a run is told, by kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: dict[str, float] = {}
+        self.tags: dict[str, Any] = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        self.told.update(metrics)
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self.tags.update(tags)
+
+
+def test_a_phase_tells_how_fast_it_was_against_the_plan(
+    skipping: artifacts.Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("tiny")
+    settings = recipe.phases.pretrain
+    config = config_from_recipe(recipe.model, settings.rope_theta)
+    points = [HistoryPoint(**point) for point in skipping.read_json("history.json")]
+    run = Recorder()
+    execution = Execution("cpu", "fp32", "sdpa", compiled=False)
+    log_plan_against_actual(config, settings, 8, execution, points, Alone(), run)
+    assert run.tags["mmbert.hardware"] == "cpu"
+    told = run.told
+    assert told["plan/lowest_tokens_per_second"] < told["plan/expected_tokens_per_second"]
+    assert told["plan/expected_tokens_per_second"] < told["plan/highest_tokens_per_second"]
+    speeds = [point.tokens_per_second for point in points[1:]]
+    assert min(speeds) <= told["plan/actual_tokens_per_second"] <= max(speeds)
+    ratio = told["plan/actual_tokens_per_second"] / told["plan/expected_tokens_per_second"]
+    assert told["plan/actual_over_expected"] == pytest.approx(ratio)
+    assert 0 < told["plan/actual_utilization"] < 1
+    # Whatever goes wrong there, the phase is trained.
+    broken = [dataclasses.replace(point, tokens_per_second=0.0) for point in points]
+    log_plan_against_actual(config, settings, 8, execution, broken, Alone(), Recorder())
+    assert "warning: the plan was not compared with this run: ZeroDivisionError" in capsys.readouterr().out
+
+
 def test_a_skipped_batch_makes_no_step_and_is_counted(skipping: artifacts.Artifact, tmp_path: Path) -> None:
     history = skipping.read_json("history.json")
     state = skipping.read_json("training_state.json")
@@ -92,7 +141,9 @@ def test_a_run_that_died_skips_the_same_batches_when_it_goes_on(
         train(small, tmp_path, SKIPPING)
     monkeypatch.undo()
     resumed = train(small, tmp_path, SKIPPING)
-    assert "going on from" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "going on from" in told
+    assert "tokens/s; the plan for such hardware is" in told
     assert resumed.digest == skipping.digest
     assert [p["batch"] for p in resumed.read_json("history.json")] == [
         p["batch"] for p in skipping.read_json("history.json")

@@ -67,6 +67,18 @@ def test_wrong_credentials_are_said_plainly(bucket: str, monkeypatch: pytest.Mon
         storage.exists(f"{bucket}/a")
 
 
+def test_no_credentials_name_both_ways_to_have_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage.s3_client.cache_clear()
+    with pytest.raises(InfrastructureError, match=r"no S3 credentials; check AWS_ACCESS_KEY_ID .*EKS Pod Identity"):
+        storage.read_bytes("s3://bucket/key")
+    storage.s3_client.cache_clear()
+
+
 def test_s3_down_is_tried_again_and_then_said_plainly(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     storage.s3_client.cache_clear()

@@ -27,6 +27,7 @@ from mmbert.tracking import ComponentRun, Tracker, connect, connect_registry
 from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.delivery import get_run, groups
 from mmbert.tracking.election import parse_run
+from mmbert.tracking.finished import finished_runs
 from mmbert.tracking.lookup import connect_lookup
 from mmbert.tracking.spool import Spool, parse
 from tests.fixtures_stack import MlflowServer, free_port
@@ -455,6 +456,22 @@ def listening(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str | None]
         yield f"http://127.0.0.1:{server.server_port}", headers
         server.shutdown()
         thread.join()
+
+
+def test_finished_runs_of_every_recipe_are_found_with_what_they_logged(
+    at_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbert.tracking.api._PAGE", 1)
+    for recipe, status in (("finished-a", "FINISHED"), ("finished-b", "FINISHED"), ("finished-b", "FAILED")):
+        run = start(connect(f"mmbert/{recipe}"), tmp_path, task=f"train {status}", **{"mmbert.hardware": at_server})
+        run.log_params({"recipe.model.hidden_size": 64})
+        run.log_metrics({"plan/actual_utilization": 0.25})
+        assert run.finish(status) is None  # type: ignore[arg-type]
+    found = [run for run in finished_runs("train") if run.tags.get("mmbert.hardware") == at_server]
+    assert len(found) == 2
+    assert [run.metrics["plan/actual_utilization"] for run in found] == [0.25, 0.25]
+    assert {run.params["recipe.model.hidden_size"] for run in found} == {"64"}
+    assert at_server not in {run.tags.get("mmbert.hardware") for run in finished_runs("tokenize")}
 
 
 def test_without_a_server_tracking_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components import launchers
+from components import launchers, planning, steps
 from components.launchers import kubernetes as launcher
 from components.launchers.kubernetes import api, logs, states
 from components.launchers.kubernetes.manifests import JOB, RAY_JOB, TRAIN_JOB, WAITER, Kind, manifests
@@ -364,6 +365,26 @@ def test_curation_on_ray_shows_what_the_submitter_prints(
     scene.cluster.wait_for(lambda: not objects(scene, RAY_JOB))
 
 
+def test_pods_of_a_ray_cluster_that_are_refused_are_told_with_the_reason(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    text = works.PROFILE.replace("data: {scratch: 1}", "data: {scratch: 1, ray: {workers: 2}}")
+    text = text.replace("service_account: mmbert-component", "service_account: nobody")
+    works.use_profile(monkeypatch, tmp_path, text, pending=0.02)
+    with pytest.raises(InfrastructureError, match=r'waits for its pods, and the cluster says: .*"?nobody"? not found'):
+        scene.launch(works.plan_of("curate"))
+
+
+def test_what_a_train_job_cannot_say_is_told_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    works.use_profile(monkeypatch, tmp_path, training="trainer")
+    plan = works.plan_of("train", phase="pretrain")
+    scene.cluster.kubelet.player = Scripted(lambda pod: nodes_run(scene, plan, pod))
+    scene.launch(plan)
+    assert scene.told[0].startswith("restarts, grace_seconds of kubernetes.classes.train")
+
+
 DISRUPTIONS: dict[str, tuple[Callable[[Cluster, str], None], str]] = {
     "evicted": (Cluster.evict, "was evicted by its node node-"),
     "drained": (Cluster.drain, "was evicted: "),
@@ -501,6 +522,9 @@ def test_no_cluster(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "away"))
     with pytest.raises(InfrastructureError, match=r"http://127.0.0.1:9: no cluster answers there .*kubeconfig"):
         scene.launch(works.plan_of("select"))
+    (told,) = scene.told
+    assert told.startswith("http://127.0.0.1:9: no answer (")
+    assert told.endswith("); asked again for 0.00166667 minutes")
     config["users"][0]["user"]["token"] = "expired"
     config["clusters"][0]["cluster"]["server"] = scene.cluster.url
     (tmp_path / "away").write_text(yaml.safe_dump(config), "utf-8")
@@ -517,6 +541,75 @@ def test_no_cluster(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         scene.launch(works.plan_of("select"))
 
 
+@pytest.mark.parametrize(
+    ("command", "said"), [("aws-nope", r"\[Errno 2\] .*'aws-nope'"), ("false", "exec: process returned 1")]
+)
+def test_a_credential_plugin_that_fails_is_named(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, said: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    config = yaml.safe_load(scene.cluster.kubeconfig.read_text("utf-8"))
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never"}
+    config["users"][0]["user"] = {"exec": plugin}
+    (tmp_path / "config").write_text(yaml.safe_dump(config), "utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    name = config["users"][0]["name"]
+    with pytest.raises(UserError, match=rf"the credential plugin of its user {name} failed \({said}\); install it"):
+        scene.launch(works.plan_of("select"))
+    assert capfd.readouterr().err == ""
+
+
+class Page(BaseHTTPRequestHandler):
+    """What a service that is no API server may answer."""
+
+    def do_GET(self) -> None:
+        self.send_response(400)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing is logged."""
+
+
+def test_a_service_that_is_no_api_server_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, beside: ThreadPoolExecutor
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        beside.submit(server.serve_forever)
+        url = f"http://127.0.0.1:{server.server_port}"
+        config = yaml.safe_load(scene.cluster.kubeconfig.read_text("utf-8"))
+        config["clusters"][0]["cluster"]["server"] = url
+        (tmp_path / "config").write_text(yaml.safe_dump(config), "utf-8")
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        try:
+            with pytest.raises(UserError, match=rf"Bad Request \(400\); {url} is perhaps no Kubernetes API: check"):
+                scene.launch(works.plan_of("select"))
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MMBERT_PROFILE", "laptop", "it has no section 'kubernetes'"),
+        ("MMBERT_IMAGE_EVAL", "mmbert-eval:v1", "image mmbert-eval:v1 has no digest"),
+        ("KUBECONFIG", "/nowhere/config", "there is no kubeconfig at /nowhere/config"),
+        ("MMBERT_LAUNCHER", "kubernets", "there is no such launcher"),
+    ],
+)
+def test_wrong_settings_are_told_before_the_store_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    works.use_profile(monkeypatch, tmp_path)
+    (tmp_path / "config").touch()
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("MMBERT_LAUNCHER", "kubernetes")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(planning, "plan", lambda *arguments: pytest.fail("the store was asked"))
+    with pytest.raises(UserError, match=message):
+        steps.run_step("select", {}, root=works.PLACE, task="select", workflow_run="")
+
+
 @pytest.mark.parametrize("text", ["{", "only words", "- a", "\x00"])
 def test_a_kubeconfig_that_is_none(scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> None:
     (tmp_path / "config").write_text(text, "utf-8")
@@ -525,7 +618,7 @@ def test_a_kubeconfig_that_is_none(scene: Scene, monkeypatch: pytest.MonkeyPatch
         scene.launch(works.plan_of("select"))
 
 
-@pytest.mark.parametrize("given", [formatdate(usegmt=True), "soon"])
+@pytest.mark.parametrize("given", [formatdate(usegmt=True), "soon"], ids=["date", "word"])
 def test_a_busy_cluster_may_give_a_date(scene: Scene, given: str) -> None:
     plan = works.plan_of("select")
     scene.runs = [works_then(scene, plan)]
@@ -849,6 +942,7 @@ def test_the_manifest_is_printed_for_review(monkeypatch: pytest.MonkeyPatch, tmp
         line, env=clean_environment() | passed | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
+    assert "&id" not in ended.stdout
     job, service = yaml.safe_load_all(ended.stdout)
     assert (job["kind"], service["kind"]) == ("Job", "Service")
     assert job["metadata"]["annotations"]["mmbert.dev/uri"] == "s3://b/r/checkpoint/abcdef0123"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components import code, environment
+from components import code, environment, profiles
 from components.contract import component_names, get_component
 from components.launchers.kubernetes import api
-from components.launchers.kubernetes.manifests import JOB, RAY_JOB, TRAIN_JOB, Manifests, manifests
+from components.launchers.kubernetes.manifests import JOB, OUR_RUNTIME, RAY_JOB, TRAIN_JOB, Manifests, manifests
 from components.planning import Plan
 from mmbert.errors import UserError
 from tests.fixtures_stack import ROOT
@@ -179,6 +179,7 @@ def test_a_train_job_says_what_its_runtime_leaves_open(monkeypatch: pytest.Monke
         template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "topology.kubernetes.io/zone"
     )
     assert template["spec"]["nodeSelector"]
+    assert template["spec"]["serviceAccountName"] == "mmbert-component"
     assert "containers" not in template["spec"]  # Trainer takes variables of `node` in `trainer` only
     assert {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}} in template["spec"]["volumes"]
     assert made.item["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "mmbert-h100"
@@ -221,6 +222,10 @@ def test_scratch_can_be_a_volume_of_a_storage_class(own_profile: Path) -> None:
             "image mmbert-eval:v1 has no digest, and pods run by digest only; set MMBERT_IMAGE_EVAL",
         ),
         (lambda patch, path: patch.delenv("MMBERT_IMAGE_EVAL"), "image mmbert-eval:latest has no digest"),
+        *(
+            (lambda patch, path, bad=bad: patch.setenv("MMBERT_IMAGE_EVAL", f"r/e@sha256:{bad}"), "has no digest.* 64")
+            for bad in ("0" * 64, "abc", works.DIGEST[7:] + "0", works.DIGEST[7:].upper())
+        ),
     ],
 )
 def test_what_is_missing_is_named(
@@ -248,6 +253,59 @@ def test_a_train_job_has_no_volume_of_a_storage_class(own_profile: Path) -> None
     own_profile.write_text(own_profile.read_text("utf-8").replace("training: job", "training: trainer"), "utf-8")
     with pytest.raises(UserError, match=r"kubernetes.classes.train.scratch_class .* put it into mmbert-torch"):
         made_of(works.plan_of("train", phase="pretrain"))
+
+
+@pytest.mark.parametrize("profile", ["dev", "prod"])
+def test_our_profiles_say_of_training_what_its_runtime_says(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBERT_PROFILE", profile)
+    made = made_of(works.plan_of("train", phase="pretrain"))
+    assert (made.kind, made.note) == (TRAIN_JOB, "")
+
+
+def test_what_a_train_job_cannot_say_is_told(own_profile: Path) -> None:
+    text = own_profile.read_text("utf-8").replace("training: job", "training: trainer")
+    own_profile.write_text(text, "utf-8")
+    plan = works.plan_of("train", phase="pretrain")
+    assert made_of(plan).note.startswith("restarts, grace_seconds of kubernetes.classes.train (profile ")
+    assert made_of(plan).note.endswith("a TrainJob's are those of its ClusterTrainingRuntime mmbert-torch")
+    assert made_of(works.plan_of("train", phase="decay")).note == ""
+    other = text.replace("restarts: 1", "restarts: 20").replace(
+        "pending_minutes", "training_runtime: mine\n  pending_minutes"
+    )
+    profiles._profile.cache_clear()
+    own_profile.write_text(other, "utf-8")
+    assert made_of(plan).note.endswith("a TrainJob's are those of its ClusterTrainingRuntime mine")
+
+
+@pytest.mark.parametrize("profile", ["prod", ""])
+def test_processes_know_the_grace_of_their_pod(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed after it looks like one that ran out of memory, and would end training for good."""
+    if profile:
+        monkeypatch.setenv("MMBERT_PROFILE", profile)
+    runtime = yaml.safe_load(works.RUNTIME.read_text("utf-8"))["spec"]["template"]["spec"]["replicatedJobs"][0]
+    for phase in ("pretrain", "decay"):
+        made = made_of(works.plan_of("train", phase=phase))
+        if made.kind is TRAIN_JOB:
+            pod, given = runtime["template"]["spec"]["template"]["spec"], made.item["spec"]["trainer"]
+        else:
+            (pod,) = pod_specs(made)
+            (given,) = pod["containers"]
+        assert variables(given)["MMBERT_GRACE_SECONDS"] == str(pod["terminationGracePeriodSeconds"])
+
+
+def test_memory_that_is_all_shared_memory_is_refused(own_profile: Path) -> None:
+    own("shared_memory: 100", own_profile)
+    message = r"classes.train.shared_memory is 100 GiB, and memory.train of the profile .* is 4; what lies in /dev/shm"
+    with pytest.raises(UserError, match=message):
+        made_of(works.plan_of("train", phase="decay"))
+
+
+def test_more_processes_than_gpus_are_refused(own_profile: Path) -> None:
+    own("gpus: 1", own_profile)
+    with pytest.raises(
+        UserError, match=r"processes.train of the profile .* is 2, and kubernetes.classes.train.gpus 1;"
+    ):
+        made_of(works.plan_of("train", phase="decay"))
 
 
 def test_a_class_with_a_process_a_gpu_says_how_many_gpus(own_profile: Path) -> None:
@@ -293,9 +351,11 @@ def test_the_training_runtime_says_what_a_train_job_cannot(monkeypatch: pytest.M
     assert {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]} == {
         mount["mountPath"]: mount["name"] for mount in wanted["volumeMounts"]
     }
-    restarts = runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"]
-    assert restarts == yaml.safe_load((ROOT / "components/profiles/prod.yaml").read_text("utf-8"))["kubernetes"][
-        "classes"]["train"]["restarts"]  # fmt: skip
+    assert {
+        "restarts": runtime["spec"]["template"]["spec"]["failurePolicy"]["maxRestarts"],
+        "priority": spec["priorityClassName"],
+        "grace_seconds": spec["terminationGracePeriodSeconds"],
+    } == OUR_RUNTIME
 
 
 def test_prometheus_finds_the_page_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,10 +155,10 @@ def test_each_alert_has_its_section_and_its_tests() -> None:
     }
     tests = (ALERTS / "rules_test.yaml").read_text("utf-8")
     for rule in rules():
-        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
         assert rule["alert"].lower() in headings
         assert f"{rule['alert']}\n        exp_alerts: []" in tests or f'{rule["alert"]}"' in tests
-        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook"}
 
 
 def test_every_manifest_is_part_of_the_kustomization() -> None:

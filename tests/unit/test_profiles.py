@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from components import processes, profiles
 from components.contract import get_component
+from mmbert import ranks
 from mmbert.errors import UserError
 
 THREADS = "threads: {small: 1, data: 1, train: 1, eval: 1"
@@ -143,3 +147,19 @@ def test_what_a_profile_says_of_processes_can_be_passed_on_without_its_file(monk
     monkeypatch.delenv("MMBERT_PROFILE")
     monkeypatch.setenv("MMBERT_PROCESSES", "3")
     assert processes.wanted(train, {}) == processes.Group(3, 1, 0)
+
+
+def test_processes_end_before_the_pod_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that hears no SIGTERM, in a collective, is killed by its starter, which then says that it was stopped."""
+    monkeypatch.delenv(ranks.GRACE, raising=False)
+    assert ranks.ending_seconds() == 540
+    monkeypatch.setenv(ranks.GRACE, "0.5")
+    assert ranks.ending_seconds() < ranks.ending_seconds(processes._ENDING_SHARE) < 0.5
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    member = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True)
+    assert member.stdout is not None
+    member.stdout.readline()
+    with pytest.raises(KeyboardInterrupt), processes._ended_with_us([member]):
+        raise KeyboardInterrupt
+    assert member.returncode == -signal.SIGKILL
+    member.stdout.close()

@@ -13,10 +13,12 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 from components import profiles
+from components.contract import Component
 from components.launchers import work
-from components.launchers.kubernetes import api, states
+from components.launchers.kubernetes import api, manifests, states
 from components.launchers.kubernetes.logs import Follower
 from components.launchers.kubernetes.manifests import (
+    CONTAINER,
     JOB,
     JOB_SET,
     RAY_JOB,
@@ -25,7 +27,6 @@ from components.launchers.kubernetes.manifests import (
     WORK_LABEL,
     Manifests,
     Object,
-    manifests,
 )
 from components.planning import Plan
 from mmbert import artifacts
@@ -50,9 +51,11 @@ def run(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, s
     `tell` hears what the work waits for, and what happens to it. Raises UserError for what a profile, an image or a
     permission lacks; InfrastructureError where the cluster does not answer, has no place for it, or lost it.
     """
-    made = manifests(plan, arguments, root)
+    made = manifests.manifests(plan, arguments, root)
     made.item["metadata"]["annotations"][WAITER] = uuid.uuid4().hex
-    with api.connected(str(made.item["metadata"]["namespace"])) as cluster, _ended_with_us(cluster, made):
+    if made.note:
+        tell(made.note)
+    with api.connected(str(made.item["metadata"]["namespace"]), tell) as cluster, _ended_with_us(cluster, made):
         thing = _started(cluster, made, plan, tell)
         watched = _Watched(cluster, made, plan, tell, thing)
         try:
@@ -63,6 +66,12 @@ def run(plan: Plan, arguments: list[str], root: str, tell: Tell) -> tuple[int, s
             raise
         finally:
             watched.stop()
+
+
+def check(item: Component, root: str) -> None:
+    """Raise UserError for what is wrong here, of profile, image, root or kubeconfig, before the store is asked."""
+    manifests.check(item, root)
+    api.check_kubeconfig()
 
 
 @contextlib.contextmanager
@@ -217,6 +226,12 @@ def _digest(made: Manifests) -> str:
     return made.labels[WORK_LABEL]
 
 
+def _tellers(name: str, thing: Object) -> list[str]:
+    """The objects whose events say why there are no pods: itself, Trainer's Job for it, KubeRay's cluster for it."""
+    ray = (thing.get("status") or {}).get("rayClusterName")
+    return [name, f"{name}-{CONTAINER}-0", *([str(ray)] if ray else [])]
+
+
 class _Watched:
     """An object at work, from its start to its end."""
 
@@ -271,7 +286,11 @@ class _Watched:
             return _LOOK_SECONDS
         workloads = self._if_allowed("workloads", lambda: self._cluster.workloads(self._uid)) if suspended else []
         no_events = self._living or suspended
-        events = [] if no_events else self._if_allowed("events", lambda: self._cluster.events(self._made.name))
+        events = (
+            []
+            if no_events
+            else self._if_allowed("events", lambda: self._cluster.events(*_tellers(self._made.name, thing)))
+        )
         waits = states.waits(thing, pods, workloads, events)
         try:
             told = self._patience.hear(waits, time.monotonic())

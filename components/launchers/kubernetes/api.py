@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import time
@@ -19,7 +20,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
-from components.launchers.kubernetes.manifests import CONTAINER, WAITER, WORK_LABEL, Kind, Object
+from components.launchers.kubernetes.manifests import WAITER, WORK_LABEL, Kind, Object
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 PATIENCE_SECONDS = 120.0
@@ -69,8 +70,9 @@ class DeniedError(UserError):
 class Cluster:
     """One namespace of a cluster. Objects are dicts, as the API writes them."""
 
-    def __init__(self, api_client: client.ApiClient, namespace: str) -> None:
+    def __init__(self, api_client: client.ApiClient, namespace: str, tell: Callable[[str], None]) -> None:
         self.namespace = namespace
+        self._tell = tell
         self.address = str(api_client.configuration.host)
         self.is_at_work = False
         """Set once work runs. From then on what may be read is asked for again where it is denied: credentials and
@@ -160,13 +162,10 @@ class Cluster:
                 return list(listed["items"])
         return []
 
-    def events(self, name: str) -> list[Object]:
-        """What the cluster's controllers said of an object, and of the Job that Trainer makes for it.
-
-        Raises DeniedError.
-        """
+    def events(self, *names: str) -> list[Object]:
+        """What the cluster's controllers said of objects of these names. Raises DeniedError."""
         found: list[Object] = []
-        for one in (name, f"{name}-{CONTAINER}-0"):
+        for one in names:
             selector = f"involvedObject.name={one}"
             listed = self._json(
                 lambda selector=selector: self._core.list_namespaced_event(  # type: ignore[misc]
@@ -256,7 +255,7 @@ class Cluster:
 
     def _json(self, call: Callable[[], Any], what: str, kind: Kind | None = None, is_needed: bool = False) -> Any:
         """What a call answers. Raises AlreadyThereError, ChangedError or _MissingError, and our errors."""
-        end, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
+        end, pause, told = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE, False
         while True:
             try:
                 return json.loads(call().data)
@@ -278,6 +277,11 @@ class Cluster:
                         f"{self.address}: no cluster answers there ({error}); check the network, and the kubeconfig "
                         "(KUBECONFIG)"
                     ) from error
+                if not told:
+                    told = True
+                    self._tell(
+                        f"{self.address}: no answer ({error}); asked again for {PATIENCE_SECONDS / 60:g} minutes"
+                    )
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -320,7 +324,13 @@ class Cluster:
                 f'(API group "{found["group"]}", resource {found["resource"]}): {message}'
             )
         refused = DeniedError if error.status == 403 else UserError
-        return refused(f"the cluster refuses {what}: {message} ({error.status})")
+        # Kubernetes' API server says why in a Status, whatever it refuses.
+        other = (
+            ""
+            if _status(error).get("kind") == "Status"
+            else (f"; {self.address} is perhaps no Kubernetes API: check `server` of the kubeconfig (KUBECONFIG)")
+        )
+        return refused(f"the cluster refuses {what}: {message} ({error.status}){other}")
 
 
 _ASKED: dict[str, Any] = {"_preload_content": False, "_request_timeout": _TIMEOUT}
@@ -340,30 +350,72 @@ def _missing_is_none() -> Iterator[None]:
         yield
 
 
+def _kubeconfig() -> str:
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+
+
+def _is_there(place: str) -> bool:
+    return any(Path(path).exists() for path in place.split(os.pathsep))
+
+
+def check_kubeconfig() -> None:
+    """Raise UserError where there is no kubeconfig (KUBECONFIG, or ~/.kube/config) and this is no pod of a cluster."""
+    place = _kubeconfig()
+    if not _is_there(place) and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        raise UserError(
+            f"there is no kubeconfig at {place}, and this is no pod of a cluster; set KUBECONFIG to the cluster's "
+            "kubeconfig"
+        )
+
+
 @contextlib.contextmanager
-def connected(namespace: str) -> Iterator[Cluster]:
-    """The cluster of the kubeconfig (KUBECONFIG, or ~/.kube/config), or the one that this process runs in.
+def connected(namespace: str, tell: Callable[[str], None] = print) -> Iterator[Cluster]:
+    """The cluster of the kubeconfig (KUBECONFIG, or ~/.kube/config), or the one that this process runs in; `tell`
+    hears that it does not answer.
 
     Raises UserError where there is neither.
     """
+    check_kubeconfig()
     settings = client.Configuration()
     settings.retries = False
-    place = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    place = _kubeconfig()
     try:
-        if any(Path(path).exists() for path in place.split(os.pathsep)):
-            config.load_kube_config(place, client_configuration=settings, persist_config=False)
-        else:
-            config.load_incluster_config(client_configuration=settings)
+        with _logged() as said:
+            if _is_there(place):
+                config.load_kube_config(place, client_configuration=settings, persist_config=False)
+            else:
+                config.load_incluster_config(client_configuration=settings)
+        if said and not settings.api_key and not settings.cert_file:
+            user = config.list_kube_config_contexts(place)[1]["context"]["user"]
+            raise UserError(
+                f"{place}: the credential plugin of its user {user} failed ({said[0]}); install it and log in with it"
+            )
     except (ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         # The client takes for granted that the file is YAML, and a mapping.
-        if "KUBERNETES_SERVICE_HOST" not in os.environ and not Path(place).exists():
-            raise UserError(
-                f"there is no kubeconfig at {place}, and this is no pod of a cluster; set KUBECONFIG to the "
-                "cluster's kubeconfig"
-            ) from error
         raise UserError(f"{place}: this kubeconfig cannot be used ({error})") from error
     with client.ApiClient(settings) as api_client:
-        yield Cluster(api_client, namespace)
+        yield Cluster(api_client, namespace, tell)
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[list[str]]:
+    """What is logged without a logger's name meanwhile, in place of the log: the client says so that a credential
+    plugin failed, and goes on without credentials."""
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    root, nothing = logging.getLogger(), logging.NullHandler()
+    # Where there is no handler, the first message would make one.
+    root.addHandler(nothing)
+    root.addFilter(keep)
+    try:
+        yield said
+    finally:
+        root.removeFilter(keep)
+        root.removeHandler(nothing)
 
 
 def _lines(response: Any) -> Iterator[bytes]:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from components import code, images, profiles
+from components.contract import Component
 from components.environment import CONFIG_MAP, SECRET, SECRETS, SETTINGS
 from components.launchers import work
 from components.planning import Plan
 from components.profiles.cluster import QUEUE_LABEL, Cluster, Share, size
 from mmbert import storage
 from mmbert.errors import UserError
-from mmbert.ranks import STOPPED
+from mmbert.ranks import GRACE, STOPPED
 
 Object = dict[str, Any]
 
@@ -75,6 +76,8 @@ class Manifests:
     item: Object
     service: Object | None = None
     """A Service that `item` owns, where its pods have to find each other."""
+    note: str = ""
+    """What of the profile does not count for it, for people."""
 
     @property
     def name(self) -> str:
@@ -98,8 +101,15 @@ def manifests(plan: Plan, arguments: Sequence[str], root: str) -> Manifests:
     if profiles.ray_workers(item, plan.arguments):
         return Manifests(RAY_JOB, _ray_job(made))
     if nodes > 1 and cluster.training == "trainer":
-        return Manifests(TRAIN_JOB, _train_job(made))
+        return Manifests(TRAIN_JOB, _train_job(made), note=_not_counted(made))
     return Manifests(JOB, _job(made, nodes), _service(made) if nodes > 1 else None)
+
+
+def check(item: Component, root: str) -> None:
+    """Raise UserError for what can be seen to be wrong before the work is planned, which asks the store."""
+    _check_root(root)
+    profiles.cluster()
+    _image(item.image)
 
 
 @dataclass(frozen=True)
@@ -133,13 +143,22 @@ class _Made:
         return {"mmbert.dev/fingerprint": self.plan.fingerprint, "mmbert.dev/uri": self.plan.uri, **of_run}
 
     @property
+    def given(self) -> Mapping[str, Any]:
+        """What the profile says of its class itself, by key."""
+        return self.cluster.given(self.plan.component.resources, str(self.plan.arguments.get("phase", "")))
+
+    @property
     def command_line(self) -> str:
         return shlex.join(["mmbert", *self.arguments])
 
 
-def _check_places(plan: Plan, root: str) -> None:
+def _check_root(root: str) -> None:
     if not storage.is_s3(root):
         raise UserError(f"--root {root}: pods see no folder of this machine; give an s3:// prefix (MMBERT_ROOT)")
+
+
+def _check_places(plan: Plan, root: str) -> None:
+    _check_root(root)
     if files := work.local_files(plan):
         raise UserError(
             f"{', '.join(files)}: pods see no file of this machine; put it into the object store (s3://) and name it "
@@ -149,10 +168,10 @@ def _check_places(plan: Plan, root: str) -> None:
 
 def _image(target: str) -> str:
     name = images.image_name(target)
-    if "@sha256:" not in name:
+    if not images.has_digest(name):
         raise UserError(
             f"image {name} has no digest, and pods run by digest only; set MMBERT_IMAGE_{target.upper()} to "
-            f"REGISTRY/mmbert-{target}@sha256:..."
+            f"REGISTRY/mmbert-{target}@sha256:... with all of its 64 digits"
         )
     return name
 
@@ -238,7 +257,11 @@ def _train_job(made: _Made) -> Object:
             f"a TrainJob's volumes are its runtime's; put it into {cluster.training_runtime}, or set "
             "kubernetes.training to job"
         )
-    placed: Object = {"volumes": _volumes(share), **_placement(made)}
+    placed: Object = {
+        "serviceAccountName": cluster.service_account,
+        "volumes": _volumes(share),
+        **_placement(made),
+    }
     patch = {"metadata": _pod_metadata(made), "spec": placed}
     spec: Object = {
         "runtimeRef": {
@@ -250,7 +273,7 @@ def _train_job(made: _Made) -> Object:
             "numNodes": share.nodes,
             "image": made.image,
             "command": [*_PROGRAM, "sh", "-c", f"exec {made.command_line}"],
-            "env": _variables(made),
+            "env": _variables(made, _runtime_grace(made)),
             "resourcesPerNode": _resources(made),
         },
         "runtimePatches": [
@@ -267,6 +290,30 @@ def _train_job(made: _Made) -> Object:
     if share.deadline_hours is not None:
         spec["activeDeadlineSeconds"] = int(share.deadline_hours * 3600)
     return {"apiVersion": TRAIN_JOB.api_version, "kind": TRAIN_JOB.kind, "metadata": _metadata(made), "spec": spec}
+
+
+OUR_RUNTIME: Mapping[str, Any] = {"restarts": 20, "priority": "mmbert-training", "grace_seconds": 600}
+"""By the profile's keys: what a TrainJob cannot say, as infra/kubernetes/base/training-runtime.yaml says it."""
+
+
+def _is_our_runtime(made: _Made) -> bool:
+    return made.cluster.training_runtime == Cluster.training_runtime
+
+
+def _runtime_grace(made: _Made) -> int:
+    return int(OUR_RUNTIME["grace_seconds"]) if _is_our_runtime(made) else made.share.grace_seconds
+
+
+def _not_counted(made: _Made) -> str:
+    """Of what a TrainJob cannot say: that a profile says it all the same, and otherwise than the runtime."""
+    same = OUR_RUNTIME if _is_our_runtime(made) else {}
+    ignored = [key for key in OUR_RUNTIME if key in made.given and made.given[key] != same.get(key)]
+    if not ignored:
+        return ""
+    return (
+        f"{', '.join(ignored)} of kubernetes.classes.{made.plan.component.resources} (profile {profiles.shown_name()}) "
+        f"do not count: a TrainJob's are those of its ClusterTrainingRuntime {made.cluster.training_runtime}"
+    )
 
 
 def _ray_job(made: _Made) -> Object:
@@ -405,7 +452,7 @@ def _container(made: _Made, arguments: list[str]) -> Object:
         "image": made.image,
         "command": [*_PROGRAM, "mmbert"],
         "args": arguments,
-        "env": _variables(made),
+        "env": _variables(made, made.share.grace_seconds),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
         "resources": _resources(made),
         "securityContext": {
@@ -421,9 +468,10 @@ def _container(made: _Made, arguments: list[str]) -> Object:
     }
 
 
-def _variables(made: _Made) -> list[Object]:
+def _variables(made: _Made, grace_seconds: int) -> list[Object]:
     item, arguments = made.plan.component, made.plan.arguments
     plain = {
+        GRACE: str(grace_seconds),
         **profiles.environment(item, arguments),
         profiles.PROCESSES: profiles.wanted_processes(item, arguments),
         "MMBERT_IMAGE": made.image,
@@ -451,12 +499,29 @@ def _resources(made: _Made) -> Object:
             f"kubernetes.classes.{item.resources} has no gpus; say how many GPUs of a node it gets"
         )
     processes = share.gpus if wanted == "gpus" else int(wanted)
+    if 0 < share.gpus < processes:
+        raise UserError(
+            f"processes.{item.resources} of the profile {profiles.shown_name()} is {processes}, and "
+            f"kubernetes.classes.{item.resources}.gpus {share.gpus}; each process needs a GPU of its own: give as "
+            "many, or `gpus` for the processes"
+        )
     both: dict[str, Any] = {name: str(amount) for name, amount in share.resources.items()}
     if share.gpus:
         both[GPU] = str(share.gpus)
     if (memory := profiles.memory(item, arguments)) is not None:
+        _check_shared_memory(made, memory)
         both["memory"] = size(memory)
     requests = {"cpu": str(profiles.threads(item, arguments) * processes), **both}
     if not share.scratch_class:
         requests["ephemeral-storage"] = size(share.scratch)
     return {"requests": requests, **({"limits": both} if both else {})}
+
+
+def _check_shared_memory(made: _Made, memory: float) -> None:
+    shared = made.given.get("shared_memory", 0)
+    if shared >= memory:
+        raise UserError(
+            f"kubernetes.classes.{made.plan.component.resources}.shared_memory is {shared:g} GiB, and "
+            f"{profiles.memory_key(made.plan.component, made.plan.arguments)} is {memory:g}; what lies in /dev/shm "
+            "counts towards the memory limit: give less, or raise the memory"
+        )
