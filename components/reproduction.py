@@ -95,8 +95,13 @@ def chosen_steps(store: Store, targets: Sequence[str], from_kind: str, whole: bo
 def check_root(store: Store, uris: Sequence[str], root: str) -> None:
     """Raises UserError where artifacts made again would stand among those they are compared with."""
     for place in (store.root, *(uri.rsplit("/", 2)[0] for uri in uris)):
-        if root.rstrip("/") == place.rstrip("/"):
+        if _resolved(root) == _resolved(place):
             raise UserError(f"{root}: what is recorded lies there; name another place for what is made again")
+
+
+def _resolved(root: str) -> str:
+    """Of a folder its own place, whatever links and names lead to it."""
+    return root.rstrip("/") if storage.is_s3(root) else str(Path(root).resolve())
 
 
 def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
@@ -123,6 +128,9 @@ def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
     except UserError as error:
         return dataclasses.replace(result, reason=str(error))
     again = artifacts.open_artifact(step.uri)
+    if again.manifest.producer == told:
+        reason = f"what stands at {again.uri} is the recorded artifact itself, or a copy of it; name another --into"
+        return dataclasses.replace(result, reason=reason)
     same = again.digest == artifact.digest
     files = compare_files(artifact, again)
     differences += ["found done there, from an earlier time"] if step.reused else []

@@ -155,11 +155,13 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
         return _helped(work_plan, reused=False)
     tracker = tracking.connect(experiment(work_plan))
     replay_spools(tracker, root)
-    writer.begin(_made_from(work_plan))
+    read = [(name, entry) for name, entries in work_plan.inputs.items() for entry in entries]
+    if (recipe := _recipe(work_plan).get("recipe")) is not None:
+        read.append(("recipe", recipe))
+    writer.begin({entry["uri"] for _, entry in read})
     with _child_run(tracker, work_plan, task, root) as run, scratch_folder() as scratch, among.guarded():
-        for name, entries in work_plan.inputs.items():
-            for entry in entries:
-                run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
+        for name, entry in read:
+            run.log_input(f"{name}-{entry['digest'][:8]}", entry["digest"], entry["uri"], name)
         started = time.monotonic()
         work = _work(work_plan, writer, run, tracker, scratch, root, among)
         with _full_disk_named(scratch, work.cache):
@@ -172,22 +174,18 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
     return Result(artifact.uri, False, artifact.outputs)
 
 
-def _made_from(work_plan: planning.Plan) -> set[str]:
-    """The URIs of the artifacts that it reads, its recipe's among them."""
-    recipe = str(work_plan.arguments.get("recipe", ""))
-    named = {entry["uri"] for entries in work_plan.inputs.values() for entry in entries}
-    return named | ({recipe} if "/" in recipe and not recipe.endswith((".yaml", ".yml")) else set())
-
-
 def _committed() -> None:
     """What process 0 says once the artifact is complete; the others' nodes write its result too."""
 
 
 def link_reused(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -> None:
-    """Show in MLflow that a step was found done, and which run made it; MLflow being away is no reason to stop."""
-    with contextlib.suppress(InfrastructureError):
-        made_by = str(done.manifest.producer.get("mlflow_run_id", ""))
-        tracking.connect(experiment(work_plan)).link_reused(task, done.manifest.fingerprint, made_by, done.uri)
+    """Show in MLflow that a step was found done, and which run made it.
+
+    A running workflow's artifacts are known by these links and kept (docs/storage.md), so InfrastructureError is raised
+    where MLflow is away, as for work that begins.
+    """
+    made_by = str(done.manifest.producer.get("mlflow_run_id", ""))
+    tracking.connect(experiment(work_plan)).link_reused(task, done.manifest.fingerprint, made_by, done.uri)
 
 
 def experiment(work_plan: planning.Plan) -> str:

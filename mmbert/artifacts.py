@@ -12,8 +12,10 @@ The content digest covers kind, schema version and the sorted (path, sha256) of 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -30,11 +32,17 @@ from mmbert import marks, storage
 from mmbert.errors import UserError
 from mmbert.sealed import seal, unseal
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = 1
 KEPT = "kept"
+RESUME = "resume"
+PERMANENT = "permanent"
+"""Folders of a training's artifact: resume checkpoints, and checkpoints that are artifacts of their own."""
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 WORK = "work.json"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -207,9 +215,33 @@ class Artifact:
 
 
 def find(uri: str) -> Artifact | None:
-    """The artifact at `uri` if it is complete, else None. Who finds it can use it: it is not deleted meanwhile."""
-    marks.settle(uri)
+    """The artifact at `uri` if it is complete, else None. Who finds it can use it: it is not deleted meanwhile.
+
+    Who may read files and no more reads it without that promise: without the right to list, S3 refuses to say that a
+    mark is not there. Raises UserError for a file.
+    """
+    if os.path.isfile(uri):  # noqa: PTH113 - Path's raises where the name is none
+        raise UserError(
+            f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
+            "a checkpoint's file"
+        )
+    try:
+        marks.settle(uri)
+    except storage.AccessError:
+        found = look(uri)
+        if found is None:
+            raise
+        _warn_unsettled()
+        return found
     return look(uri)
+
+
+@functools.cache
+def _warn_unsettled() -> None:
+    log.warning(
+        "these credentials may read files of the store and no more, so what is read here can be deleted by `mmbert "
+        "storage collect` meanwhile (docs/storage.md says which rights prevent that)"
+    )
 
 
 def look(uri: str) -> Artifact | None:
@@ -219,11 +251,6 @@ def look(uri: str) -> Artifact | None:
         return Artifact(uri, storage.fetched_twice(lambda: _parse(uri, storage.read_bytes(place)), SpoiltError))
     except storage.MissingFileError:
         return None
-    except NotADirectoryError as error:
-        raise UserError(
-            f"{uri}: this is a file, and an artifact's URI is needed here; `mmbert run import_checkpoint` makes one of "
-            "a checkpoint's file"
-        ) from error
 
 
 def open_artifact(uri: str, kind: str | None = None) -> Artifact:
@@ -241,19 +268,21 @@ def ancestry(last: Iterable[Artifact]) -> list[Artifact]:
 
     Raises UserError where one that they were made from is gone.
     """
+    known = {artifact.uri: artifact for artifact in last}
+    waiting = list(known)[::-1]
+    opened: set[str] = set()
     ordered: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.uri in ordered:
-            return
-        for entries in artifact.manifest.inputs.values():
-            for entry in entries:
-                if entry["uri"] not in ordered:
-                    visit(open_artifact(entry["uri"]))
-        ordered[artifact.uri] = artifact
-
-    for artifact in last:
-        visit(artifact)
+    while waiting:
+        uri = waiting[-1]
+        if uri in opened:  # all that it was made from is placed
+            ordered.setdefault(uri, known[waiting.pop()])
+            continue
+        opened.add(uri)
+        made_from = [e["uri"].rstrip("/") for entries in known[uri].manifest.inputs.values() for e in entries]
+        for one in reversed(dict.fromkeys(made_from)):
+            if one not in opened:
+                known[one] = known.get(one) or open_artifact(one)
+                waiting.append(one)
     return list(ordered.values())
 
 

@@ -45,21 +45,38 @@ class LostError(InfrastructureError):
 def settle(uri: str) -> None:
     """Before an artifact is looked for, begun or committed: have it spared if it is marked, and wait out its deletion.
 
-    After this, what stands at `uri` is not deleted within the grace time. A request where it bears no mark.
+    After this, what stands at `uri` is not deleted within the grace time. A request where it bears no mark. A deletion
+    counts as dead when its mark has not been renewed for LEASE_SECONDS and STALL_SECONDS: by the store's clock between
+    the mark and `wanted.json`, and from then on by this process's own, whatever the time is on this machine.
     """
     if read(uri) is None:
         return
     storage.write_bytes(storage.join(uri, WANTED), json.dumps({"when": now()}).encode())
-    told = False
-    while (mark := read(uri)) is not None and mark.until:
-        if now() > mark.until + STALL_SECONDS:
+    seen: Mark | None = None
+    dead_at = 0.0
+    while True:
+        when = elapsed()
+        mark = read(uri)
+        if mark is None or not mark.until:
+            return
+        if mark != seen:
+            if seen is None:
+                print(f"{uri}: waiting until its deletion by `mmbert storage collect` has ended", flush=True)
+            seen, dead_at = mark, when + LEASE_SECONDS + STALL_SECONDS - _unrenewed(uri)
+        elif when > dead_at:
             # Its collection was killed. What is left of the files can be gone on from like a killed attempt's.
             storage.delete_file(storage.join(uri, MARK))
             return
-        if not told:
-            print(f"{uri}: waiting until its deletion by `mmbert storage collect` has ended", flush=True)
-            told = True
         pause(_POLL_SECONDS)
+
+
+def _unrenewed(uri: str) -> float:
+    """For how long the mark had not been renewed when this run wrote `wanted.json`, by the store's clock."""
+    try:
+        wanted_at, renewed = (storage.modified(storage.join(uri, name)) for name in (WANTED, MARK))
+    except storage.MissingFileError:  # one of them was deleted since
+        return 0.0
+    return max(0.0, wanted_at - renewed)
 
 
 def read(uri: str) -> Mark | None:
@@ -106,9 +123,9 @@ class Deletion:
 
     def go_on(self) -> None:
         """To be called before each request that deletes. Raises LostError where it stood still for too long."""
-        if now() > self._until:
+        if elapsed() > self._until:
             raise LostError(f"{self.uri}: the collection stood still for {LEASE_SECONDS:.0f} s; run it again")
-        if now() > self._until - LEASE_SECONDS / 2:
+        if elapsed() > self._until - LEASE_SECONDS / 2:
             self._renew()
 
     def end(self) -> None:
@@ -117,8 +134,8 @@ class Deletion:
         take_off(self.uri)
 
     def _renew(self) -> None:
-        self._until = now() + LEASE_SECONDS
-        _write(self.uri, Mark(self._since, self._until))
+        self._until = elapsed() + LEASE_SECONDS
+        _write(self.uri, Mark(self._since, now() + LEASE_SECONDS))
 
 
 def wanted(uri: str) -> bool:
@@ -132,6 +149,11 @@ def _write(uri: str, mark: Mark) -> None:
 
 def now() -> float:
     return time.time()
+
+
+def elapsed() -> float:
+    """Seconds of a clock that nobody sets; on Linux it goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def pause(seconds: float) -> None:

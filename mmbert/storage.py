@@ -43,7 +43,7 @@ class MissingFileError(UserError):
     """A file that should be there is not."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file as the store lists it; `path` below the prefix, `size` in bytes, `modified` in seconds since 1970."""
 
@@ -60,6 +60,10 @@ class UnfinishedUpload:
     upload_id: str
     begun: float
     size: int
+
+
+class AccessError(InfrastructureError):
+    """The store refuses to do this for these credentials."""
 
 
 class DamagedError(InfrastructureError):
@@ -182,7 +186,7 @@ def _s3_error(uri: str, error: Exception) -> Exception:
             f"{uri}: there is no bucket '{split_s3(uri)[0]}' at {endpoint}; create it or correct the root"
         )
     if code in _ACCESS_CODES or any(f"({c})" in text for c in _ACCESS_CODES):
-        return InfrastructureError(f"{uri}: {endpoint} refused the credentials; {_CREDENTIALS}")
+        return AccessError(f"{uri}: {endpoint} refused the credentials; {_CREDENTIALS}")
     if code in _MISSING_CODES or any(f"({c})" in text for c in _MISSING_CODES):
         return MissingFileError(f"{uri}: no such object")
     return _failure(uri, error, endpoint)
@@ -328,6 +332,15 @@ def exists(uri: str) -> bool:
 
 
 @_said_plainly
+def modified(uri: str) -> float:
+    """When a file was written last, by the store's clock, in seconds since 1970."""
+    if not is_s3(uri):
+        return Path(uri).stat().st_mtime
+    bucket, key = split_s3(uri)
+    return float(s3_client().head_object(Bucket=bucket, Key=key)["LastModified"].timestamp())
+
+
+@_said_plainly
 def list_files(uri: str) -> list[str]:
     """Paths of all files below a prefix, relative to it, sorted; empty where there are none.
 
@@ -353,36 +366,48 @@ def list_folders(uri: str) -> list[str]:
 
 
 @_said_plainly
-def list_stored(uri: str) -> list[StoredFile]:
+def list_stored(uri: str, go_on: Callable[[], None] = lambda: None) -> list[StoredFile]:
     """All files below a prefix, hidden ones too, by path; empty where there are none.
 
-    Raises InfrastructureError where a part of it cannot be listed, UserError as `list_files`.
+    `go_on` is called between the parts of the listing. Raises InfrastructureError where a part of it cannot be listed,
+    as behind a link to a folder, UserError where an object's key has `..`.
     """
+    found = []
     if is_s3(uri):
         bucket, key = split_s3(uri)
         prefix = key.rstrip("/") + "/" if key else ""
-        pages = s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return sorted(
-            (
-                StoredFile(
-                    _checked(uri, item["Key"][len(prefix) :]), int(item["Size"]), item["LastModified"].timestamp()
-                )
-                for page in pages
-                for item in page.get("Contents", [])
-            ),
-            key=lambda file: file.path,
-        )
+        for page in s3_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            go_on()
+            for item in page.get("Contents", []):
+                path = _checked(uri, item["Key"][len(prefix) :])
+                found.append(StoredFile(path, int(item["Size"]), item["LastModified"].timestamp()))
+        return sorted(found, key=lambda file: file.path)
     root = Path(uri)
     if not root.exists():
         return []
-    found = []
-    for folder, _, names in os.walk(root, onerror=_raise):
+    for folder, folders, names in os.walk(root, onerror=_raise):
+        go_on()
+        for name in folders:
+            _no_link(Path(folder, name))
         for name in names:
-            path = _inside(root, Path(folder, name))
-            with contextlib.suppress(FileNotFoundError):  # deleted since it was listed
-                state = path.stat()
-                found.append(StoredFile(str(path.relative_to(root)), state.st_size, state.st_mtime))
+            place = Path(folder, name)
+            try:
+                state = place.stat()
+            except FileNotFoundError:  # deleted since it was listed
+                _no_link(place)
+                continue
+            if place.is_symlink() and not place.resolve().is_relative_to(root.resolve()):
+                _no_link(place)
+            found.append(StoredFile(str(place.relative_to(root)), state.st_size, state.st_mtime))
     return sorted(found, key=lambda file: file.path)
+
+
+def _no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise InfrastructureError(
+            f"{path}: a link, to {path.resolve()}: what is behind it cannot be listed, and may be on a disk that is "
+            "away; put the files themselves there, or give their own folder as the root"
+        )
 
 
 def _raise(error: OSError) -> None:

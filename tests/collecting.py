@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mmbert import artifacts, marks, storage
+from mmbert.collection import pool
 from mmbert.collection.collect import Collected, collect
 from mmbert.collection.needs import REGISTERED, RUNNING, Need
 from mmbert.lineage import Store
@@ -110,6 +111,9 @@ class World:
         self.deleted: list[str] = []
         self.resumable: dict[str, bool] = {}
         patch.setattr(marks, "now", lambda: self.now)
+        patch.setattr(marks, "elapsed", lambda: self.now)
+        # In the actor's own thread, where each is a step.
+        patch.setattr(pool, "at_once", lambda action, items, go_on: [(go_on(), action(item))[1] for item in items])
         patch.setattr(marks, "pause", lambda seconds: self._pause())
         for name in (*_READS, *_WRITES):
             patch.setattr(storage, name, self._gated(name, getattr(storage, name)))

@@ -59,20 +59,19 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
         target = into or str(scratch / "root")
         target = target if storage.is_s3(target) else str(Path(target).absolute())
         reproduction.check_root(store, uris, target)
-        for uri in uris:
-            # What a component prints goes where progress is shown.
-            with contextlib.redirect_stdout(sys.stderr):
-                results.append(reproduction.reproduce(uri, store, target, scratch))
-            if not as_json:
-                click.echo(_line(results[-1]))
-    if as_json:
-        click.echo(
-            json.dumps(
-                {"schema": 1, "run": run, "root": store.root, "into": into, "steps": [r.to_json() for r in results]},
-                indent=1,
-            )
-        )
-    else:
+        try:
+            for uri in uris:
+                # What a component prints goes where progress is shown.
+                with contextlib.redirect_stdout(sys.stderr):
+                    results.append(reproduction.reproduce(uri, store, target, scratch))
+                if not as_json:
+                    click.echo(_line(results[-1]))
+        finally:
+            if as_json:  # of the steps before one that failed, too
+                steps = [result.to_json() for result in results]
+                told = {"schema": 1, "run": run, "root": store.root, "into": into, "steps": steps}
+                click.echo(json.dumps(told, indent=1))
+    if not as_json:
         click.echo(_end(results))
     lost = [f"{uri}: no artifact is there now" for uri in named.gone]
     lost += [f"{r.kind} {r.recorded[:12]}: {r.reason}" for r in results if r.state == reproduction.NOT_RUN and r.needed]

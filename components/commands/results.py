@@ -16,7 +16,8 @@ def results_command(root: str | None, model: str, suite: str, languages: bool) -
     """List every score kept below ROOT/results, the oldest evaluation first."""
     from components.runtime import root_uri
     from mmbert.evaluation.results.store import history
-    from mmbert.evaluation.results.text import table, value_text
+    from mmbert.evaluation.results.text import value_text
+    from mmbert.tables import table
 
     where = root or root_uri()
     kept = history(where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,9 @@ _without = click.option(
     "--without-registry", is_flag=True, help="go on without MLflow: no registered model and no running work is known"
 )
 _lost = click.option(
-    "--lost", multiple=True, metavar="URI", help="an artifact that is gone for good; what only it was made from may go"
-)
+    "--lost", multiple=True, metavar="URI|RUN",
+    help="an artifact that is gone for good: what only it was made from may go; or a run that is gone from MLflow",
+)  # fmt: skip
 _older = click.option(
     "--older-than", "days", type=click.FloatRange(min=0), default=_DAYS, show_default=True, metavar="DAYS",
     help="the grace time: what is younger stays, and what is marked goes only after as long again",
@@ -107,7 +108,7 @@ def collect_command(
             "or give --without-registry, and with --keep URI what is needed"
         )
     where = _place(root)
-    outside = _outside(keep, without_registry)
+    outside = _outside(keep, without_registry, lost)
     if delete:
         done = collect(where, outside, grace, caches, _absolute(lost))
     else:
@@ -130,7 +131,9 @@ def _place(root: str | None) -> str:
     return str(Path(where).absolute())
 
 
-def _outside(keep: Iterable[str], without_registry: bool = False) -> Callable[[Store], list[Need]]:
+def _outside(
+    keep: Iterable[str], without_registry: bool = False, lost: Collection[str] = ()
+) -> Callable[[Store], list[Need]]:
     from mmbert.collection.needs import asked_for, mlflow_needs
     from mmbert.tracking.api import Api
 
@@ -141,7 +144,7 @@ def _outside(keep: Iterable[str], without_registry: bool = False) -> Callable[[S
             return found
         api = Api(uri)
         api.check()
-        return [*found, *mlflow_needs(api, store)]
+        return [*found, *mlflow_needs(api, store, lost)]
 
     return needs
 

@@ -30,7 +30,7 @@ def trace_command(what: str, up: bool, source: str, language: str, root: str | N
     from mmbert import storage
     from mmbert.lineage.naming import Servers, place_of, resolve
     from mmbert.lineage.removal import part_of
-    from mmbert.lineage.store import read_store
+    from mmbert.lineage.store import read_ancestry, read_store
     from mmbert.lineage.text import trace_text
     from mmbert.lineage.trace import trace_down, trace_source, trace_up
     from mmbert.tracking import connect_registry
@@ -43,7 +43,10 @@ def trace_command(what: str, up: bool, source: str, language: str, root: str | N
     if page and not page.endswith(".html"):
         raise UserError(f"--page {page}: the page is an HTML file; give a name that ends in .html")
     place = place_of(what) if what else ""
-    store = read_store(root or root_uri(), [place] if place else [])
+    if place and not up:
+        store = read_ancestry(root or root_uri(), place)
+    else:
+        store = read_store(root or root_uri(), [place] if place else [])
     if source:
         found = trace_source(part_of(source, language), store, connect_registry)
     else:

@@ -6,13 +6,14 @@ An artifact goes after all that was made from it, so that what stands in the sto
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert import artifacts, marks, storage
-from mmbert.collection import layout
+from mmbert.collection import layout, pool
 from mmbert.collection.needs import RUNNING, Need
 from mmbert.collection.survey import (
     CACHE,
@@ -32,6 +33,8 @@ from mmbert.marks import Deletion
 from mmbert.storage import StoredFile, UnfinishedUpload
 
 SHORTEST_GRACE_SECONDS = 3600.0
+_UPLOAD_SECONDS = 86400.0
+"""Longer than the upload of a file takes."""
 
 
 @dataclass
@@ -79,35 +82,35 @@ def collect(
     collection is at work; what it had begun when it was killed is gone on with by the next one.
     """
     with alone(root) as ticket:
-        found = survey(root, outside, grace, lost)
+        found = survey(root, outside, grace, lost, ticket.go_on)
         check(found)
         done = Collected(waiting=found.of(MARKED))
-        _take_off_marks(found)
+        _take_off_marks(found, ticket.go_on)
         _delete_due(found, ticket, done)
         for group in found.of(SUPERSEDED, LEFT):
             ticket.go_on()
             if _delete_rest(found.root, group, ticket.go_on):
                 done.gone.append(group)
-        for group in _caches(found, caches):
+        # Asked again: what was deleted until here may have taken long.
+        idle = caches and not any(need.state == RUNNING for need in outside(Store(found.root, {})))
+        for group in _caches(found, idle):
             _delete(found.root, [f.path for f in _markers_first(group.files)], ticket.go_on)
             done.gone.append(group)
-        for group in found.of(UNREACHABLE):
-            ticket.go_on()
-            _mark(found.root, group)
-            done.marked.append(group)
+        done.marked = found.of(UNREACHABLE)
+        pool.at_once(functools.partial(_mark, found.root), done.marked, ticket.go_on)
         for upload in _old_uploads(found):
             ticket.go_on()
             storage.abort_upload(upload.uri, upload.upload_id)
             done.uploads.append(upload)
+        _drop_empty_places(found)
         return done
 
 
-def _take_off_marks(found: Survey) -> None:
+def _take_off_marks(found: Survey, go_on: Callable[[], None]) -> None:
     """Of what is needed again, and of places whose artifact somebody else has deleted."""
-    states = {group.place: group.state for group in found.groups if group.state in {MARKED, DUE}}
-    for place in found.marks:
-        if place not in states:
-            marks.take_off(storage.join(found.root, place))
+    standing = {group.place for group in found.of(MARKED, DUE)}
+    uris = [storage.join(found.root, place) for place in found.marks if place not in standing]
+    pool.at_once(marks.take_off, uris, go_on)
 
 
 def _in_order(found: Survey) -> tuple[list[Group], list[str]]:
@@ -180,8 +183,8 @@ def _mark(root: str, group: Group) -> None:
 
 
 def _caches(found: Survey, wanted: bool) -> list[Group]:
-    """Pieces of work that nobody has written to within the grace time, where no work is running in this store."""
-    if not wanted or found.of(RUNNING):
+    """Pieces of work that nobody has written to within the grace time, where no work is running."""
+    if not wanted or found.busy:
         return []
     pieces: dict[str, list[StoredFile]] = {}
     for group in found.of(CACHE):
@@ -197,9 +200,15 @@ def _markers_first(files: Sequence[StoredFile]) -> list[StoredFile]:
 
 
 def _old_uploads(found: Survey) -> list[UnfinishedUpload]:
-    """Uploads that were begun before the grace time: a file is uploaded in less."""
+    """Uploads of files of artifacts, begun before the grace time and a day ago at least, that no running work makes."""
+    begun_by = found.when - max(found.grace, _UPLOAD_SECONDS)
     uploads = storage.unfinished_uploads(found.root) or []
-    return [upload for upload in uploads if upload.begun < found.when - found.grace]
+    return [upload for upload in uploads if upload.begun < begun_by and _is_nobodys(upload, found)]
+
+
+def _is_nobodys(upload: UnfinishedUpload, found: Survey) -> bool:
+    place = layout.where(upload.uri.removeprefix(f"{found.root}/")).place
+    return bool(place) and layout.above(place) not in {layout.above(running) for running in found.running}
 
 
 def _delete(root: str, paths: Sequence[str], go_on: Callable[[], None]) -> None:
@@ -218,3 +227,20 @@ def _drop_empty(root: Path, folder: Path) -> None:
         while len(folder.parts) > shared:
             (root / folder).rmdir()
             folder = folder.parent
+
+
+def _drop_empty_places(found: Survey) -> None:
+    """A folder store's places that held no file, and that nobody has written to, for the grace time."""
+    if storage.is_s3(found.root):
+        return
+    root = Path(found.root)
+    filled = {layout.above(group.place) for group in found.groups}
+    for place in sorted(root.glob("*/*")):
+        name = str(place.relative_to(root))
+        if name in filled or layout.where(f"{name}/file").place != name or place.is_symlink():
+            continue
+        below = [place, *sorted(place.rglob("*"))]
+        if all(folder.is_dir() and folder.stat().st_mtime < found.when - found.grace for folder in below):
+            with contextlib.suppress(OSError):  # somebody writes there after all
+                for folder in reversed(below):
+                    folder.rmdir()

@@ -10,14 +10,14 @@ from mmbert import artifacts, marks
 
 TICKETS = "collection"
 """Where a collection says that it is at work."""
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z][a-z0-9_]*")
 _BATCH = re.compile(r"\d{12}")
-_PLACE = re.compile(r"(?:^|/)([a-z][a-z0-9_]*/[0-9a-f]{32}(?:/permanent/\d{12})?)/")
+_PLACE = re.compile(
+    rf"(?:^|/)({_KIND.pattern}/{artifacts.FINGERPRINT.pattern}(?:/{artifacts.PERMANENT}/{_BATCH.pattern})?)/"
+)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 _CACHES = ("curation", "evaluation")
 _PLACE_PARTS = 2
-_PERMANENT = "permanent"
 
 
 class Part(StrEnum):
@@ -39,15 +39,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Where:
-    """`place` is an artifact's path below the root, empty for what belongs to none; `inner` is the path below it."""
+    """`place` is an artifact's path below the root, empty for what belongs to none."""
 
     part: Part
     place: str = ""
-    inner: str = ""
-
-    @property
-    def attempt(self) -> str:
-        return self.inner.split("/")[1] if self.part is Part.ATTEMPT else ""
 
 
 _SINGLE = {
@@ -56,7 +51,7 @@ _SINGLE = {
     marks.WANTED: Part.MARK,
     artifacts.WORK: Part.WORK,
 }
-_FOLDERS = {"attempts": Part.ATTEMPT, artifacts.KEPT: Part.KEPT, "resume": Part.RESUME}
+_FOLDERS = {"attempts": Part.ATTEMPT, artifacts.KEPT: Part.KEPT, artifacts.RESUME: Part.RESUME}
 _TOP = {"spool": Part.SPOOL, "results": Part.RECORD, TICKETS: Part.TICKET}
 
 
@@ -67,13 +62,13 @@ def where(path: str) -> Where:
     if top == "work" and rest:
         return Where(Part.CACHE if rest.split("/")[0] in _CACHES else Part.RECORD)
     parts = path.split("/")
-    if len(parts) <= _PLACE_PARTS or not _KIND.fullmatch(top) or not _FINGERPRINT.fullmatch(parts[1]):
+    if len(parts) <= _PLACE_PARTS or not _KIND.fullmatch(top) or not artifacts.FINGERPRINT.fullmatch(parts[1]):
         return Where(Part.UNKNOWN)
     place, inner = parts[:_PLACE_PARTS], parts[_PLACE_PARTS:]
     # A phase's permanent checkpoints are artifacts below its own.
-    if inner[0] == _PERMANENT and len(inner) > _PLACE_PARTS and _BATCH.fullmatch(inner[1]):
+    if inner[0] == artifacts.PERMANENT and len(inner) > _PLACE_PARTS and _BATCH.fullmatch(inner[1]):
         place, inner = [*place, *inner[:2]], inner[2:]
-    return Where(_part(inner), "/".join(place), "/".join(inner))
+    return Where(_part(inner), "/".join(place))
 
 
 def place_in(uri: str) -> str:
@@ -85,6 +80,11 @@ def place_in(uri: str) -> str:
 def above(place: str) -> str:
     """The place that a permanent checkpoint belongs to; the place itself for others."""
     return "/".join(place.split("/")[:_PLACE_PARTS])
+
+
+def attempt(place: str, path: str) -> str:
+    """The name of the attempt that a file of a place is of."""
+    return path.removeprefix(f"{place}/").split("/")[1]
 
 
 def kind(path: str) -> str:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert import storage
+from mmbert.artifacts import Artifact
+from mmbert.collection import pool
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.lineage import Store
-from mmbert.tracking.activity import knows, running_runs
+from mmbert.tracking.activity import experiment_of, experiments, running_runs
 from mmbert.tracking.api import Api
 from mmbert.tracking.registry import ModelVersion, Registry
 
 REGISTERED, RUNNING, ASKED = "registered", "running", "asked"
 _ASKED_RUNS = 5
+_RELEASE = "release.json"
 
 
 @dataclass(frozen=True)
 class Need:
     """An artifact's URI (or that of a file in it) that is needed with all that it was made from, and why.
 
-    `complete`: there has to be an artifact; else it may be work that is not done, or none of ours.
+    `uri` is empty for running work that names none yet. `complete`: there has to be an artifact; else it may be work
+    that is not done, or none of ours.
     """
 
     uri: str
@@ -34,13 +39,13 @@ def asked_for(uris: Iterable[str]) -> list[Need]:
     return [Need(uri.rstrip("/"), ASKED, "--keep") for uri in uris]
 
 
-def mlflow_needs(api: Api, store: Store) -> list[Need]:
-    """What all versions of all registered models and all running work need.
+def mlflow_needs(api: Api, store: Store, lost: Collection[str] = ()) -> list[Need]:
+    """What all versions of all registered models and all running work need. `lost`: runs that are known to be gone.
 
     Raises InfrastructureError where MLflow is away, does not show everything, or is not the one that the store's
     artifacts were made with.
     """
-    _check_server(api, store)
+    _check_server(api, store, lost)
     registry = Registry(api)
     versions = [
         (version, aliases) for name, aliases in registry.models().items() for version in registry.versions(name)
@@ -48,43 +53,66 @@ def mlflow_needs(api: Api, store: Store) -> list[Need]:
     _check_releases(registry, store, {(v.name, v.version) for v, _ in versions})
     found = [need for version, aliases in versions for need in _version_needs(version, aliases)]
     for run in running_runs(api):
-        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris]
+        # One that has just begun names nothing yet, and is running all the same.
+        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris or ("",)]
     return found
 
 
 def releases(store: Store) -> list[Need]:
     """Released models that no registry holds, as MLflow takes none from a folder: the store alone tells of them."""
-    found = []
-    for uri, artifact in store.artifacts.items():
-        if artifact.manifest.kind == "release":
-            released = artifact.read_json("release.json")
-            if released.get("version") is None:
-                found.append(Need(uri, REGISTERED, f"release {released.get('name', '')}, in no registry"))
-    return found
+    return [
+        Need(artifact.uri, REGISTERED, f"release {released.get('name', '')}, in no registry")
+        for artifact, released in _releases(store)
+        if released.get("version") is None
+    ]
+
+
+def _releases(store: Store) -> list[tuple[Artifact, Any]]:
+    found = [artifact for artifact in store.artifacts.values() if artifact.manifest.kind == "release"]
+    return list(zip(found, pool.at_once(_released, found, lambda: None), strict=True))
+
+
+@functools.cache
+def _released(artifact: Artifact) -> Any:
+    """What a release says of itself, read once."""
+    try:
+        return artifact.read_json(_RELEASE)
+    except (UserError, ValueError) as error:
+        raise InfrastructureError(
+            f"{error}\nSo it is not known which model was released, and whether a registry has it: bring {_RELEASE} "
+            f"back, or, where that model is not needed, delete the folder {artifact.uri}"
+        ) from error
 
 
 def _version_needs(version: ModelVersion, aliases: Mapping[str, str]) -> list[Need]:
     """What its tags lead to; its source, too, which with other programs' models is no artifact."""
     own = sorted(alias for alias, number in aliases.items() if number == version.version)
     why = f"{version.name} version {version.version}" + (f" ({', '.join(own)})" if own else "")
-    tagged = {value for key, value in version.tags.items() if key.startswith("mmbert.") and _is_place(value)}
+    tagged = {value for key, value in version.tags.items() if key.startswith("mmbert.") and is_place(value)}
     needs = [Need(uri.rstrip("/"), REGISTERED, why) for uri in sorted(tagged)]
     return [*needs, Need(version.source.rstrip("/"), REGISTERED, why, False)]
 
 
-def _is_place(value: str) -> bool:
+def is_place(value: str) -> bool:
+    """Whether a text is an address that an artifact can have."""
     return storage.is_s3(value) or (value.startswith("/") and "\n" not in value)
 
 
-def _check_server(api: Api, store: Store) -> None:
-    """Another server, or an empty one, knows of no model and of no run: all would be deleted."""
+def _check_server(api: Api, store: Store, lost: Collection[str]) -> None:
+    """Another server, or one that hides some experiments, does not know of all that is registered and runs."""
     made = sorted(store.artifacts.values(), key=_finished, reverse=True)
     runs = list(dict.fromkeys(run for a in made if (run := str(a.manifest.producer.get("mlflow_run_id") or ""))))
-    asked = runs[:_ASKED_RUNS]
-    if asked and not any(knows(api, run) for run in asked):
+    found = {run: experiment_of(api, run) for run in runs[:_ASKED_RUNS] if run not in lost}
+    if unknown := [run for run, experiment in found.items() if not experiment]:
         raise InfrastructureError(
-            f"MLflow at {api.uri} knows none of the last runs that made artifacts in {store.root} "
-            f"({', '.join(asked)}); is it another server? Set MLFLOW_TRACKING_URI to the one that tracked them"
+            f"MLflow at {api.uri} does not know {len(unknown)} of the last {len(found)} runs that made artifacts in "
+            f"{store.root}: {', '.join(unknown)}; is it another server? Set MLFLOW_TRACKING_URI to the one that "
+            "tracked them. Where they were deleted for good: " + " ".join(f"--lost {run}" for run in unknown)
+        )
+    if hidden := set(found.values()) - set(experiments(api)):
+        raise InfrastructureError(
+            f"MLflow at {api.uri} does not list the experiments {', '.join(sorted(hidden))}, whose runs made artifacts "
+            f"in {store.root}, so running work may not be seen; run this as a user who may read everything"
         )
 
 
@@ -94,10 +122,7 @@ def _finished(artifact: Any) -> float:
 
 def _check_releases(registry: Registry, store: Store, seen: set[tuple[str, str]]) -> None:
     """A version that the store tells of and that MLflow does not list may be one that this user may not see."""
-    for artifact in store.artifacts.values():
-        if artifact.manifest.kind != "release":
-            continue
-        released = artifact.read_json("release.json")
+    for _, released in _releases(store):
         name, version = str(released.get("name", "")), released.get("version")
         if version is None or (name, str(version)) in seen:
             continue

@@ -6,13 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmbert import artifacts, marks, storage
 from mmbert.artifacts import Artifact
-from mmbert.collection import layout
+from mmbert.collection import layout, pool
 from mmbert.collection.layout import Part
-from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, releases
+from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, is_place, releases
+from mmbert.errors import UserError
 from mmbert.lineage import Store, read_store
 from mmbert.lineage.store import recorded_inputs
 from mmbert.marks import Mark
@@ -53,7 +53,8 @@ class Group:
 class Survey:
     """`problems`: what could not be read or is missing, each with what to do; where there are some nothing is deleted.
 
-    `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed.
+    `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed,
+    `running` those that running work names, whatever else needs them; `busy` says that some work is running.
     """
 
     root: str
@@ -62,6 +63,8 @@ class Survey:
     problems: tuple[str, ...]
     consumers: Mapping[str, Sequence[str]]
     kept: frozenset[str]
+    running: frozenset[str]
+    busy: bool
     grace: float
     when: float
 
@@ -74,37 +77,46 @@ def survey(
     outside: Callable[[Store], Iterable[Need]],
     grace: float,
     lost: Iterable[str] = (),
+    go_on: Callable[[], None] = lambda: None,
 ) -> Survey:
     """List a store and say what of it is needed. `outside` finds what registries, runs and people need, `grace` is in
-    seconds; `lost` are URIs of artifacts that are known to be gone.
+    seconds; `lost` are URIs of artifacts that are known to be gone; `go_on` is called between requests.
 
     Raises InfrastructureError where the store cannot be listed or read, and as `outside`.
     """
-    files = storage.list_stored(root)
-    store = read_store(root)
+    files = storage.list_stored(root, go_on)
+    store = read_store(root, (), go_on)
     needs = list(outside(store))
-    places = _Places(store, files, marks.now(), grace)
+    go_on()
+    places = _Places(store, files, marks.now(), grace, go_on)
     return places.survey(needs, {uri.rstrip("/") for uri in lost})
 
 
 class _Places:
-    def __init__(self, store: Store, files: Sequence[StoredFile], now: float, grace: float) -> None:
-        self.store, self.now, self.grace = store, now, grace
+    def __init__(
+        self, store: Store, files: Sequence[StoredFile], now: float, grace: float, go_on: Callable[[], None]
+    ) -> None:
+        self.store, self.now, self.grace, self.go_on = store, now, grace, go_on
         self.root = store.root
-        self.files: dict[str, list[tuple[layout.Where, StoredFile]]] = {}
-        self.others: list[tuple[layout.Where, StoredFile]] = []
+        self.files: dict[str, list[tuple[Part, StoredFile]]] = {}
+        self.others: list[tuple[Part, StoredFile]] = []
         for file in files:
             found = layout.where(file.path)
             if found.place:
-                self.files.setdefault(found.place, []).append((found, file))
+                self.files.setdefault(found.place, []).append((found.part, file))
             else:
-                self.others.append((found, file))
+                self.others.append((found.part, file))
         self.marks = self._marks()
         self.kept: dict[str, tuple[str, str]] = {}
+        self.running: set[str] = set()
+        self.walked: set[str] = set()
         self.problems: list[str] = [f"{uri}: {problem}" for uri, problem in sorted(store.unreadable.items())]
 
     def survey(self, needs: Iterable[Need], lost: set[str]) -> Survey:
-        needed = [*needs, *releases(self.store), *self._unfinished(), *self._recent()]
+        outside = list(needs)
+        running = [need for need in outside if need.state == RUNNING]
+        self.running = {place for need in running if (place := self._place(need.uri))}
+        needed = [*outside, *releases(self.store), *self._unfinished(outside, lost), *self._recent()]
         alike: dict[tuple[int, str], list[Need]] = defaultdict(list)
         for need in needed:
             alike[KEPT_STATES.index(need.state), need.why].append(need)
@@ -114,7 +126,7 @@ class _Places:
         groups = [group for place in sorted(self.files) for group in self._groups(place)]
         return Survey(
             self.root, (*groups, *self._other_groups()), self.marks, tuple(dict.fromkeys(self.problems)),
-            self._consumers(), frozenset(self.kept), self.grace, self.now,
+            self._consumers(), frozenset(self.kept), frozenset(self.running), bool(running), self.grace, self.now,
         )  # fmt: skip
 
     def _consumers(self) -> dict[str, list[str]]:
@@ -139,11 +151,11 @@ class _Places:
 
     def _marks(self) -> dict[str, Mark]:
         named = [p for p, files in self.files.items() if any(f.path == f"{p}/{marks.MARK}" for _, f in files)]
-        found = {place: marks.read(self._uri(place)) for place in named}
-        return {place: mark for place, mark in found.items() if mark is not None}
+        read = pool.at_once(lambda place: marks.read(self._uri(place)), named, self.go_on)
+        return {place: mark for place, mark in zip(named, read, strict=True) if mark is not None}
 
     def _of(self, place: str, *parts: Part) -> list[StoredFile]:
-        return [file for found, file in self.files.get(place, ()) if found.part in parts]
+        return [file for part, file in self.files.get(place, ()) if part in parts]
 
     def _wanted(self, place: str) -> list[StoredFile]:
         return [file for file in self._of(place, Part.MARK) if file.path.endswith(f"/{marks.WANTED}")]
@@ -156,31 +168,43 @@ class _Places:
     def _is_young(self, files: Iterable[StoredFile]) -> bool:
         return any(file.modified > self.now - self.grace for file in files)
 
-    def _unfinished(self) -> list[Need]:
-        """What work that is not done is made from, and its place, where it may go on."""
-        needs = []
+    def _unfinished(self, outside: Iterable[Need], lost: set[str]) -> list[Need]:
+        """What work that is not done is made from, and its place, where it may go on or runs or is asked for."""
+        named = {place: need.state for need in outside if (place := self._place(need.uri))}
+        states: dict[str, str] = {}
         for place, files in self.files.items():
             broken_off = place in self.marks and self.marks[place].until
             if self._of(place, Part.MANIFEST) or broken_off:
                 continue
-            own = [f for _, f in files]
-            state = RESUMABLE if self._of(place, *_RESUMABLE_PARTS) else RECENT if self._is_young(own) else ""
-            if not state:
-                continue
-            why = f"{self._uri(place)}, which is not done"
-            needs.append(Need(self._uri(place), state, why, False))
-            if note := self._of(place, Part.WORK):
-                needs += [Need(uri, state, why, uri not in self.store.unfinished) for uri in self._noted(note[0].path)]
+            resumable, young = self._of(place, *_RESUMABLE_PARTS), self._is_young(f for _, f in files)
+            if state := RESUMABLE if resumable else RECENT if young else named.get(place, ""):
+                states[place] = state
+        needs = []
+        noted = pool.at_once(self._noted, list(states), self.go_on)
+        for (place, state), made_of in zip(states.items(), noted, strict=True):
+            uri = self._uri(place)
+            why = f"{uri}, which is not done"
+            needs.append(Need(uri, state, why, False))
+            if made_of is None and state == RESUMABLE and uri not in lost and artifacts.look(uri) is None:
+                self.problems.append(
+                    f"{uri}: this work is not done, and no {artifacts.WORK} says what it is made from: it was begun by "
+                    "an older version. Run it again; or delete its folder to give it up; or name each artifact that it "
+                    f"is made from with --keep, and say that no more is known of it: --lost {uri}"
+                )
+            needs += [Need(one, state, why, one not in self.store.unfinished) for one in made_of or ()]
         return needs
 
-    def _noted(self, path: str) -> list[str]:
-        uri = storage.join(self.root, path)
+    def _noted(self, place: str) -> list[str] | None:
+        """What work says that it is made from; None where it says nothing (any more)."""
+        uri = storage.join(self._uri(place), artifacts.WORK)
         try:
             return [str(one) for one in json.loads(storage.read_bytes(uri))["inputs"]]
-        except storage.MissingFileError:  # it has just been done
-            return []
+        except storage.MissingFileError:
+            return None
         except (ValueError, KeyError, TypeError):
-            self.problems.append(f"{uri}: it cannot be read, and says what unfinished work is made from; delete it")
+            self.problems.append(
+                f"{uri}: it cannot be read, and says what unfinished work is made from; run that again"
+            )
             return []
 
     def _recent(self) -> list[Need]:
@@ -189,7 +213,7 @@ class _Places:
         for place in self.files:
             used = self._of(place, Part.MANIFEST) + self._wanted(place)
             mark = self.marks.get(place)
-            others = (file for where, file in self.files[place] if where.part is not Part.MARK)
+            others = (file for part, file in self.files[place] if part is not Part.MARK)
             touched = mark is not None and any(file.modified > mark.since for file in others)
             over = layout.above(place)
             if not self._done(place):
@@ -202,7 +226,8 @@ class _Places:
 
     def _keep(self, state: str, why: str, needs: Iterable[Need], lost: set[str]) -> None:
         uris = list(dict.fromkeys(uri for need in needs for uri in self._inside(need, lost)))
-        reached = self.store.made_of(uris)
+        reached = self.store.made_of(uris, self.walked)
+        self.walked.update(reached)
         for missing in self.store.missing(reached):
             if missing.uri not in lost:
                 self._miss(
@@ -220,11 +245,11 @@ class _Places:
         place = self._place(need.uri)
         found = [] if place is None else [self._uri(place)]
         there = place is not None and self._done(place) is not None
-        if need.uri.startswith(f"{self.root}/") or (place is not None and not _is_uri(need.uri)):
+        if need.uri.startswith(f"{self.root}/") or (place is not None and not is_place(need.uri)):
             if need.complete and not there and need.uri not in lost:
                 self._miss(need.uri, f"{need.why} needs it", "there is no artifact")
             return found
-        if _is_uri(need.uri) and (need.complete or layout.place_in(need.uri)):
+        if is_place(need.uri) and (need.complete or layout.place_in(need.uri)):
             found += self._elsewhere(need, need.complete and not there, lost)
         return found
 
@@ -232,7 +257,12 @@ class _Places:
         """An artifact of another store, with what of this one it is made from."""
         found, waiting = [need.uri], [need.uri]
         while waiting:
-            artifact = artifacts.look(uri := waiting.pop())
+            uri = waiting.pop()
+            try:
+                artifact = artifacts.look(uri)
+            except UserError as error:  # its manifest is damaged
+                self.problems.append(f"{error} ({need.why} needs it)")
+                continue
             if artifact is None:
                 if uri not in lost and (complete or uri != need.uri):
                     self._miss(uri, f"{need.why} needs it", "there is no artifact")
@@ -262,7 +292,7 @@ class _Places:
     def _groups(self, place: str) -> list[Group]:
         kind = layout.kind(place)
         unknown = Group(kind, UNKNOWN, "files that are none of ours", "", place, self._of(place, Part.UNKNOWN))
-        ours = [(found, file) for found, file in self.files[place] if found.part is not Part.UNKNOWN]
+        ours = [(part, file) for part, file in self.files[place] if part is not Part.UNKNOWN]
         artifact = self._done(place)
         found = [unknown]
         if artifact is None and place not in self.kept and place in self.marks and self.marks[place].until:
@@ -274,7 +304,7 @@ class _Places:
         return [group for group in found if group.files]
 
     def _done_groups(
-        self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]], artifact: Artifact
+        self, place: str, kind: str, ours: Sequence[tuple[Part, StoredFile]], artifact: Artifact
     ) -> list[Group]:
         if place not in self.kept:
             # One that a run wanted long ago is marked anew.
@@ -287,23 +317,22 @@ class _Places:
             f"{place}/{artifacts.MANIFEST}", f"{place}/{marks.MARK}"
         }  # fmt: skip
         own = Group(kind, state, "artifact", why, place, [file for _, file in ours if file.path in listed])
-        rest = [(where, file) for where, file in ours if file.path not in listed]
+        rest = [(part, file) for part, file in ours if file.path not in listed]
         young = self._is_young(self._of(place, Part.MANIFEST))
-        if state == RUNNING or young:
+        if place in self.running or young:
             own.files += [file for _, file in rest]
             return [own]
         return [own, *self._rest_groups(place, kind, rest, own)]
 
-    def _rest_groups(
-        self, place: str, kind: str, rest: Sequence[tuple[layout.Where, StoredFile]], own: Group
-    ) -> list[Group]:
+    def _rest_groups(self, place: str, kind: str, rest: Sequence[tuple[Part, StoredFile]], own: Group) -> list[Group]:
         """What no manifest lists: of other attempts, each judged as a whole, and of training that has ended."""
         by_name: dict[tuple[str, str], list[StoredFile]] = defaultdict(list)
-        for where, file in rest:
-            key = {
-                Part.ATTEMPT: (SUPERSEDED, f"attempt {where.attempt}"),
-                Part.RESUME: (LEFT, "resume checkpoints of finished training"),
-            }.get(where.part, (LEFT, "notes and progress of finished work"))
+        for part, file in rest:
+            key = (LEFT, "notes and progress of finished work")
+            if part is Part.ATTEMPT:
+                key = (SUPERSEDED, f"attempt {layout.attempt(place, file.path)}")
+            elif part is Part.RESUME:
+                key = (LEFT, "resume checkpoints of finished training")
             by_name[key].append(file)
         groups = []
         for (state, name), files in sorted(by_name.items()):
@@ -313,7 +342,7 @@ class _Places:
                 groups.append(Group(kind, state, name, "", place, files))
         return groups
 
-    def _undone_groups(self, place: str, kind: str, ours: Sequence[tuple[layout.Where, StoredFile]]) -> list[Group]:
+    def _undone_groups(self, place: str, kind: str, ours: Sequence[tuple[Part, StoredFile]]) -> list[Group]:
         """Other attempts can go on from kept files and resume checkpoints, from an attempt's own files never."""
         state, why = self.kept.get(place, ("", ""))
         whole = state in {RUNNING, REGISTERED, ASKED} or self._is_young(file for _, file in ours)
@@ -321,8 +350,8 @@ class _Places:
         if whole:
             return [Group(kind, state or RECENT, name, why, place, [file for _, file in ours])]
         if self._of(place, *_RESUMABLE_PARTS):
-            dead = [file for where, file in ours if where.part in {Part.ATTEMPT, Part.TEMPORARY}]
-            rest = [file for where, file in ours if where.part not in {Part.ATTEMPT, Part.TEMPORARY}]
+            dead = [file for part, file in ours if part in {Part.ATTEMPT, Part.TEMPORARY}]
+            rest = [file for part, file in ours if part not in {Part.ATTEMPT, Part.TEMPORARY}]
             return [
                 Group(kind, RESUMABLE, name, why, place, rest),
                 Group(kind, SUPERSEDED, "attempts that nothing goes on from", "", place, dead),
@@ -337,15 +366,11 @@ class _Places:
             Part.TICKET: (RECORD, "collections at work"),
         }
         by_top: dict[tuple[str, str, str], list[StoredFile]] = defaultdict(list)
-        for where, file in self.others:
-            state, name = states.get(where.part, (UNKNOWN, "files that are none of ours"))
-            top = file.path.split("/", maxsplit=1)[0] if where.part is not Part.UNKNOWN else "-"
+        for part, file in self.others:
+            state, name = states.get(part, (UNKNOWN, "files that are none of ours"))
+            top = file.path.split("/", maxsplit=1)[0] if part is not Part.UNKNOWN else "-"
             by_top[top, state, name].append(file)
         return [Group(top, state, name, "", "", files) for (top, state, name), files in sorted(by_top.items())]
-
-
-def _is_uri(text: str) -> bool:
-    return storage.is_s3(text) or Path(text).is_absolute()
 
 
 def _days(seconds: float) -> str:

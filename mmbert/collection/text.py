@@ -11,8 +11,8 @@ from typing import Any
 from mmbert import storage
 from mmbert.collection.collect import Collected
 from mmbert.collection.survey import KEPT_STATES, Group, Survey
-from mmbert.evaluation.results.text import table
 from mmbert.storage import UnfinishedUpload
+from mmbert.tables import table
 
 _LARGEST = 10
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

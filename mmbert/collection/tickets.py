@@ -14,60 +14,64 @@ from mmbert.errors import InfrastructureError
 
 _LARGEST_SKEW_SECONDS = 900.0
 _TICKET_SECONDS = 3600.0
-"""Longer than it takes to list a store, during which a ticket is not renewed."""
 
 
 class Ticket:
-    """Renewed while the collection is at work; others take it for dead some time after it was renewed last."""
+    """Renewed while the collection is at work; others take it for dead some time after it was renewed last.
+
+    Which tickets are dead is judged by the store's clock alone.
+    """
 
     def __init__(self, root: str) -> None:
         self._folder = storage.join(root, TICKETS)
         self._name = f"{uuid.uuid4().hex}.json"
-        self._until = 0.0
+        self._written = self._until = 0.0
         self._renew()
 
     def go_on(self) -> None:
         """Raises LostError where the collection stood still for so long that another may have begun."""
-        if marks.now() > self._until:
+        if marks.elapsed() > self._until:
             raise marks.LostError(f"{self._folder}: the collection stood still for too long; run it again")
-        if marks.now() > self._until - _TICKET_SECONDS / 2:
+        if marks.elapsed() > self._until - _TICKET_SECONDS / 2:
             self._renew()
 
     def others(self) -> list[str]:
-        """Who else is at work. Dead collections' tickets are thrown away."""
-        found = []
-        for path in storage.list_files(self._folder):
-            if path == self._name:
-                continue
-            uri = storage.join(self._folder, path)
-            with contextlib.suppress(storage.MissingFileError):
-                until, host = _read(uri)
-                if marks.now() > until + marks.STALL_SECONDS:
-                    storage.delete_file(uri)
-                else:
-                    found.append(host)
-        return found
+        """Who else is at work, looked at once this ticket is there. Dead collections' tickets are thrown away.
 
-    def skew(self) -> float:
-        """By how many seconds the store's clock is ahead of this machine's."""
-        listed = {file.path: file for file in storage.list_stored(self._folder)}
+        Raises InfrastructureError where the store's clock and this machine's differ by a quarter of an hour.
+        """
+        listed = {file.path: file.modified for file in storage.list_stored(self._folder)}
         if self._name not in listed:
             raise InfrastructureError(f"{self._folder}: what was just written is not listed; is this store consistent?")
-        return listed[self._name].modified - (self._until - _TICKET_SECONDS)
+        own = listed.pop(self._name)
+        skew = own - self._written
+        if abs(skew) > _LARGEST_SKEW_SECONDS:
+            raise InfrastructureError(
+                f"{self._folder}: the store's clock and this machine's differ by {abs(skew) / 60:.0f} minutes, and "
+                "ages decide what goes; set the clock right"
+            )
+        found = []
+        for path, renewed in listed.items():
+            uri = storage.join(self._folder, path)
+            with contextlib.suppress(storage.MissingFileError):
+                if own > renewed + _TICKET_SECONDS + marks.STALL_SECONDS:
+                    storage.delete_file(uri)
+                else:
+                    found.append(_host(uri))
+        return found
 
     def end(self) -> None:
         storage.delete_file(storage.join(self._folder, self._name))
 
     def _renew(self) -> None:
-        self._until = marks.now() + _TICKET_SECONDS
-        text = json.dumps({"until": self._until, "host": platform.node()})
+        self._written, self._until = marks.now(), marks.elapsed() + _TICKET_SECONDS
+        text = json.dumps({"host": platform.node()})
         storage.write_bytes(storage.join(self._folder, self._name), text.encode())
 
 
-def _read(uri: str) -> tuple[float, str]:
+def _host(uri: str) -> str:
     try:
-        data = json.loads(storage.read_bytes(uri))
-        return float(data["until"]), str(data["host"])
+        return str(json.loads(storage.read_bytes(uri))["host"])
     except (ValueError, KeyError, TypeError) as error:
         raise InfrastructureError(f"{uri}: no ticket of `mmbert storage collect`; delete it") from error
 
@@ -80,11 +84,6 @@ def alone(root: str) -> Iterator[Ticket]:
         if others := ticket.others():
             raise InfrastructureError(
                 f"{root}: another collection is at work (on {', '.join(others)}); run it again when that has ended"
-            )
-        if abs(skew := ticket.skew()) > _LARGEST_SKEW_SECONDS:
-            raise InfrastructureError(
-                f"{root}: the store's clock and this machine's differ by {abs(skew) / 60:.0f} minutes, and ages decide "
-                "what goes; set the clock right"
             )
         yield ticket
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mmbert.artifacts import Artifact
-from mmbert.evaluation.results.store import now
+from mmbert.tables import now
 
 AIRFLOW_URL = "MMBERT_AIRFLOW_URL"
 """Where Airflow's pages are; the local stack's `make env` sets it."""

@@ -58,7 +58,7 @@ def place_of(what: str) -> str:
     uri = what.rstrip("/")
     uri = uri if storage.is_s3(uri) else str(Path(uri).absolute())
     try:
-        return uri if artifacts.find(uri) is not None else ""
+        return uri if artifacts.look(uri) is not None else ""
     except UserError:
         return uri if storage.exists(storage.join(uri, artifacts.MANIFEST)) else ""
 

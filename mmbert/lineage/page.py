@@ -7,7 +7,7 @@ from typing import Any
 from mmbert.evaluation import lineage
 from mmbert.evaluation.report_data import LineageNode
 from mmbert.lineage.facts import Making
-from mmbert.lineage.sources import HELD_OUT, SourceFacts
+from mmbert.lineage.sources import HELD_OUT
 from mmbert.lineage.text import DIGITS, short_image, source_text
 from mmbert.lineage.trace import Trace
 from mmbert.pages.page import Card, render, short_number
@@ -70,13 +70,12 @@ def _nodes(found: Trace) -> list[LineageNode]:
     digests = {m.uri: m.content_digest for m in found.makings}
     for m in found.makings:
         inputs = [digests.get(i.found, i.digest or i.uri) for i in found.inputs[m.uri]]
-        inputs += [s.ident for s in found.sources if m.uri in s.read_by]
+        inputs += [s.ident for s in found.sources_of(m.uri)]
         nodes.append(LineageNode(m.kind, m.label or m.kind, m.uri, m.content_digest, tuple(inputs)))
     return nodes
 
 
 def _row(found: Trace, m: Making) -> dict[str, Any]:
-    sources: list[SourceFacts] = [s for s in found.sources if m.uri in s.read_by]
     inputs = [i for i in found.inputs[m.uri] if found.direction == "down" or found.making(i.found)]
     return {
         "made": m,
@@ -84,6 +83,6 @@ def _row(found: Trace, m: Making) -> dict[str, Any]:
         "image": short_image(m.image),
         "when": m.finished[:16].replace("T", " "),
         "inputs": [(i.name, (i.digest or i.uri)[:DIGITS], not i.found) for i in inputs]
-        + [(s.name, "source", False) for s in sources],
+        + [(s.name, "source", False) for s in found.sources_of(m.uri)],
         "exposure": found.exposure.get(m.uri, ""),
     }

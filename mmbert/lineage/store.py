@@ -6,8 +6,7 @@ that was copied or mounted elsewhere keeps its edges.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,8 @@ from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 
 RECIPE = "recipe"
-_NO_KINDS = {"work", "results", "spool"}
-_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
-_PERMANENT = "permanent"
+_NO_KINDS = {"work", "results", "spool", "collection"}
+_SCORED = {"model", "checkpoint"}
 _AT_ONCE = 10  # connections that an S3 client keeps
 
 
@@ -61,7 +59,7 @@ class Store:
     root: str
     artifacts: Mapping[str, Artifact]
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    unfinished: tuple[str, ...] = ()
+    unfinished: frozenset[str] = frozenset()
     _inputs: dict[str, list[Input]] = field(default_factory=dict, repr=False)
     _outputs: dict[str, list[str]] = field(default_factory=dict, repr=False)
     _places: dict[str, list[str]] = field(default_factory=dict, repr=False)
@@ -82,9 +80,15 @@ class Store:
         """The artifacts that were made from this one directly."""
         return self._outputs.get(uri, [])
 
-    def made_of(self, uris: Iterable[str]) -> list[str]:
-        """These artifacts and all that they were made from, inputs before what was made of them."""
-        return self._ordered(self._reached(uris, lambda uri: [i.found for i in self.inputs(uri) if i.found]))
+    def made_of(self, uris: Iterable[str], but: Collection[str] = ()) -> list[str]:
+        """These artifacts and all that they were made from, inputs before what was made of them.
+
+        Nothing is followed through those in `but`, which are left out.
+        """
+        first = [uri for uri in uris if uri not in but]
+        return self._ordered(
+            self._reached(first, lambda uri: [i.found for i in self.inputs(uri) if i.found and i.found not in but])
+        )
 
     def made_from(self, uris: Iterable[str]) -> list[str]:
         """These artifacts and all that was made from them, inputs before what was made of them."""
@@ -157,36 +161,80 @@ class Store:
         return list(ordered)
 
 
-def read_store(root: str, also: Iterable[str] = ()) -> Store:
+def read_store(root: str, also: Iterable[str] = (), go_on: Callable[[], None] = lambda: None) -> Store:
     """Read every manifest below `root`, those at the places `also`, and those elsewhere that these name as inputs.
 
     Costs a listing a kind and a request an artifact, ten at once; no other file is listed or read. What is unreadable
-    is kept in the answer. Raises InfrastructureError where the store cannot be reached.
+    is kept in the answer. `go_on` is called between the requests. Raises InfrastructureError where the store cannot be
+    reached.
     """
-    root = root.rstrip("/") if storage.is_s3(root) else str(Path(root).absolute())
+    root = _rooted(root)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         kinds = [kind for kind in storage.list_folders(root) if kind not in _NO_KINDS]
-        folders = pool.map(lambda kind: (kind, storage.list_folders(storage.join(root, kind))), kinds)
-        places = [storage.join(root, k, name) for k, names in folders for name in names if _FINGERPRINT.fullmatch(name)]
+        places = [place for some in pool.map(lambda kind: _places(root, kind), kinds) for place in some]
         below = pool.map(_permanent, [place for place in places if place.split("/")[-2] == "checkpoint"])
-        waiting = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
-        found: dict[str, Artifact] = {}
-        unreadable: dict[str, str] = {}
-        unfinished: list[str] = []
-        asked: set[str] = set()
-        while waiting:
-            asked |= set(waiting)
-            for uri, read in zip(waiting, pool.map(_read, waiting), strict=True):
-                if isinstance(read, Artifact):
-                    found[uri] = read
-                elif read:
-                    unreadable[uri] = read
-                elif uri in places:
-                    unfinished.append(uri)
-            digests = {artifact.digest for artifact in found.values()}
-            named = [i for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests]
-            waiting = sorted({i.uri for i in named} - asked)
-    return Store(root, found, unreadable, tuple(unfinished))
+        first = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
+        found, unreadable = _followed(pool, first, _by_content, go_on)
+    return Store(root, found, unreadable, frozenset(places) - found.keys() - unreadable.keys())
+
+
+def read_ancestry(root: str, uri: str) -> Store:
+    """As much of a store as it takes to say what the artifact at `uri` was made from, and a model's scores.
+
+    Costs a request for each of these; where one cannot be read or stands elsewhere by now, the whole store is read.
+    Raises as `read_store`.
+    """
+    root = _rooted(root)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found, unreadable = _followed(pool, [uri], _by_place, lambda: None)
+        if uri not in found or unreadable or Store(root, found).missing():
+            return read_store(root, [uri])
+        if found[uri].manifest.kind in _SCORED:
+            scores = pool.map(_read, _places(root, "scores"))
+            found |= {read.uri: read for read in scores if isinstance(read, Artifact)}
+    return Store(root, found)
+
+
+def _rooted(root: str) -> str:
+    return root.rstrip("/") if storage.is_s3(root) else str(Path(root).absolute())
+
+
+def _places(root: str, kind: str) -> list[str]:
+    names = storage.list_folders(storage.join(root, kind))
+    return [storage.join(root, kind, name) for name in names if artifacts.FINGERPRINT.fullmatch(name)]
+
+
+def _followed(
+    pool: ThreadPoolExecutor,
+    first: list[str],
+    following: Callable[[Mapping[str, Artifact]], Iterable[str]],
+    go_on: Callable[[], None],
+) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The artifacts at these places and at those that they lead to, and what of them cannot be read."""
+    found: dict[str, Artifact] = {}
+    unreadable: dict[str, str] = {}
+    asked: set[str] = set()
+    waiting = first
+    while waiting:
+        asked |= set(waiting)
+        for uri, read in zip(waiting, pool.map(_read, waiting), strict=True):
+            go_on()
+            if isinstance(read, Artifact):
+                found[uri] = read
+            elif read:
+                unreadable[uri] = read
+        waiting = sorted(set(following(found)) - asked)
+    return found, unreadable
+
+
+def _by_content(found: Mapping[str, Artifact]) -> Iterable[str]:
+    """Where inputs were whose content is nowhere yet."""
+    digests = {artifact.digest for artifact in found.values()}
+    return (i.uri for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests)
+
+
+def _by_place(found: Mapping[str, Artifact]) -> Iterable[str]:
+    return (i.uri for artifact in found.values() for i in recorded_inputs(artifact))
 
 
 def recorded_inputs(artifact: Artifact) -> list[Input]:
@@ -213,5 +261,5 @@ def _read(uri: str) -> Artifact | str:
 
 def _permanent(checkpoint: str) -> list[str]:
     """Checkpoints that a phase keeps below its own, each an artifact."""
-    folder = storage.join(checkpoint, _PERMANENT)
+    folder = storage.join(checkpoint, artifacts.PERMANENT)
     return [storage.join(folder, name) for name in storage.list_folders(folder)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mmbert.evaluation.results.text import table
 from mmbert.lineage.facts import Making
 from mmbert.lineage.sources import HELD_OUT, SourceFacts
 from mmbert.lineage.trace import ScoreFacts, Trace
+from mmbert.tables import table
 
 DIGITS = 12
 _SCORES = 12
@@ -118,35 +118,31 @@ def _upwards(found: Trace) -> str:
 class _Tree:
     trace: Trace
     _shown: set[str] = field(default_factory=set)
-    _lines: list[str] = field(default_factory=list)
 
     def lines(self, uri: str) -> list[str]:
         """The tree from an artifact down; what an earlier one has shown is named alone."""
-        self._lines = []
-        self._step(uri, "", "", "")
-        return self._lines
-
-    def _add(self, made: Making, name: str, lead: str, below: str) -> None:
-        head = f"{lead}{made.kind}  {made.label or '-'}  {made.content_digest[:DIGITS]}"
-        role = f"  ({name})" if name and name not in (made.kind, f"{made.kind}s") else ""
-        if made.uri in self._shown:
-            self._lines.append(f"{head}{role}  (above)")
-            return
-        self._shown.add(made.uri)
-        self._lines.append(f"{head}{role}")
-        items = self._below(made.uri)
-        bar = f"{below}{'│  ' if items else '   '}"
-        told = (made_text(made), made.uri, made.mlflow_url, made.airflow_url)
-        self._lines += [f"{bar}{line}" for line in told if line]
-        for place, (child, role_of) in enumerate(items):
-            last = place == len(items) - 1
-            self._step(child, role_of, f"{below}{'└─ ' if last else '├─ '}", f"{below}{'   ' if last else '│  '}")
-
-    def _step(self, child: str, role: str, lead: str, below: str) -> None:
-        if made := self.trace.making(child):
-            self._add(made, role, lead, below)
-        else:
-            self._lines.append(f"{lead}{child}")
+        lines: list[str] = []
+        # (artifact or line, its role, what stands before its first line, and before those below)
+        waiting = [(uri, "", "", "")]
+        while waiting:
+            child, role, lead, below = waiting.pop()
+            made = self.trace.making(child)
+            if made is None:
+                lines.append(f"{lead}{child}")
+                continue
+            named = f"  ({role})" if role and role not in (made.kind, f"{made.kind}s") else ""
+            shown = "  (above)" if made.uri in self._shown else ""
+            lines.append(f"{lead}{made.kind}  {made.label or '-'}  {made.content_digest[:DIGITS]}{named}{shown}")
+            if shown:
+                continue
+            self._shown.add(made.uri)
+            items = self._below(made.uri)
+            bar = f"{below}{'│  ' if items else '   '}"
+            lines += [f"{bar}{line}" for line in (made_text(made), made.uri, made.mlflow_url, made.airflow_url) if line]
+            for place, (one, role_of) in reversed(list(enumerate(items, 1))):
+                first, more = ("└─ ", "   ") if place == len(items) else ("├─ ", "│  ")
+                waiting.append((one, role_of, f"{below}{first}", f"{below}{more}"))
+        return lines
 
     def _below(self, uri: str) -> list[tuple[str, str]]:
         """Inputs once each with their role, then sources, then what is gone, as lines."""
@@ -154,7 +150,6 @@ class _Tree:
         for item in self.trace.inputs[uri]:
             gone = f"GONE: {item.kind or item.name} {item.digest[:DIGITS]} at {item.uri}"
             found.setdefault(item.found or gone, item.name)
-        for source in self.trace.sources:
-            if uri in source.read_by:
-                found[f"source  {source.name}: {source_text(source)}"] = ""
+        for source in self.trace.sources_of(uri):
+            found[f"source  {source.name}: {source_text(source)}"] = ""
         return list(found.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -69,11 +70,26 @@ class Trace:
     notes: tuple[str, ...] = ()
 
     def making(self, uri: str) -> Making | None:
-        return next((m for m in self.makings if m.uri == uri), None)
+        return self._by_uri.get(uri)
+
+    def sources_of(self, uri: str) -> Sequence[SourceFacts]:
+        """The sources that an artifact read."""
+        return self._sources_by_uri.get(uri, ())
+
+    @functools.cached_property
+    def _by_uri(self) -> dict[str, Making]:
+        return {m.uri: m for m in self.makings}
+
+    @functools.cached_property
+    def _sources_by_uri(self) -> dict[str, list[SourceFacts]]:
+        found: dict[str, list[SourceFacts]] = {}
+        for source in self.sources:
+            for uri in dict.fromkeys(source.read_by):
+                found.setdefault(uri, []).append(source)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """docs/lineage.md describes it; keys are only ever added while `schema` stays."""
-        here = {m.uri for m in self.makings}
         return {
             "schema": JSON_SCHEMA,
             "what": self.what,
@@ -94,9 +110,9 @@ class Trace:
                             "there": bool(i.found),
                         }
                         for i in self.inputs[m.uri]
-                        if self.direction == "down" or i.found in here
+                        if self.direction == "down" or i.found in self._by_uri
                     ],
-                    "sources": [s.name for s in self.sources if m.uri in s.read_by],
+                    "sources": [s.name for s in self.sources_of(m.uri)],
                     **({"exposure": self.exposure[m.uri]} if m.uri in self.exposure else {}),
                 }
                 for m in self.makings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +19,7 @@ _CONNECT_SECONDS = 3
 _READ_SECONDS = 30
 _ATTEMPTS = 4
 _FIRST_WAIT_SECONDS = 0.5
+_PAGE = 1000
 
 
 class Unavailable(InfrastructureError):  # noqa: N818 - a state of the server, and the message says the error
@@ -101,6 +102,27 @@ class Api:
             return response.json()
         except ValueError as error:
             raise Unavailable(f"{self.uri} answered something that is not JSON; is it an MLflow server?") from error
+
+
+def pages(api: Api, path: str, query: Mapping[str, Any], key: str) -> Iterator[Any]:
+    """All that a search finds, `key` in its answers, page after page. Raises as `patiently`."""
+    page = ""
+    while True:
+        body = {**query, "max_results": _PAGE, **({"page_token": page} if page else {})}
+        answer = patiently(lambda body=body: api.call(path, body))  # type: ignore[misc]
+        yield from answer.get(key, [])
+        page = answer.get("next_page_token", "")
+        if not page:
+            return
+
+
+def quoted(text: str) -> str:
+    """A value in a search's filter. MLflow takes either quote and unescapes none. Raises UserError for both at once."""
+    if "'" not in text:
+        return f"'{text}'"
+    if '"' in text:
+        raise UserError(f"{text}: MLflow cannot look for a name that has both ' and \" in it; leave one out")
+    return f'"{text}"'
 
 
 def _login() -> AuthBase | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.api import Api, Refused, patiently, quoted
 
 TICKET = "mmbert.ticket"
 _CHOOSING_SECONDS = 10.0
@@ -71,13 +71,9 @@ def find_or_create(
 
 def search(api: Api, experiment_id: str, identity: Mapping[str, str]) -> list[Run]:
     """All active runs of an experiment that carry these tags."""
-    wanted = " and ".join(f"tags.`{key}` = '{_quoted(value)}'" for key, value in identity.items())
+    wanted = " and ".join(f"tags.`{key}` = {quoted(value)}" for key, value in identity.items())
     body = {"experiment_ids": [experiment_id], "filter": wanted, "max_results": 100}
     return [parse_run(raw) for raw in patiently(lambda: api.call("runs/search", body)).get("runs", [])]
-
-
-def _quoted(value: str) -> str:
-    return value.replace("'", "''")
 
 
 def _settled(api: Api, experiment_id: str, identity: Mapping[str, str]) -> Run | None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.tracking.api import Api, patiently
-
-_PAGE = 200
+from mmbert.tracking.api import Api, pages
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def finished_runs(component: str) -> list[FinishedRun]:
     api.check()
     experiments = [
         str(found["experiment_id"])
-        for found in _all(api, "experiments/search", "experiments", {"filter": "name LIKE 'mmbert/%'"})
+        for found in pages(api, "experiments/search", {"filter": "name LIKE 'mmbert/%'"}, "experiments")
     ]
     if not experiments:
         return []
@@ -45,20 +43,7 @@ def finished_runs(component: str) -> list[FinishedRun]:
         "filter": f"attributes.status = 'FINISHED' and tags.`mmbert.component` = '{component}'",
         "order_by": ["attributes.start_time DESC"],
     }
-    return [_parsed(raw) for raw in _all(api, "runs/search", "runs", body)]
-
-
-def _all(api: Api, path: str, key: str, body: Mapping[str, Any]) -> list[Any]:
-    """Of every page."""
-    found: list[Any] = []
-    page: dict[str, str] = {}
-    while True:
-        request = {**body, "max_results": _PAGE, **page}
-        answer = patiently(lambda request=request: api.call(path, request))  # type: ignore[misc]
-        found += answer.get(key, [])
-        if not answer.get("next_page_token"):
-            return found
-        page = {"page_token": answer["next_page_token"]}
+    return [_parsed(raw) for raw in pages(api, "runs/search", body, "runs")]
 
 
 def _parsed(raw: Any) -> FinishedRun:

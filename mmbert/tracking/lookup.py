@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
 
-from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.api import Api, Refused, pages, patiently, quoted
 from mmbert.tracking.election import Run, parse_run
 
 WORKFLOW_RUN = "mmbert.workflow_run"
 _URIS = ("mmbert.uri", "mmbert.reused_uri")
-_PAGE = 1000
 
 
 class Lookup:
@@ -30,27 +27,16 @@ class Lookup:
 
     def uris_of_workflow(self, workflow_run: str) -> list[str]:
         """The artifacts that a workflow run made or found done, each once."""
-        quoted = workflow_run.replace("'", "''")
-        wanted = f"tags.`{WORKFLOW_RUN}` = '{quoted}' and tags.`mmbert.role` = 'component'"
-        runs = self._search({"experiment_ids": self._experiments(), "filter": wanted, "max_results": _PAGE})
-        return list(dict.fromkeys(uri for run in runs for uri in uris_of(run)))
-
-    def _experiments(self) -> list[str]:
-        body = {"max_results": _PAGE, "filter": "name LIKE 'mmbert/%'"}
-        found = patiently(lambda: self._api.call("experiments/search", body)).get("experiments", [])
-        return [str(item["experiment_id"]) for item in found]
-
-    def _search(self, body: dict[str, Any]) -> Iterable[Run]:
-        if not body["experiment_ids"]:
-            return
-        page = ""
-        while True:
-            asked = {**body, **({"page_token": page} if page else {})}
-            answer = patiently(lambda asked=asked: self._api.call("runs/search", asked))  # type: ignore[misc]
-            yield from (parse_run(raw) for raw in answer.get("runs", []))
-            page = answer.get("next_page_token", "")
-            if not page:
-                return
+        wanted = f"tags.`{WORKFLOW_RUN}` = {quoted(workflow_run)} and tags.`mmbert.role` = 'component'"
+        query = {"filter": "name LIKE 'mmbert/%'"}
+        found = [str(one["experiment_id"]) for one in pages(self._api, "experiments/search", query, "experiments")]
+        uris: dict[str, None] = {}
+        # A server takes the experiments of a search in one text.
+        for first in range(0, len(found), 100):
+            asked = {"experiment_ids": found[first : first + 100], "filter": wanted}
+            for raw in pages(self._api, "runs/search", asked, "runs"):
+                uris |= dict.fromkeys(uris_of(parse_run(raw)))
+        return list(uris)
 
 
 def uris_of(run: Run) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.tracking.api import Api, Refused, Unavailable, patiently
+from mmbert.tracking.api import Api, Refused, Unavailable, patiently, quoted
 
 DIGEST = "mmbert.content_digest"
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -114,7 +114,11 @@ class Registry:
         found: list[ModelVersion] = []
         page = ""
         while True:
-            query = {"filter": f"name = '{name}'", "max_results": str(_PAGE), **({"page_token": page} if page else {})}
+            query = {
+                "filter": f"name = {quoted(name)}",
+                "max_results": str(_PAGE),
+                **({"page_token": page} if page else {}),
+            }
             answer = patiently(lambda query=query: self._api.get("model-versions/search", query))  # type: ignore[misc]
             found += [_parsed(version) for version in answer.get("model_versions", [])]
             page = answer.get("next_page_token", "")
@@ -157,7 +161,7 @@ class Registry:
         patiently(point)
 
     def _of_digest(self, name: str, content_digest: str) -> Any:
-        wanted = f"name = '{name}' and tags.`{DIGEST}` = '{content_digest}'"
+        wanted = f"name = {quoted(name)} and tags.`{DIGEST}` = '{content_digest}'"
         found = self._api.get("model-versions/search", {"filter": wanted, "max_results": "100"})
         return min(found.get("model_versions", []), key=lambda v: int(v["version"]), default=None)
 

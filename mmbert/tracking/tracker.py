@@ -158,13 +158,14 @@ class Tracker:
         identity = {"mmbert.task": task, "mmbert.fingerprint": fingerprint}
         if self.workflow_run is None:
             return find_or_create(api, experiment_id, task, {**identity, "mmbert.role": "component alone"}, tags)
-        identity[_PARENT] = self._workflow(api, experiment_id).run_id
+        parent = self._workflow(api, experiment_id)
+        _set_running(api, parent)  # a workflow that had ended goes on, cleared or tried again
+        identity[_PARENT] = parent.run_id
         tags = {**tags, "mmbert.workflow_run": self.workflow_run, "mmbert.role": "component"}
         return find_or_create(api, experiment_id, task, identity, tags)
 
     def _open(self, api: Api, run: Run, tags: Mapping[str, str], folder: Path | None) -> ComponentRun:
-        if run.status != "RUNNING":
-            patiently(lambda: api.call("runs/update", {"run_id": run.run_id, "status": "RUNNING"}))
+        _set_running(api, run)
         if _REUSED_FROM in run.tags:
             # It was found done here before, and its artifact has been removed since.
             for key in (_NOTE, _REUSED_URI, _REUSED_FROM):
@@ -173,6 +174,11 @@ class Tracker:
         if changed := {key: value for key, value in tags.items() if run.tags.get(key) != value}:
             opened.set_tags(changed)
         return opened
+
+
+def _set_running(api: Api, run: Run) -> None:
+    if run.status != "RUNNING":
+        patiently(lambda: api.call("runs/update", {"run_id": run.run_id, "status": "RUNNING"}))
 
 
 def _update(api: Api, run: Run, status: Status) -> None:

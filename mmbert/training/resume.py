@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbert import metrics, storage
-from mmbert.artifacts import MANIFEST, ArtifactWriter, digest_file, digest_json, find
+from mmbert.artifacts import MANIFEST, PERMANENT, RESUME, ArtifactWriter, digest_file, digest_json, find
 from mmbert.errors import InfrastructureError
 from mmbert.sealed import read_sealed, write_sealed
 
-PERMANENT = "permanent"
-_RESUME = "resume"
 _MARKER = "complete.json"
 # The S3 client retries each request by itself; these are for a store that is away for longer.
 _RETRY_SECONDS = (1.0, 5.0)
@@ -111,7 +109,7 @@ class CheckpointStore:
             else:
                 return point
         if points or damaged:
-            place = storage.join(self._output.uri, _RESUME)
+            place = storage.join(self._output.uri, RESUME)
             raise InfrastructureError(
                 f"none of the {len(points) + len(damaged)} resume checkpoints in {place} is whole. Bring their files "
                 "back, or delete that folder to start the phase anew"
@@ -194,7 +192,7 @@ def newest_first(artifact_uri: str) -> list[ResumePoint]:
 
 def _markers(artifact_uri: str) -> tuple[list[ResumePoint], list[str]]:
     """The checkpoints that markers tell of, the newest first, and the places whose markers cannot be read."""
-    base = storage.join(artifact_uri, _RESUME)
+    base = storage.join(artifact_uri, RESUME)
     points, damaged = [], []
     for path in storage.list_files(base):
         if path.endswith(f"/{_MARKER}"):
@@ -229,11 +227,11 @@ def permanent_checkpoints(artifact_uri: str) -> list[str]:
 
 def drop(artifact_uri: str) -> None:
     """Delete all resume checkpoints, once the artifact is complete."""
-    storage.delete_tree(storage.join(artifact_uri, _RESUME))
+    storage.delete_tree(storage.join(artifact_uri, RESUME))
 
 
 def _save(output: ArtifactWriter, saved: Saved) -> None:
-    uri = storage.join(output.uri, _RESUME, output.attempt, _name(saved.batch))
+    uri = storage.join(output.uri, RESUME, output.attempt, _name(saved.batch))
     files = saved.files()
     for name, path in files.items():
         storage.upload(storage.join(uri, name), path)
@@ -247,7 +245,7 @@ def _drop_older(artifact_uri: str, keep: int, spoilt: Set[str]) -> None:
 
     Also what is older than the newest one and not whole: uploads that never ended, and the `spoilt`.
     """
-    base = storage.join(artifact_uri, _RESUME)
+    base = storage.join(artifact_uri, RESUME)
     whole = [point for point in newest_first(artifact_uri) if point.uri not in spoilt]
     if not whole:  # another attempt has just dropped it
         return

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
+from components import reproduction
 from components.cli import cli
 from components.contract import get_component
 from components.reproduction import DifferentError
@@ -21,6 +22,7 @@ from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact
 from mmbert.errors import UserError
 from mmbert.recipe import load_recipe, recipe_to_yaml
+from mmbert.sealed import unseal
 from tests.fixtures_stack import MlflowServer
 from tests.lineage_stores import put
 
@@ -79,7 +81,7 @@ def fails(root: Path, *arguments: str) -> tuple[Exception, str]:
 def altered(artifact: Artifact, **producer: Any) -> dict[str, Any]:
     """Rewrite its manifest, outside of the content digest."""
     path = Path(artifact.uri, MANIFEST)
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    manifest: dict[str, Any] = unseal(path.read_bytes())
     manifest["producer"] = {k: v for k, v in {**manifest["producer"], **producer}.items() if v is not None}
     path.write_text(json.dumps(manifest), "utf-8")
     return manifest
@@ -165,6 +167,31 @@ def test_what_cannot_be_made_again_ends_with_2_and_says_why(made: Made, tmp_path
     assert "what is recorded lies there" in str(error)
     error, _ = fails(made.root, made.mixture.uri, "--from", "checkpoint")
     assert "there are shards, recipe, mixture" in str(error)
+
+
+def test_the_record_is_never_compared_with_itself(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(made.root)
+    error, _ = fails(made.root, made.mixture.uri, "--into", str(tmp_path / "link"))
+    assert "what is recorded lies there" in str(error)
+    copied = made.copy(tmp_path / "copy")
+    error, told = fails(made.root, made.mixture.uri, "--into", str(copied.root))
+    assert isinstance(error, UserError)
+    assert "is the recorded artifact itself, or a copy of it" in told
+    assert "1 not run" in told
+
+
+def test_steps_before_a_bug_are_told(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = reproduction.reproduce
+
+    def breaks(uri: str, *more: Any) -> reproduction.StepResult:
+        if uri == made.mixture.uri:
+            raise RuntimeError("a bug")
+        return real(uri, *more)
+
+    monkeypatch.setattr(reproduction, "reproduce", breaks)
+    result = CliRunner().invoke(cli, ["reproduce", RUN, "--root", str(made.root), "--json"])
+    assert str(result.exception) == "a bug"
+    assert [step["kind"] for step in json.loads(result.stdout)["steps"]] == ["recipe"]
 
 
 def test_a_recipe_file_that_is_gone_was_recorded_whole(

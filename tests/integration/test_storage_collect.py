@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -104,13 +105,18 @@ def test_a_component_that_is_killed_and_goes_on_beside_collections(root: str, we
 
     process = started(root, tmp_path, *line)
     place = f"{root}/shards"
+    api = Api(os.environ["MLFLOW_TRACKING_URI"])
+    wait_for(lambda: any(uri.startswith(place) for run in running_runs(api) for uri in run.uris), process)
+    os.killpg(process.pid, signal.SIGSTOP)
+    # Running, as MLflow says, with nothing yet to go on from.
+    assert not any("/kept/" in path for path in storage.list_files(place))
+    assert not any(found.gone or found.marked for found in weeks.collect())
+    os.killpg(process.pid, signal.SIGCONT)
     wait_for(lambda: any("kept/progress" in path for path in storage.list_files(place)), process)
     os.killpg(process.pid, signal.SIGSTOP)
-    # Running, as MLflow says.
     assert not any(found.gone or found.marked for found in weeks.collect())
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    api = Api(os.environ["MLFLOW_TRACKING_URI"])
     end_runs(api)
     kept = {path: version for path, version in storage.list_versions(place) if "/kept/" in path}
     # Not running any more: what it can go on from, and from what it is made, stays.
@@ -169,9 +175,67 @@ def test_a_running_workflow_keeps_what_its_steps_made_and_found(root: str, weeks
     assert not artifacts.look(made.uri)
 
 
-def test_another_mlflow_stops_everything(root: str, weeks: Weeks) -> None:
+def test_a_workflow_that_failed_and_goes_on_keeps_what_its_steps_made(root: str, weeks: Weeks) -> None:
+    from mmbert import tracking
+
+    made = put(root, "made before it failed")
+    tracker = tracking.connect("mmbert/collected", "a run that fails")
+    run = tracker.component_run(task="one", component="c", fingerprint="f1", tags={"mmbert.place": made.uri})
+    run.finish("FINISHED")
+    tracker.finish_workflow("FAILED")
+    cleared = tracker.component_run(task="two", component="c", fingerprint="f2", tags={})
+    weeks.collect(3)
+    assert artifacts.look(made.uri)
+    # Made by an older version, which left the workflow's own run as it was.
+    tracker.finish_workflow("FAILED")
+    weeks.collect(3)
+    assert artifacts.look(made.uri)
+    cleared.finish("FINISHED")
+    # Between two steps, too, the workflow runs, and a step that is found done says so.
+    assert tracker.link_reused("three", "f3", "", "s3://b/documents/3")
+    weeks.collect(3)
+    assert artifacts.look(made.uri)
+    tracker.finish_workflow("FINISHED")
+    weeks.collect(3)
+    assert not artifacts.look(made.uri)
+
+
+def test_a_step_found_done_while_mlflow_is_away_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the workflow would go on and the step's artifact would not be kept for it."""
+    from components.planning import Plan
+    from components.runtime import link_reused
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("mmbert.tracking.api._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("components.runtime.experiment", lambda plan: "mmbert/collected")
+    done = artifacts.Artifact("s3://b/documents/1", artifacts.Manifest("documents", "1", "", (), {}, {}))
+    with pytest.raises(InfrastructureError, match="no answer from MLflow"):
+        link_reused(cast(Plan, None), "one", done)
+
+
+def test_another_mlflow_stops_everything_unless_its_runs_are_said_to_be_gone(root: str, weeks: Weeks) -> None:
+    from mmbert import tracking
+
+    run = tracking.connect("mmbert/collected").component_run(task="t", component="c", fingerprint="f", tags={})
+    run.finish("FINISHED")
+    put(root, "tracked here", run_id=str(run.run_id))
     put(root, "tracked elsewhere", run_id="0" * 32)
-    with pytest.raises(InfrastructureError, match="knows none of the last runs"):
+    with pytest.raises(InfrastructureError, match=f"does not know 1 of the last 2 runs.*--lost {'0' * 32}"):
+        weeks.collect()
+    assert collect(root, command._outside((), lost=["0" * 32]), GRACE)
+    storage.delete_tree(root)
+
+
+def test_an_experiment_that_is_not_shown_stops_everything(
+    root: str, weeks: Weeks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmbert import tracking
+
+    run = tracking.connect("mmbert/collected").component_run(task="t", component="c", fingerprint="f", tags={})
+    run.finish("FINISHED")
+    put(root, "of a hidden experiment", run_id=str(run.run_id))
+    monkeypatch.setattr(needs, "experiments", lambda api: ["0"])
+    with pytest.raises(InfrastructureError, match="does not list the experiments"):
         weeks.collect()
     storage.delete_tree(root)
 

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from mmbert.errors import InfrastructureError, UserError
-from mmbert.tracking import ComponentRun, Tracker, connect
+from mmbert.tracking import ComponentRun, Tracker, connect, connect_registry
 from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.delivery import get_run, groups
 from mmbert.tracking.election import parse_run
 from mmbert.tracking.finished import finished_runs
+from mmbert.tracking.lookup import connect_lookup
 from mmbert.tracking.spool import Spool, parse
 from tests.fixtures_stack import MlflowServer, free_port
 
@@ -265,6 +266,27 @@ def test_params_artifacts_and_inputs_are_there_for_a_client_without_s3_credentia
     assert [(t.key, t.value) for t in data.tags] == [("mlflow.data.context", "training")]
 
 
+def test_names_with_a_quote_are_found_again(
+    client: MlflowClient, at_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{at_server}, Bob's"
+    monkeypatch.setenv("MMBERT_WORKFLOW_RUN", name)
+    runs = [start(connect("mmbert/quotes"), tmp_path, **{"mmbert.uri": "s3://b/documents/1"}) for _ in range(2)]
+    assert len({run.run_id for run in runs}) == 1
+    for run in runs:
+        run.finish("FINISHED")
+    lookup = connect_lookup()
+    assert lookup is not None
+    assert lookup.uris_of_workflow(name) == ["s3://b/documents/1"]
+    client.create_registered_model(f"Bob's {at_server}")
+    client.create_model_version(f"Bob's {at_server}", "s3://b/model/1")
+    registry = connect_registry()
+    assert registry is not None
+    assert len(registry.versions(f"Bob's {at_server}")) == 1
+    with pytest.raises(UserError, match="has both"):
+        registry.versions('Bob\'s "model"')
+
+
 def test_one_refused_item_is_dropped_alone(at_server: str, client: MlflowClient, tmp_path: Path) -> None:
     run = start(connect("mmbert/test"), tmp_path)
     run.log_params({"seed": 1})
@@ -439,7 +461,7 @@ def listening(*answers: tuple[int, Any]) -> Iterator[tuple[str, list[str | None]
 def test_finished_runs_of_every_recipe_are_found_with_what_they_logged(
     at_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmbert.tracking.finished._PAGE", 1)
+    monkeypatch.setattr("mmbert.tracking.api._PAGE", 1)
     for recipe, status in (("finished-a", "FINISHED"), ("finished-b", "FINISHED"), ("finished-b", "FAILED")):
         run = start(connect(f"mmbert/{recipe}"), tmp_path, task=f"train {status}", **{"mmbert.hardware": at_server})
         run.log_params({"recipe.model.hidden_size": 64})

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmbert import artifacts, storage
+from mmbert import artifacts, marks, storage
+from mmbert.artifacts import open_artifact
 from mmbert.errors import UserError
 
 
@@ -85,6 +86,59 @@ def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     artifact = write(tmp_path)
     with pytest.raises(UserError, match="this is a documents artifact, and a shards artifact is needed"):
         artifacts.open_artifact(artifact.uri, "shards")
+
+
+def test_an_ancestry_of_any_depth_is_read_once_each_inputs_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chain longer than Python's calls may be deep, each made from the two before it."""
+    made: dict[str, artifacts.Artifact] = {}
+    for number in range(1500):
+        uris = [f"/store/{number - back}" for back in (1, 2) if number >= back]
+        inputs = {"used": [{"uri": uri, "digest": "", "kind": "thing"} for uri in uris]}
+        uri = f"/store/{number}"
+        made[uri] = artifacts.Artifact(uri, artifacts.Manifest("thing", "", "", (), {}, inputs))
+    read: list[str] = []
+
+    def opened(uri: str) -> artifacts.Artifact:
+        read.append(uri)
+        return made[uri]
+
+    monkeypatch.setattr(artifacts, "open_artifact", opened)
+    assert [a.uri for a in artifacts.ancestry([made["/store/1499"]])] == list(made)
+    assert len(read) == len(set(read)) == 1499
+
+
+def test_a_file_is_no_artifact_and_is_told_what_makes_one_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt"
+    file.write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"this is a file.*import_checkpoint"):
+        open_artifact(str(file))
+
+
+@pytest.mark.parametrize("refused", ["read_bytes", "write_bytes"])
+def test_credentials_that_may_only_read_files_read_artifacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: str
+) -> None:
+    """AWS answers 403, and not 404, for an object that is not there, to who may not list."""
+    made = write(tmp_path / "a")
+    if refused == "write_bytes":
+        marks.put(made.uri)
+    real = getattr(storage, refused)
+
+    def refuses(uri: str, *more: Any) -> Any:
+        if uri.endswith((marks.MARK, marks.WANTED)):
+            raise storage.AccessError(f"{uri}: refused the credentials")
+        return real(uri, *more)
+
+    monkeypatch.setattr(storage, refused, refuses)
+    artifacts._warn_unsettled.cache_clear()
+    for _ in range(2):
+        assert open_artifact(made.uri).digest == made.digest
+    assert len([r for r in caplog.records if "may read files of the store and no more" in r.message]) == 1
+    with pytest.raises(storage.AccessError):
+        Path(made.uri, "manifest.json").unlink()
+        open_artifact(made.uri)
 
 
 def test_fetch_keeps_files_by_content(tmp_path: Path) -> None:

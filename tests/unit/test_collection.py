@@ -17,9 +17,10 @@ from mmbert.collection import collect as collecting
 from mmbert.collection import survey as surveying
 from mmbert.collection import tickets
 from mmbert.collection.collect import Collected, collect, planned
-from mmbert.collection.needs import asked_for
+from mmbert.collection.needs import Need, asked_for, releases
 from mmbert.collection.survey import Survey, survey
 from mmbert.errors import InfrastructureError
+from mmbert.lineage import Input, Store
 from tests.collecting import DAY, GRACE, HOUR, World
 
 LONG = GRACE + DAY
@@ -156,6 +157,114 @@ def test_caches_go_when_asked_for_and_nothing_runs(world: World) -> None:
     assert (old.exists(), young.exists(), told.exists()) == (False, True, True)
 
 
+def test_of_what_was_collected_no_folder_is_left(world: World) -> None:
+    made = world.make("a")
+    for _ in range(2):
+        world.now += LONG
+        world.collect()
+    assert storage.list_files(made.uri) == []
+    world.now += LONG
+    fresh = Path(world.root, "documents", "f" * 32)
+    fresh.mkdir()
+    os.utime(fresh, (world.now, world.now))
+    world.collect()
+    assert not Path(made.uri).exists()
+    assert fresh.exists()
+
+
+def test_ancestors_are_walked_once_however_many_need_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [world.make("0")]
+    for number in range(1, 20):
+        made.append(world.make(str(number), made[-1:]))
+        world.registry[str(number)] = made[-1].uri
+    asked: list[str] = []
+    real = Store.inputs
+
+    def inputs(self: Store, uri: str) -> list[Input]:
+        asked.append(uri)
+        return real(self, uri)
+
+    monkeypatch.setattr(Store, "inputs", inputs)
+    assert len(looked(world).kept) == 20
+    assert len(asked) < 10 * len(made)
+
+
+def test_caches_stay_while_anything_runs_whatever_else_needs_it(world: World) -> None:
+    old = put(world, "work/curation/clean/old/done.json")
+    model = world.make("model")
+    rest = put(world, f"documents/{tail(model.uri)}/attempts/{'0' * 12}/text")
+    world.registry["1"] = model.uri
+    world.now += LONG
+    for running in (model.uri, "/elsewhere/artifacts/documents/1", ""):
+        world.running["curate"] = {running}
+        collect(world.root, world.needs, GRACE, caches=True)
+        assert (old.exists(), rest.exists()) == (True, running == model.uri), running
+        put(world, str(rest.relative_to(world.root)))
+        world.now += LONG
+
+
+def test_caches_stay_where_work_begins_while_the_store_is_collected(world: World) -> None:
+    old = put(world, "work/curation/clean/old/done.json")
+    world.make("a")
+    world.now += LONG
+
+    def begins(store: Store) -> list[Need]:
+        found = world.needs(store)
+        world.running["curate"] = {world.place("a")}
+        return found
+
+    collect(world.root, begins, GRACE, caches=True)
+    assert old.exists()
+
+
+def test_only_old_uploads_of_artifacts_that_nobody_makes_are_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = begun(world, "running")
+    world.running["train"] = {running}
+    nobodys = f"{world.place('nobody')}/attempts/1/big"
+    others = [f"{running}/resume/1/big", f"{running}/permanent/{'7'.zfill(12)}/attempts/1/big",
+              storage.join(world.root, "mine/big"), storage.join(world.root, "spool/big")]  # fmt: skip
+    world.now += LONG
+    young = storage.UnfinishedUpload(f"{nobodys}2", "y", world.now - DAY + HOUR, 1)
+    uploads = [storage.UnfinishedUpload(uri, "u", world.now - LONG, 1) for uri in (nobodys, *others)]
+    monkeypatch.setattr(storage, "unfinished_uploads", lambda root: [*uploads, young])
+    assert [upload.uri for upload in planned(survey(world.root, world.needs, HOUR), caches=False).uploads] == [nobodys]
+
+
+def test_the_note_of_work_that_runs_is_followed(world: World) -> None:
+    """A recipe, and all that MLflow has not got yet, are named there alone."""
+    base = world.make("base")
+    world.running["evaluate"] = {begun(world, "scores", base, resumable=False)}
+    two_collections(world)
+    assert world.complete(base.uri)
+
+
+def test_work_that_can_go_on_and_has_no_note_stops_everything(world: World) -> None:
+    base = world.make("base")
+    half = begun(world, "half", base)
+    Path(half, artifacts.WORK).unlink()
+    world.now += LONG
+    with pytest.raises(InfrastructureError, match=f"no work.json says.*--lost {half}"):
+        world.collect()
+    collect(world.root, lambda store: asked_for([base.uri]), GRACE, lost=[half])
+    world.now += LONG
+    collect(world.root, lambda store: asked_for([base.uri]), GRACE, lost=[half])
+    assert world.complete(base.uri)
+    assert Path(half, artifacts.KEPT, "shard").exists()
+
+
+@pytest.mark.parametrize("target", ["there", "away"])
+def test_a_linked_folder_stops_everything(world: World, tmp_path: Path, target: str) -> None:
+    made = world.make("a")
+    (tmp_path / "there").mkdir()
+    Path(world.root, "checkpoint").symlink_to(tmp_path / target)
+    world.now += LONG
+    with pytest.raises(InfrastructureError, match=r"checkpoint: a link, to .*give their own folder"):
+        world.collect()
+    assert marks.read(made.uri) is None
+
+
 def two_collections(world: World, between: float = LONG) -> None:
     for _ in range(2):
         world.now += between
@@ -239,7 +348,7 @@ def by_training_that_is_not_done(world: World, patch: pytest.MonkeyPatch) -> lis
 
 
 def no_grace(patch: pytest.MonkeyPatch) -> None:
-    at_once = lambda root, outside, grace, lost=(): survey(root, outside, 0.0, lost)  # noqa: E731
+    at_once = lambda root, outside, grace, *more: survey(root, outside, 0.0, *more)  # noqa: E731
     patch.setattr(collecting, "survey", at_once)
 
 
@@ -255,7 +364,7 @@ def any_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_notes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(surveying._Places, "_noted", lambda self, path: [])
+    patch.setattr(surveying._Places, "_noted", lambda self, place: [])
 
 
 def no_releases(patch: pytest.MonkeyPatch) -> None:
@@ -321,6 +430,38 @@ def test_an_unreadable_manifest_stops_everything_and_is_named(world: World) -> N
         planned(looked(world), caches=False)
 
 
+def test_a_release_that_cannot_be_read_stops_everything_and_is_asked_for_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [_, uri] = by_a_release_in_no_registry(world, monkeypatch)
+    (file,) = Path(uri, "attempts").rglob("release.json")
+    kept = file.read_bytes()
+    file.unlink()
+    with pytest.raises(InfrastructureError, match=f"bring release.json back, or.*delete the folder {uri}"):
+        world.collect()
+    file.write_bytes(kept)
+    release = artifacts.look(uri)
+    assert release
+    read: list[str] = []
+
+    def reads(self: artifacts.Artifact, path: str) -> dict[str, object]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr(artifacts.Artifact, "read_json", reads)
+    for _ in range(2):
+        assert releases(Store(world.root, {uri: release}))
+    assert read == ["release.json"]
+
+
+def test_a_bad_manifest_in_another_store_stops_everything(world: World, tmp_path: Path) -> None:
+    world.make("a")
+    elsewhere = put(world, str(tmp_path / "other" / "model" / ("b" * 32) / artifacts.MANIFEST), "{").parent
+    world.registry["1"] = str(elsewhere)
+    with pytest.raises(InfrastructureError, match=r"manifest.json cannot be read.*model version 1"):
+        world.collect()
+
+
 def test_a_lost_input_of_something_needed_stops_everything_until_it_is_said_to_be_lost(world: World) -> None:
     first = world.make("first")
     base = world.make("base", [first])
@@ -368,13 +509,52 @@ def test_a_wrong_clock_stops_everything(world: World, monkeypatch: pytest.Monkey
     assert world.complete(made.uri)
 
 
+def test_a_wrong_clock_takes_no_other_collection_for_dead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.make("a")
+    other = tickets.Ticket(world.root)
+    monkeypatch.setattr(marks, "now", lambda: world.now + DAY)
+    for look in (15, 1e12):
+        monkeypatch.setattr(tickets, "_LARGEST_SKEW_SECONDS", look)
+        with pytest.raises(InfrastructureError, match=r"set the clock right|another collection is at work"):
+            world.collect()
+    other.end()
+    assert world.collect()
+
+
+def test_a_ticket_is_renewed_while_the_store_is_read(world: World) -> None:
+    made = world.make("a")
+    marks.put(made.uri)
+    world.now += LONG
+    collector = world.collector()
+    passed = 0
+    while not collector.ended:
+        if collector.at.startswith(("list_stored ", "mlflow")) and "/collection" not in collector.at:
+            world.now += HOUR - 60
+            passed += 1
+        collector.step()
+    assert passed > 1
+    assert collector.error is None
+
+
+def test_a_collection_that_lost_its_ticket_takes_off_no_mark(world: World) -> None:
+    made = world.make("a")
+    world.registry["1"] = made.uri
+    marks.put(made.uri)
+    ticket = tickets.Ticket(world.root)
+    found = looked(world)
+    world.now += 2 * HOUR
+    with pytest.raises(marks.LostError):
+        collecting._take_off_marks(found, ticket.go_on)
+    assert marks.read(made.uri)
+
+
 def test_what_is_asked_to_be_kept_is_kept_with_what_it_is_made_from(world: World) -> None:
     base = world.make("base")
     made = world.make("made", [base])
+    nobodys = world.make("nobody's", [made])
     world.now += LONG
     found: Collected = collect(world.root, lambda store: asked_for([f"{made.uri}/"]), GRACE)
-    assert not found.marked
-    assert base.uri != made.uri
+    assert [group.place for group in found.marked] == [f"documents/{tail(nobodys.uri)}"]
 
 
 @pytest.fixture

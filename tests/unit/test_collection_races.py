@@ -12,7 +12,7 @@ import pytest
 from mmbert import artifacts, marks, storage
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.marks import Deletion, LostError
-from tests.collecting import DAY, GRACE, Actor, World
+from tests.collecting import DAY, GRACE, HOUR, Actor, World
 
 Run = Callable[[World], artifacts.Artifact]
 
@@ -177,6 +177,42 @@ def test_who_waits_for_a_deletion_goes_on_when_it_has_ended(tmp_path: Path, patc
     assert runner.at == "pause"
     collector.finish()
     assert runner.finish().read("shard") == b"kept a"
+
+
+def test_a_run_whose_clock_is_ahead_waits_for_a_deletion_that_lives(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    world = due(tmp_path, 0, patch)
+    collector = world.collector()
+    while not collector.at.startswith("delete_files"):
+        collector.step()
+    with pytest.MonkeyPatch.context() as ahead:
+        ahead.setattr(marks, "now", lambda: world.now + HOUR)
+        runner = Actor(lambda actor: finds_or_makes(world))
+        for _ in range(20):
+            runner.step()
+    assert runner.at == "pause"
+    assert marks.read(world.place("a"))
+    collector.finish()
+    assert runner.finish()
+
+
+def test_a_run_does_not_wait_for_a_deletion_that_is_dead(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    """However long the clock of the machine that did it said that it may go on."""
+    world = due(tmp_path, 0, patch)
+    marks._write(world.place("a"), marks.Mark(world.now, world.now + 365 * DAY))
+    world.now += marks.LEASE_SECONDS
+    runner = Actor(lambda actor: finds_or_makes(world))
+    while runner.at != "pause":
+        runner.step()
+    world.now += marks.STALL_SECONDS - 1
+    for _ in range(10):
+        runner.step()
+        assert not runner.ended
+    world.now += 2
+    for _ in range(10):
+        if not runner.ended:
+            runner.step()
+    assert runner.ended
+    assert runner.error is None
 
 
 def test_a_collection_that_stood_still_deletes_nothing_more(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbert import storage
+from mmbert import marks, storage
 from mmbert.artifacts import Artifact, Manifest, content_digest
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store, read_store
+from mmbert.lineage.naming import Named, place_of
+from mmbert.lineage.store import read_ancestry
+from mmbert.lineage.text import trace_text
+from mmbert.lineage.trace import trace_down, trace_up
 from tests.fixtures_stack import S3
 from tests.lineage_stores import put
 
@@ -88,7 +92,7 @@ def test_a_store_is_read_with_what_is_gone_unreadable_and_unfinished(root: str) 
     assert (missing.uri, missing.kind, missing.needed_by) == (lost.uri, "tokenizer", (mixture.uri,))
     assert list(store.unreadable) == [spoilt.uri]
     assert "cannot be read" in store.unreadable[spoilt.uri]
-    assert store.unfinished == (started,)
+    assert store.unfinished == {started}
 
 
 def test_a_store_that_moved_keeps_its_edges_by_content(tmp_path: Path) -> None:
@@ -137,3 +141,53 @@ def test_an_absent_folder_is_empty_and_an_absent_bucket_an_error(
     storage.s3_client.cache_clear()
     with pytest.raises(InfrastructureError, match="no bucket 'absent'"):
         read_store("s3://absent/root")
+
+
+def test_naming_an_artifact_to_be_traced_writes_nothing(tmp_path: Path) -> None:
+    made = put(str(tmp_path), "documents", "a")
+    marks.put(made.uri)
+    before = storage.list_versions(str(tmp_path))
+    assert place_of(f"{made.uri}/") == made.uri
+    assert storage.list_versions(str(tmp_path)) == before
+
+
+def test_a_long_chain_is_shown_from_either_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than Python's calls may be deep."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    made: list[Artifact] = []
+    for index in range(1500):
+        made.append(_artifact(index, {index - 1} if index else set(), made))
+    store = Store("/store", {artifact.uri: artifact for artifact in made})
+    down = trace_down("it", Named((made[-1].uri,), "a URI"), store, lambda: None)
+    lines = trace_text(down).splitlines()
+    assert sum(line.endswith(made[0].uri) for line in lines) == 1
+    up = trace_up("it", "a URI", [made[0].uri], store, lambda: None)
+    for found in (down, up):
+        assert len(found.to_json()["artifacts"]) == 1500
+        assert all(found.making(artifact.uri) for artifact in made)
+
+
+def test_down_from_a_uri_reads_its_ancestry_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(tmp_path)
+    base = put(root, "documents", "base")
+    model = put(root, "model", "m", {"documents": [base]})
+    scores = put(root, "scores", "s", {"model": [model]})
+    put(root, "scores", "others", {"model": [put(root, "model", "other")]})
+    read: list[str] = []
+    real = storage.read_bytes
+
+    def reads(uri: str) -> bytes:
+        read.append(uri.split("/")[-3])
+        return real(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", reads)
+
+    found = read_ancestry(root, scores.uri)
+    assert sorted(read) == ["documents", "model", "scores"]
+    assert found.made_of([scores.uri]) == [base.uri, model.uri, scores.uri]
+    found, whole = read_ancestry(root, model.uri), read_store(root)
+    assert (found.made_of([model.uri]), found.outputs(model.uri)) == ([base.uri, model.uri], [scores.uri])
+    assert found.inputs(model.uri) == whole.inputs(model.uri)
+    # What was moved is found by its content, wherever it is.
+    shutil.move(base.uri, tmp_path / "documents" / ("e" * 32))
+    assert read_ancestry(root, model.uri).inputs(model.uri)[0].found == f"{root}/documents/{'e' * 32}"

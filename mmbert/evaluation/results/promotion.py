@@ -19,8 +19,9 @@ from mmbert import artifacts
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.evaluation.results.gate import Finding, Verdict, judge
 from mmbert.evaluation.results.scorecard import Scorecard, merged
-from mmbert.evaluation.results.store import artifact_scorecard, now
+from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.recipe.schema import Gate
+from mmbert.tables import now
 from mmbert.tracking.registry import CHAMPION, ModelVersion, Registry
 
 Outcome = Literal["passed", "refused", "overridden"]

@@ -20,6 +20,7 @@ from mmbert.artifacts import Artifact, digest_json
 from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import SCHEMA_VERSION, Scorecard, check, read_scorecard
 from mmbert.evaluation.scores import Score, Units
+from mmbert.tables import now
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -80,16 +81,6 @@ def artifact_scorecard(artifact: Artifact) -> Scorecard:
     finished = producer.get("finished")
     when = card.when or (now(float(finished)) if finished else "")
     return replace(card, when=when, commit=card.commit or str(producer.get("commit", "")))
-
-
-def now(seconds: float | None = None) -> str:
-    """This moment, or one in seconds since 1970, as `2026-11-24T15:00:00+00:00`."""
-    moment = (
-        datetime.datetime.now(datetime.UTC)
-        if seconds is None
-        else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    )
-    return moment.isoformat(timespec="seconds")
 
 
 @functools.cache

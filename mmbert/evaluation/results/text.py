@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Comparison, Difference, SuiteChange
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.scores import Score
+from mmbert.tables import table
 
 _LANGUAGES = 40
 _NAMES = 12
@@ -117,17 +118,3 @@ def notes(found: Comparison) -> list[str]:
 def _names(names: Sequence[str]) -> str:
     rest = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
     return ", ".join(names[:_NAMES]) + rest
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns of text, the first `left` of them and the last to the left, the others to the right."""
-    lines = [columns, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-
-    def place(column: int) -> Callable[[str, int], str]:
-        return str.ljust if column < left or column == len(columns) - 1 else str.rjust
-
-    return "\n".join(
-        "  ".join(place(i)(text, width) for i, (text, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines
-    )

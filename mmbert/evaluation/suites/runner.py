@@ -21,13 +21,14 @@ from typing import Any
 from mmbert.artifacts import digest_json
 from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import Scorecard
-from mmbert.evaluation.results.store import SCORES, now, to_parquet
+from mmbert.evaluation.results.store import SCORES, to_parquet
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS, ModelFolder, Setup, Suite, Task
 from mmbert.evaluation.suites.data import DataAccess
 from mmbert.evaluation.suites.keeping import write_whole
 from mmbert.evaluation.suites.settings import changed_tasks
 from mmbert.places import scratch_folder
+from mmbert.tables import now
 
 PARQUET = "scores.parquet"
 _FIRST_SEED = 17
