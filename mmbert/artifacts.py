@@ -315,17 +315,10 @@ def _checked(file: File) -> File:
     return file
 
 
-def write_folder_manifest(
-    folder: Path, kind: str, parameters: Mapping[str, Any], outputs: Mapping[str, Any], undigested: Iterable[str] = ()
-) -> None:
-    """Make a local folder's files an artifact as they lie; it may be moved or uploaded as a whole.
-
-    `undigested` names files that its content digest leaves out.
-    """
-    left_out = set(undigested)
+def write_folder_manifest(folder: Path, kind: str, parameters: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Make a local folder's files an artifact as they lie; it may be moved or uploaded as a whole."""
     files = tuple(
-        File(path.name, path.name, digest_file(path), path.stat().st_size, path.name not in left_out)
-        for path in sorted(folder.iterdir())
+        File(path.name, path.name, digest_file(path), path.stat().st_size) for path in sorted(folder.iterdir())
     )
     digest = content_digest(kind, files)
     manifest = Manifest(

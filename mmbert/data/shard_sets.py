@@ -133,7 +133,8 @@ def _write_units(
         return [write_unit(unit, reader, settings, progress, uri) for unit in units]
     # Fresh processes: MLflow's and S3's threads of this one must not be forked.
     context = multiprocessing.get_context("spawn")
-    stop, warn = context.Event(), context.Semaphore(1)
+    # Without a lock, which a killed process may hold for ever.
+    stop, warn = context.RawValue("b", False), context.Semaphore(1)
     arguments = (open_reader, progress, uri, stop, warn)
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=arguments) as pool:
         try:
@@ -141,7 +142,7 @@ def _write_units(
             wait(futures, return_when=FIRST_EXCEPTION)
             failed = [f for f in futures if f.done() and f.exception()]
             if failed:
-                stop.set()
+                stop.value = True
                 pool.shutdown(cancel_futures=True)
                 # Those that were told to stop say so; the first that failed of itself is the reason.
                 raise next(e for f in failed if (e := f.exception()) and not isinstance(e, _StoppedError))
@@ -149,7 +150,7 @@ def _write_units(
         except BrokenProcessPool as error:
             raise lost("tokenization", "fewer threads or smaller shards (shards.shard_size_mb)") from error
         except BaseException:
-            stop.set()
+            stop.value = True
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -176,7 +177,7 @@ class _Worker:
 
         def read(parts: Sequence[Part], begin: Place) -> Iterator[TokenBatch]:
             for batch in reader(parts, begin):
-                if self._stop.is_set():
+                if self._stop.value:
                     raise _StoppedError
                 yield batch
 

@@ -34,9 +34,7 @@ def import_model(recipe: Recipe, phase: str, then: Then, uri: str, scratch: Path
     state = _state_by_recipe(found, recipe, phase, then, uri)
     made = scratch / "made"
     made.mkdir()
-    _write(found, state, made)
-    if tokenizer := found.tokenizer or sources.trained_tokenizer(uri):
-        (made / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
+    _write(found, state, made, uri)
     for path in sorted(made.iterdir()):
         output.add_file(path.name, path)
     output.outputs["label"] = f"imported {phase}"
@@ -59,11 +57,9 @@ def import_to_folder(
         else:
             state = _state_by_itself(found, phase, then, max_seq_len, uri)
         folder.mkdir()
-        _write(found, state, folder)
-        if found.tokenizer:
-            (folder / TOKENIZER_FILE).write_text(json.dumps(found.tokenizer, ensure_ascii=False), "utf-8")
+        _write(found, state, folder, uri)
         parameters = {"source": uri.rpartition("/")[2], "phase": phase, "then": then}
-        write_folder_manifest(folder, "checkpoint", parameters, {"label": f"imported {phase}"}, [TOKENIZER_FILE])
+        write_folder_manifest(folder, "checkpoint", parameters, {"label": f"imported {phase}"})
         return state
 
 
@@ -117,13 +113,15 @@ def _state(
     }
 
 
-def _write(found: TrainedModel, state: dict[str, Any], folder: Path) -> None:
+def _write(found: TrainedModel, state: dict[str, Any], folder: Path, uri: str) -> None:
     checkpoints.save_weights(found.weights, folder / canonical.WEIGHTS)
     if found.optimizer is not None:
         canonical.save_moments(folder / canonical.OPTIMIZER, found.optimizer.moments, found.optimizer.steps)
     else:
         print("it has no optimiser state: the next training starts a new one", flush=True)
     canonical.save_state(folder / canonical.STATE, state)
+    if tokenizer := found.tokenizer or sources.trained_tokenizer(uri):
+        (folder / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
 
 
 def _check_rope(found: TrainedModel, recipe: Recipe, phase: str, uri: str) -> None:

@@ -16,7 +16,7 @@ from mmbert.tracking.api import Api, Refused, patiently
 from mmbert.tracking.component_run import ComponentRun, Status
 from mmbert.tracking.election import Run, find_or_create, search
 from mmbert.tracking.registry import Registry
-from mmbert.tracking.spool import parse
+from mmbert.tracking.spool import abandoned, parse
 
 _PARENT = "mlflow.parentRunId"
 _REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
@@ -117,7 +117,10 @@ class Tracker:
         run = self._child(api, task, fingerprint, tags)
         if run.run_id != producer_run_id and _REUSED_FROM not in run.tags:
             patiently(lambda: delivery.deliver(api, [{"run": run.run_id, "tags": tags}]))
-        if run.status != "FINISHED":
+        if any(abandoned(cache_folder() / "mlflow", run.run_id)):
+            # An attempt that was killed once its artifact was complete has left the end of its run here.
+            self._open(api, run, {}, None).finish("FINISHED")
+        elif run.status != "FINISHED":
             _update(api, run, "FINISHED")
         return run.run_id
 

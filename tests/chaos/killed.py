@@ -34,8 +34,11 @@ def killed(step: Step, place: Place, moment: float, worker: bool) -> float | Non
                 if not attempt.alive_after(0.01):
                     return None
             workers[-1].kill()
-            assert attempt.end() == 3, attempt.said
+            code = attempt.end()
             attempt.check_gone()
+            if code == 0:
+                return None  # it had done its last work
+            assert code == 3, attempt.said
         else:
             shared = [line.split()[-1] for process in attempt.family() for line in mapped_shared_memory(process)]
             attempt.kill()

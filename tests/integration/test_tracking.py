@@ -339,6 +339,21 @@ def test_a_step_found_done_links_the_run_that_made_it(
     assert "mmbert.reused_from" not in client.get_run(redone.run_id).data.tags
 
 
+def test_what_a_killed_attempt_left_is_sent_when_its_work_is_found_done(
+    at_server: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBERT_CACHE", str(tmp_path))
+    maker = start(connect("mmbert/left"), tmp_path / "mlflow")
+    assert maker.run_id
+    maker.close()
+    left = tmp_path / "mlflow" / f"mlflow-spool-{maker.run_id}-left.jsonl"
+    Spool(left).append([{"run": maker.run_id, "metrics": [["component_seconds", 7.0, 1, 0]]}])
+    assert connect("mmbert/left").link_reused("train", "f" * 32, maker.run_id, "s3://b/model/f") == maker.run_id
+    assert not list((tmp_path / "mlflow").iterdir())
+    run = client.get_run(maker.run_id)
+    assert (run.info.status, run.data.metrics["component_seconds"]) == ("FINISHED", 7.0)
+
+
 def test_the_same_model_registers_once_and_its_alias_moves(
     at_server: str, client: MlflowClient, tmp_path: Path
 ) -> None:
