@@ -390,7 +390,8 @@ def test_another_recipe_is_refused_by_its_key(
     code = call("run", "import_checkpoint", "--recipe", str(recipe), "--source", str(CHECKPOINT), "--phase", "pretrain",
                 "--then", "continue", "--root", str(tmp_path / "root"))  # fmt: skip
     assert (code, words in capsys.readouterr().err) == (2, True)
-    assert not list((tmp_path / "root").rglob("*.*"))
+    # The note of what the attempt reads, which the next one takes over.
+    assert {path.name for path in (tmp_path / "root").rglob("*.*")} == {"work.json"}
 
 
 # Conversion.
@@ -443,9 +444,12 @@ def test_a_local_theta_of_minus_one_is_the_global_one_and_an_empty_folder_is_fil
 
 def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = imported(run, "next")
-    assert call("convert", start.uri, str(tmp_path / "a"), "--tokenizer", run.tokenizer) == 0
+    assert call("convert", start.uri, str(tmp_path / "a")) == 0
+    assert call("convert", start.uri, str(tmp_path / "c"), "--tokenizer", run.tokenizer) == 2
+    assert "not the tokenizer that the checkpoint carries" in capsys.readouterr().err
     folder = tmp_path / "files"
     start.fetch_folder(folder, tmp_path / "cache")
+    (folder / TOKENIZER_FILE).unlink()
     assert call("convert", str(folder / canonical.WEIGHTS), str(tmp_path / "b"), "--tokenizer", run.tokenizer) == 0
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
 
@@ -471,12 +475,12 @@ def test_what_training_wrote_converts(run: SmallRun, tmp_path: Path, capsys: pyt
     (other / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     assert call("convert", trained, str(tmp_path / "x"), "--tokenizer", str(other)) == 2
     assert "not the tokenizer that the checkpoint was trained with: it has 768 tokens" in capsys.readouterr().err
-    # Of an imported one nothing tells, but the special tokens must be the model's.
+    # Of weights alone nothing tells, but the special tokens must be the model's.
     names = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
     names["bos_token"], names["eos_token"] = names["eos_token"], names["bos_token"]
     (other / "tokenizer_config.json").write_text(json.dumps(names), "utf-8")
     (other / "special_tokens_map.json").unlink(missing_ok=True)
-    assert call("convert", start.uri, str(tmp_path / "x"), "--tokenizer", str(other)) == 2
+    assert call("convert", str(folder / canonical.WEIGHTS), str(tmp_path / "x"), "--tokenizer", str(other)) == 2
     assert "other: eos_token_id is 2 here and 1 in the model" in capsys.readouterr().err
 
     (folder / canonical.STATE).unlink()
