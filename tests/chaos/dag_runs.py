@@ -224,7 +224,8 @@ class Watched:
     def check(self, undisturbed: dict[str, str]) -> None:
         """Nothing was lost: the same artifacts, nothing left to do in Airflow, one MLflow run a piece of work."""
         made = digests(self.stack.home / "s3" / "mmbert" / "artifacts")
-        assert {name: made.get(name) for name in undisturbed} == undisturbed
+        differing = {name: made.get(name, "not made") for name in undisturbed if made.get(name) != undisturbed[name]}
+        assert not differing, f"not as undisturbed: {differing}; made: {sorted(made)}"
         # The recipe of a re-evaluation that was due.
         assert {name for name in made.keys() - undisturbed.keys() if not name.startswith("recipe/")} == set()
         for run in self.runs:
