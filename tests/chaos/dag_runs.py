@@ -56,7 +56,7 @@ def small_recipe(setting: Setting) -> list[str]:
 
 def undisturbed(setting: Setting) -> dict[str, str]:
     """What comes of the recipe where nothing is killed; made once for all faults."""
-    folder = setting.folder.parent / "undisturbed"
+    folder = setting.folder.parent / "undisturbed-workflow"
     if not folder.exists():
         folder.mkdir()
         command = [sys.executable, "-m", "tests.chaos.undisturbed", str(folder), json.dumps(small_recipe(setting))]
