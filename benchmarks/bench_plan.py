@@ -42,16 +42,6 @@ OVERRIDES = (
 
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """As MLflow would tell of it."""
-
-    run_id: str
-    metrics: dict[str, float]
-    params: dict[str, str]
-    tags: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Data:
     documents: list[str]
     tokenizer: str
@@ -83,6 +73,7 @@ class Bench:
     def train(self, data: Data, phase: str, seed: int, cluster: Cluster) -> Measured:
         from mmbert import artifacts
         from mmbert.planning import calibration
+        from mmbert.tracking.finished import FinishedRun
         from mmbert.training.finish import HISTORY
         from mmbert.training.history import HistoryPoint
 

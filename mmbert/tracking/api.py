@@ -160,6 +160,19 @@ def _refusal(response: requests.Response) -> Refused | None:
         return None
 
 
+def connected() -> Api | None:
+    """The server at MLFLOW_TRACKING_URI; None where that is unset.
+
+    Raises UserError for an address that is none, InfrastructureError where no healthy server answers within 13 seconds.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return None
+    api = Api(uri)
+    api.check()
+    return api
+
+
 def patiently(action: Callable[[], T]) -> T:
     """`action()`, tried a few times while MLflow is unavailable. Raises Unavailable after the last."""
     for attempt in range(_ATTEMPTS - 1):

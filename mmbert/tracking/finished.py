@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.tracking.api import Api, pages
+from mmbert.tracking.api import connected, pages
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,12 @@ class FinishedRun:
 def finished_runs(component: str) -> list[FinishedRun]:
     """The newest first. Raises UserError where MLFLOW_TRACKING_URI names no server, InfrastructureError where it does
     not answer."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
+    api = connected()
+    if api is None:
         raise UserError(
             "MLFLOW_TRACKING_URI is not set, so there are no measured runs to read; set it to the server's address "
             '(eval "$(make -s env)" does for the local stack)'
         )
-    api = Api(uri)
-    api.check()
     experiments = [
         str(found["experiment_id"])
         for found in pages(api, "experiments/search", {"filter": "name LIKE 'mmbert/%'"}, "experiments")

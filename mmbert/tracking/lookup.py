@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from mmbert.tracking.api import Api, Refused, pages, patiently, quoted
+from mmbert.tracking.api import Api, Refused, connected, pages, patiently, quoted
 from mmbert.tracking.election import Run, parse_run
 
 WORKFLOW_RUN = "mmbert.workflow_run"
@@ -46,9 +44,5 @@ def uris_of(run: Run) -> list[str]:
 
 def connect_lookup() -> Lookup | None:
     """Of the server at MLFLOW_TRACKING_URI; None where that is unset. Raises as `tracking.connect`."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return None
-    api = Api(uri)
-    api.check()
-    return Lookup(api)
+    api = connected()
+    return Lookup(api) if api else None

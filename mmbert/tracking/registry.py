@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbert.errors import UserError
-from mmbert.tracking.api import Api, Refused, Unavailable, patiently, quoted
+from mmbert.tracking.api import Api, Refused, Unavailable, connected, patiently, quoted
 
 DIGEST = "mmbert.content_digest"
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -168,12 +167,8 @@ class Registry:
 
 def connect_registry() -> Registry | None:
     """The registry at MLFLOW_TRACKING_URI; None where that is unset. Raises as `tracking.connect`."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return None
-    api = Api(uri)
-    api.check()
-    return Registry(api)
+    api = connected()
+    return Registry(api) if api else None
 
 
 def _made(api: Api, body: Mapping[str, Any]) -> Any:

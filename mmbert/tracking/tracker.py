@@ -12,7 +12,7 @@ from typing import Any
 from mmbert.errors import UserError
 from mmbert.places import cache_folder
 from mmbert.tracking import delivery
-from mmbert.tracking.api import Api, Refused, patiently
+from mmbert.tracking.api import Api, Refused, connected, patiently
 from mmbert.tracking.component_run import ComponentRun, Status
 from mmbert.tracking.election import Run, find_or_create, search
 from mmbert.tracking.registry import Registry
@@ -28,11 +28,9 @@ def connect(experiment: str, workflow_run: str | None = None) -> Tracker:
     `experiment` is `mmbert/<recipe>`; `workflow_run` (else MMBERT_WORKFLOW_RUN) is the id of the workflow's run.
     Raises UserError for an address that is none, InfrastructureError where no healthy server answers within 13 seconds.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
+    api = connected()
+    if api is None:
         return Tracker(None, experiment, None)
-    api = Api(uri)
-    api.check()
     return Tracker(api, experiment, workflow_run or os.environ.get("MMBERT_WORKFLOW_RUN") or None)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,45 +28,39 @@ def log_plan_against_actual(
     run: ComponentRun,
 ) -> None:
     """Metrics `plan/...` and tags of the hardware; docs/planning.md names them. A trained phase never fails for it."""
+    with _only_warned():
+        name = torch.cuda.get_device_name() if execution.device == "gpu" else "cpu"
+        threads = torch.get_num_threads()
+        run.set_tags(
+            {calibration.HARDWARE: name, calibration.PROCESSES: ranks.size, calibration.THREADS: threads}
+        )  # fmt: skip
+        a_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+        cluster = calibration.cluster_of(name, ranks.size, max(1, ranks.size // a_node), threads)
+        if cluster is None:
+            return
+        found = calibration.summary(points, cluster)
+        if not found:
+            return
+        run.log_metrics(found)
+        planned, actual = planned_speed(config, settings, lanes, cluster), found[calibration.ACTUAL]
+        run.log_metrics(
+            {
+                calibration.EXPECTED: planned.expected,
+                calibration.LOW: planned.low,
+                calibration.HIGH: planned.high,
+                calibration.RATIO: actual / planned.expected,
+            }
+        )
+        print(
+            f"{actual:,.0f} tokens/s; the plan for such hardware is {planned.expected:,.0f} ({planned.low:,.0f} to "
+            f"{planned.high:,.0f})",
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def _only_warned() -> Iterator[None]:
     try:
-        _log(config, settings, lanes, execution, points, ranks, run)
+        yield
     except Exception as error:  # whatever it is, the weights are there
         print(f"warning: the plan was not compared with this run: {type(error).__name__}: {error}", flush=True)
-
-
-def _log(
-    config: EncoderConfig,
-    settings: PhaseTraining,
-    lanes: int,
-    execution: Execution,
-    points: Sequence[HistoryPoint],
-    ranks: Alone,
-    run: ComponentRun,
-) -> None:
-    name = torch.cuda.get_device_name() if execution.device == "gpu" else "cpu"
-    threads = torch.get_num_threads()
-    run.set_tags(
-        {calibration.HARDWARE: name, calibration.PROCESSES: ranks.size, calibration.THREADS: threads}
-    )  # fmt: skip
-    a_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
-    cluster = calibration.cluster_of(name, ranks.size, max(1, ranks.size // a_node), threads)
-    if cluster is None:
-        return
-    found = calibration.summary(points, cluster)
-    if not found:
-        return
-    run.log_metrics(found)
-    planned, actual = planned_speed(config, settings, lanes, cluster), found[calibration.ACTUAL]
-    run.log_metrics(
-        {
-            calibration.EXPECTED: planned.expected,
-            calibration.LOW: planned.low,
-            calibration.HIGH: planned.high,
-            calibration.RATIO: actual / planned.expected,
-        }
-    )
-    print(
-        f"{actual:,.0f} tokens/s; the plan for such hardware is {planned.expected:,.0f} ({planned.low:,.0f} to "
-        f"{planned.high:,.0f})",
-        flush=True,
-    )
