@@ -44,7 +44,7 @@ def test_an_original_checkpoint_becomes_one_folder_that_is_an_artifact(tmp_path:
     artifact = open_artifact(str(tmp_path / "out"), "checkpoint")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*artifact.paths(), "manifest.json"}
     digested = {file.path for file in artifact.manifest.files if file.digested}
-    assert digested == {"weights.safetensors", "optimizer.safetensors", "training_state.json"}
+    assert digested == {"weights.safetensors", "optimizer.safetensors", "training_state.json", "tokenizer.json"}
     state = artifact.read_json("training_state.json")
     assert (state["phase"], state["finished"], state["tokens"], state["max_seq_len"]) == ("pretrain", False, 8704, 128)
     assert (state["model"]["num_attention_heads"], state["rope_theta"]["local_attention"]) == (4, 10_000)
