@@ -11,19 +11,20 @@ import functools
 import json
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator, Param
+from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from components import alerts, planning, profiles
 from components.contract import get_component
-from components.runtime import AIRFLOW_TASK, root_uri
+from components.runtime import root_uri
 from components.steps import Step, run_step
 from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.pages import links
 from mmbert.ranks import end_with_parent
 
 # A URI with a scheme would load every provider's asset handlers, boto3 among them, when the DAG file is read.
@@ -90,8 +91,33 @@ _ITEMS = ("item", "second_item")
 """The operator's parameters that a mapped task fills: Airflow maps over these, and a class has a fixed set of them."""
 
 
+class MlflowLink(BaseOperatorLink):
+    """A button on a task: its run in MLflow, whatever became of it."""
+
+    name = "Run in MLflow"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
+        run = operator.mlflow_run()
+        return links.mlflow_link(f"experiments/{run.experiment_id}/runs/{run.run_id}") if run else ""
+
+
+class PageLink(BaseOperatorLink):
+    """A button on a task that writes a page: the page."""
+
+    name = "Page"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
+        run, page = operator.mlflow_run(), links.PAGES[operator.component]
+        if run is None:
+            return ""
+        maker = run.tags.get(tracking.REUSED_FROM, run.run_id)  # of a step that was found done, it has the files
+        return links.mlflow_link(f"experiments/{run.experiment_id}/runs/{maker}/artifacts/{page}")
+
+
 class ComponentOperator(BaseOperator):
     """Runs one component. `over` names the arguments that `item` and `second_item` fill in a mapped task."""
+
+    operator_extra_links: Collection[BaseOperatorLink] = (MlflowLink(),)
 
     template_fields = ("arguments", *_ITEMS)
     ui_color = "#e8f0fe"
@@ -112,8 +138,11 @@ class ComponentOperator(BaseOperator):
         self.over = over
         self.item = item
         self.second_item = second_item
+        if component in links.PAGES:
+            self.operator_extra_links = (MlflowLink(), PageLink())
         self._label = ""
         self._ending = False
+        self._arguments: dict[str, Any] = {}
 
     @property
     def label(self) -> str:
@@ -122,13 +151,21 @@ class ComponentOperator(BaseOperator):
             self._label = ", ".join(_item_label(str(item)) for item in (self.item, self.second_item) if item)
         return self._label
 
+    def mlflow_run(self) -> tracking.Run | None:
+        """This task's run in MLflow, for links; None where there is none, or MLflow is away."""
+        with contextlib.suppress(MmbertError):
+            experiment = f"mmbert/{planning.recipe_of(self._arguments).name}"
+            return tracking.connect(experiment).run_of(links.airflow_task())
+        return None
+
     def execute(self, context: Any) -> str:
         # Airflow's supervisor, killed, leaves this process: it would work on beside its own retry, with nobody to tell.
         end_with_parent(signal.SIGTERM)
         arguments = {name: _plain(value, context) for name, value in self.arguments.items()}
         for name, item in zip(self.over, (self.item, self.second_item), strict=False):
             arguments[name] = _plain(item, context)
-        os.environ[AIRFLOW_TASK] = _task(context)  # this process is the task's own
+        self._arguments = arguments
+        os.environ[links.AIRFLOW_TASK] = _task(context)  # this process is the task's own
         try:
             step = run_step(
                 self.component,

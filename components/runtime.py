@@ -26,12 +26,11 @@ from components.code import commit
 from components.contract import Component
 from mmbert import artifacts, logs, metrics, ranks, storage, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
+from mmbert.pages import links
 from mmbert.places import cache_folder, scratch_folder
 from mmbert.recipe import Recipe, recipe_to_yaml
 
 DEFAULT_ROOT = "artifacts"
-AIRFLOW_TASK = "MMBERT_AIRFLOW_TASK"
-"""In a component's environment: which of Airflow's tasks it is, as JSON."""
 _MINIMUM_FREE_BYTES = 200 * 2**20
 _FULL_BYTES = 2**20
 
@@ -61,6 +60,10 @@ class Work:
     def kept(self, name: str) -> str:
         """A prefix in the store for what is worth keeping between runs; everything in it can be made again."""
         return storage.join(self.root, "work", name)
+
+    def links(self) -> dict[str, str]:
+        """Where this work is shown besides, for the head of a page: in MLflow, in Airflow."""
+        return links.work_links(self.run.run_id, links.airflow_task())
 
     def log_json(self, value: Any, file: str) -> None:
         """Keep a small value in MLflow as a file of the run."""
@@ -153,7 +156,7 @@ def _do(work_plan: planning.Plan, task: str, root: str, among: ranks.Alone) -> R
             item.function(work, **work_plan.arguments)
             among.agree(_committed)
         return _helped(work_plan, reused=False)
-    tracker = tracking.connect(experiment(work_plan))
+    tracker = _tracker(work_plan)
     replay_spools(tracker, root)
     read = [(name, entry) for name, entries in work_plan.inputs.items() for entry in entries]
     if (recipe := _recipe(work_plan).get("recipe")) is not None:
@@ -185,7 +188,12 @@ def link_reused(work_plan: planning.Plan, task: str, done: artifacts.Artifact) -
     where MLflow is away, as for work that begins.
     """
     made_by = str(done.manifest.producer.get("mlflow_run_id", ""))
-    tracking.connect(experiment(work_plan)).link_reused(task, done.manifest.fingerprint, made_by, done.uri)
+    _tracker(work_plan).link_reused(task, done.manifest.fingerprint, made_by, done.uri)
+
+
+def _tracker(work_plan: planning.Plan) -> tracking.Tracker:
+    """To the work's experiment. Its runs, and the workflow's, name and link what Airflow calls them."""
+    return tracking.connect(experiment(work_plan), airflow_task=links.airflow_task())
 
 
 def experiment(work_plan: planning.Plan) -> str:
@@ -303,7 +311,7 @@ def _producer(work_plan: planning.Plan, run: tracking.ComponentRun, task: str, s
         "seconds": round(seconds, 3),
         "threads": os.environ.get("OMP_NUM_THREADS", ""),
         "machine": machine(),
-        **({"airflow": json.loads(os.environ[AIRFLOW_TASK])} if AIRFLOW_TASK in os.environ else {}),
+        **({"airflow": airflow} if (airflow := links.airflow_task()) else {}),
     }
 
 

@@ -26,7 +26,8 @@ def data_report(
         [work.open(uri) for uri in documents], [work.open(uri) for uri in shards], [work.open(uri) for uri in mixtures]
     )
     facts = {"Run": os.environ.get("MMBERT_WORKFLOW_RUN") or "by hand", "Sources": ", ".join(data.sources)}
-    page = build_data_report(data, title=work.recipe.name, lead=work.recipe.description, facts=facts).encode()
+    told = {"title": work.recipe.name, "lead": work.recipe.description}
+    page = build_data_report(data, **told, facts=facts, links=work.links()).encode()
     found = summary(data)
     work.output.add_bytes("data_report.html", page, digested=False)
     work.output.add_json("data_summary.json", found, digested=False)

@@ -30,7 +30,7 @@ def languages_report(
     cards = [artifact_scorecard(work.open(uri)) for uri in (*scores, *variant_scores)]
     outcomes = [outcome(first, card, new) for card in cards if DEMO in card.suites()]
     costs = work.open(recipe, "recipe").read_json(TOKENS_FILE)
-    page = build_page(outcomes, costs, work.recipe.name).encode()
+    page = build_page(outcomes, costs, work.recipe.name, work.links()).encode()
     for found in outcomes:
         print(verdict(found), flush=True)
     work.output.add_bytes("report.html", page, digested=False)

@@ -34,7 +34,7 @@ def report(
         scores=[work.open(uri) for uri in scores],
     )
     data = collect(work.recipe, run)
-    page = build_report(data).encode()
+    page = build_report(data, work.links()).encode()
     work.output.add_bytes("report.html", page, digested=False)
     work.output.add_json("summary.json", summary(data), digested=False)
     local = work.scratch / "report.html"

@@ -34,7 +34,7 @@ def trend(
     found = collect_trend(work.root, chosen, digests, work.tracker.registry, work.open(promotion))
     told = told_before(work.kept(f"alerts/{chosen.name}"))
     new = told.new(found.alerts)
-    page = build_trend(found).encode()
+    page = build_trend(found, work.links()).encode()
     work.output.add_bytes("trend.html", page, digested=False)
     work.output.add_json("alerts.json", {"alerts": list(found.alerts), "new": new}, digested=False)
     work.output.outputs["alerts"] = new

@@ -15,8 +15,16 @@ MODEL_COLUMNS = ("Model", "New: before", "New: after", "Gain", "Old: before", "O
 TOKEN_COLUMNS = ("Language", "Code", "Bytes of text", "Tokens", "Bytes a token", "Beside the others", "Single bytes")
 
 
-def build_page(outcomes: Sequence[Outcome], costs: Mapping[str, Mapping[str, Any]], title: str) -> str:
-    """`outcomes`: the released model's first, then the variants'. `costs`: by language, as `TokenCost.to_json`."""
+def build_page(
+    outcomes: Sequence[Outcome],
+    costs: Mapping[str, Mapping[str, Any]],
+    title: str,
+    links: Mapping[str, str] | None = None,
+) -> str:
+    """`outcomes`: the released model's first, then the variants'. `costs`: by language, as `TokenCost.to_json`.
+
+    `links` lead to where else the run is shown.
+    """
     released = outcomes[0]
     figures = change_figures.change_figures("change", released.comparison.differences, language_name)
     return render(
@@ -26,6 +34,7 @@ def build_page(outcomes: Sequence[Outcome], costs: Mapping[str, Mapping[str, Any
         eyebrow="New languages",
         lead=verdict(released),
         facts={"Languages added": ", ".join(language_name(code) for code in costs)},
+        links=links,
         plots={name: figure for name, (_, figure) in figures.items()},
         cards=_cards(released, costs),
         figures=[(name, heading) for name, (heading, _) in figures.items()],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mmbert.evaluation import change_figures, figures, lineage, score_figures, tables
 from mmbert.evaluation.claims import claims, english_variant
 from mmbert.evaluation.published import published_tables
@@ -12,8 +14,8 @@ from mmbert.pages.page import Card, render, short_number
 from mmbert.pages.plots import Figure
 
 
-def build_report(data: ReportData) -> str:
-    """The page as HTML. Parts without data are left out."""
+def build_report(data: ReportData, links: Mapping[str, str] | None = None) -> str:
+    """The page as HTML. Parts without data are left out; `links` lead to where else the run is shown."""
     from markdown_it import MarkdownIt
 
     plots = _figures(data)
@@ -33,6 +35,7 @@ def build_report(data: ReportData) -> str:
         eyebrow="Run report",
         lead=data.description,
         facts=data.run,
+        links=links,
         plots=plots,
         data=data,
         cards=_cards(data),

@@ -94,13 +94,14 @@ class ComponentTime:
 
 @dataclass(frozen=True)
 class LineageNode:
-    """An artifact: its content digest, and the content digests of what it was made from."""
+    """An artifact: its content digest, the content digests of what it was made from, and where else it is shown."""
 
     kind: str
     label: str
     uri: str
     digest: str
     inputs: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.suites.names import DEMO
 from mmbert.lineage.facts import label
+from mmbert.pages.links import airflow_link, mlflow_link
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
 
@@ -150,7 +151,12 @@ def _time(artifact: Artifact) -> ComponentTime:
 
 def _node(artifact: Artifact) -> LineageNode:
     inputs = tuple(e["digest"] for entries in artifact.manifest.inputs.values() for e in entries)
-    return LineageNode(artifact.manifest.kind, label(artifact), artifact.uri, artifact.digest, inputs)
+    told = artifact.manifest.producer
+    links = {
+        "MLflow": mlflow_link(f"runs/{told['mlflow_run_id']}") if told.get("mlflow_run_id") else "",
+        "Airflow": airflow_link(told.get("airflow") or {}),
+    }
+    return LineageNode(artifact.manifest.kind, label(artifact), artifact.uri, artifact.digest, inputs, links)
 
 
 def _run_facts(recipe: Recipe, model: Artifact) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmbert.evaluation import change_figures
@@ -12,8 +13,8 @@ from mmbert.pages.plots import Figure
 from mmbert.tracking.registry import CHAMPION
 
 
-def build_trend(trend: Trend) -> str:
-    """The page as HTML. Parts without data are left out."""
+def build_trend(trend: Trend, links: Mapping[str, str] | None = None) -> str:
+    """The page as HTML. Parts without data are left out; `links` lead to where else the run is shown."""
     plots: dict[str, Figure] = {}
     lines: dict[str, list[tuple[str, str]]] = {}
     for index, (name, score) in enumerate(overall_scores(trend).items()):
@@ -37,6 +38,7 @@ def build_trend(trend: Trend) -> str:
         eyebrow="Scores over time",
         lead="Every evaluation of the registered versions, what changed between them, and which were released.",
         facts=_facts(trend),
+        links=links,
         plots=plots,
         trend=trend,
         cards=_cards(trend),

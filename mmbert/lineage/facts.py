@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import quote
 
 from mmbert.artifacts import Artifact
+from mmbert.pages.links import airflow_link, mlflow_link
 from mmbert.tables import now
-
-AIRFLOW_URL = "MMBERT_AIRFLOW_URL"
-"""Where Airflow's pages are; the local stack's `make env` sets it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ def making(artifact: Artifact) -> Making:
         mlflow_run_id=run_id,
         mlflow_url=mlflow_link(f"runs/{run_id}") if run_id else "",
         airflow=airflow,
-        airflow_url=_airflow_link(airflow),
+        airflow_url=airflow_link(airflow),
     )
 
 
@@ -86,18 +82,3 @@ def label(artifact: Artifact) -> str:
     if own is None or not task:
         return task or str(own or "")
     return task if task.endswith(str(own)) else f"{task}: {own}"
-
-
-def mlflow_link(place: str) -> str:
-    """A page of the MLflow that this process talks to; empty without one."""
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return f"{server.rstrip('/')}/#/{place}" if server.startswith(("http://", "https://")) else ""
-
-
-def _airflow_link(airflow: Mapping[str, Any]) -> str:
-    server = os.environ.get(AIRFLOW_URL, "")
-    if not airflow or not server.startswith(("http://", "https://")):
-        return ""
-    dag, run, task = (quote(str(airflow[key]), safe="") for key in ("dag_id", "run_id", "task_id"))
-    mapped = f"/mapped/{airflow['map_index']}" if "map_index" in airflow else ""
-    return f"{server.rstrip('/')}/dags/{dag}/runs/{run}/tasks/{task}{mapped}"

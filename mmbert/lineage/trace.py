@@ -11,11 +11,12 @@ from mmbert.artifacts import Artifact
 from mmbert.errors import InfrastructureError, MmbertError
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import artifact_scorecard
-from mmbert.lineage.facts import Making, making, mlflow_link
+from mmbert.lineage.facts import Making, making
 from mmbert.lineage.naming import Named
 from mmbert.lineage.removal import FINEST, Part, find_part
 from mmbert.lineage.sources import SourceFacts, read_sources
 from mmbert.lineage.store import Input, Missing, Store
+from mmbert.pages.links import mlflow_link
 from mmbert.tracking.registry import ModelVersion, Registry
 
 JSON_SCHEMA = 1

@@ -31,13 +31,14 @@ class Cell:
 
 def render(
     package: str, template: str, *, title: str, eyebrow: str, lead: str, facts: Mapping[str, str],
-    plots: Mapping[str, Figure], **values: Any,
+    plots: Mapping[str, Figure], links: Mapping[str, str] | None = None, **values: Any,
 ) -> str:  # fmt: skip
     """The page as HTML, where it has plots with plotly.js inside (about 5 MB): it works offline, from a file and inside
     an iframe.
 
-    `template` is a file of `package` that extends `base.html`. All text is escaped. Each plot's element gets
-    `data-drawn="true"` once it has been drawn, and the document `data-ready="true"` once its scripts have run.
+    `template` is a file of `package` that extends `base.html`. All text is escaped. `links` stand in the head, by what
+    they lead to. Each plot's element gets `data-drawn="true"` once it has been drawn, and the document
+    `data-ready="true"` once its scripts have run.
     """
     from jinja2 import DictLoader, Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -55,6 +56,7 @@ def render(
         eyebrow=eyebrow,
         lead=lead,
         facts=facts,
+        links=links or {},
         plots=plots,
         plots_json=script_json(plots),
         plotly=get_plotlyjs() if plots else "",

@@ -10,7 +10,18 @@ this package 0.1 s and 30 MB, and the client keeps the global state of mlflow's 
 """
 
 from mmbert.tracking.component_run import ComponentRun, Status
+from mmbert.tracking.election import Run
 from mmbert.tracking.registry import ModelVersion, Registry, connect_registry
-from mmbert.tracking.tracker import Tracker, connect
+from mmbert.tracking.tracker import REUSED_FROM, Tracker, connect
 
-__all__ = ["ComponentRun", "ModelVersion", "Registry", "Status", "Tracker", "connect", "connect_registry"]
+__all__ = [
+    "REUSED_FROM",
+    "ComponentRun",
+    "ModelVersion",
+    "Registry",
+    "Run",
+    "Status",
+    "Tracker",
+    "connect",
+    "connect_registry",
+]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbert.errors import UserError
+from mmbert.pages import links
 from mmbert.places import cache_folder
 from mmbert.tracking import delivery
 from mmbert.tracking.api import Api, Refused, connected, patiently
@@ -19,19 +20,21 @@ from mmbert.tracking.registry import Registry
 from mmbert.tracking.spool import abandoned, parse
 
 _PARENT = "mlflow.parentRunId"
-_REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
+REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
+_AIRFLOW_TASK = "mmbert.airflow_task"
 
 
-def connect(experiment: str, workflow_run: str | None = None) -> Tracker:
+def connect(experiment: str, workflow_run: str | None = None, airflow_task: Mapping[str, Any] | None = None) -> Tracker:
     """The tracker that MLFLOW_TRACKING_URI names; one that does nothing where it is unset.
 
-    `experiment` is `mmbert/<recipe>`; `workflow_run` (else MMBERT_WORKFLOW_RUN) is the id of the workflow's run.
+    `experiment` is `mmbert/<recipe>`; `workflow_run` (else MMBERT_WORKFLOW_RUN) is the id of the workflow's run;
+    runs link `airflow_task` (mmbert.pages.links), for which they are made.
     Raises UserError for an address that is none, InfrastructureError where no healthy server answers within 13 seconds.
     """
     api = connected()
     if api is None:
         return Tracker(None, experiment, None)
-    return Tracker(api, experiment, workflow_run or os.environ.get("MMBERT_WORKFLOW_RUN") or None)
+    return Tracker(api, experiment, workflow_run or os.environ.get("MMBERT_WORKFLOW_RUN") or None, airflow_task)
 
 
 class Tracker:
@@ -42,8 +45,15 @@ class Tracker:
     default is in MMBERT_CACHE, where a retry on the same machine finds it.
     """
 
-    def __init__(self, api: Api | None, experiment: str, workflow_run: str | None) -> None:
+    def __init__(
+        self,
+        api: Api | None,
+        experiment: str,
+        workflow_run: str | None,
+        airflow_task: Mapping[str, Any] | None = None,
+    ) -> None:
         self._api = api
+        self._airflow_task = airflow_task or {}
         self.experiment = experiment
         self.workflow_run = workflow_run
 
@@ -68,6 +78,7 @@ class Tracker:
         tags = {**tags, "mmbert.component": component, "mlflow.source.name": component}
         if commit := tags.get("mmbert.commit"):
             tags["mlflow.source.git.commit"] = commit
+        tags |= self._airflow()
         return self._open(self._api, self._child(self._api, task, fingerprint, tags), tags, folder)
 
     def open_workflow(self, folder: Path | None = None) -> ComponentRun:
@@ -108,12 +119,11 @@ class Tracker:
             f"[the run that made it](#/runs/{producer_run_id})" if producer_run_id else "no run: MLflow was not used"
         )
         tags = {
-            _REUSED_FROM: producer_run_id or "unknown",
+            REUSED_FROM: producer_run_id or "unknown",
             _REUSED_URI: uri,
-            _NOTE: f"Nothing to do: `{uri}` was there already. Its metrics are in {made_by}.",
-        }
+        } | self._airflow(f"Nothing to do: `{uri}` was there already. Its metrics are in {made_by}.")
         run = self._child(api, task, fingerprint, tags)
-        if run.run_id != producer_run_id and _REUSED_FROM not in run.tags:
+        if run.run_id != producer_run_id and REUSED_FROM not in run.tags:
             patiently(lambda: delivery.deliver(api, [{"run": run.run_id, "tags": tags}]))
         if any(abandoned(cache_folder() / "mlflow", run.run_id)):
             # An attempt that was killed once its artifact was complete has left the end of its run here.
@@ -121,6 +131,13 @@ class Tracker:
         elif run.status != "FINISHED":
             _update(api, run, "FINISHED")
         return run.run_id
+
+    def run_of(self, airflow_task: Mapping[str, Any]) -> Run | None:
+        """The run of a task of Airflow's, of its last attempt's work; None where there is none yet."""
+        if self._api is None:
+            return None
+        found = search(self._api, self._experiment_id(self._api), {_AIRFLOW_TASK: links.airflow_name(airflow_task)})
+        return found[0] if found else None
 
     def replay_spool(self, source: Path | bytes) -> int:
         """Send what a finished run left unsent (its `mlflow-spool.jsonl`) and return the number of operations.
@@ -152,7 +169,16 @@ class Tracker:
         if self.workflow_run is None:
             raise UserError("MMBERT_WORKFLOW_RUN is not set, so there is no workflow run in MLflow")
         identity = {"mmbert.workflow_run": self.workflow_run, "mmbert.role": "workflow"}
-        return find_or_create(api, experiment_id or self._experiment_id(api), self.workflow_run, identity, {})
+        place = links.airflow_run_link(self._airflow_task)
+        tags = {_NOTE: links.markdown({"The DAG run in Airflow": place})} if place else {}
+        return find_or_create(api, experiment_id or self._experiment_id(api), self.workflow_run, identity, tags)
+
+    def _airflow(self, note: str = "") -> dict[str, str]:
+        """Tags of a component's run: the task that it is of, and a description, `note` first, that links it."""
+        named = {_AIRFLOW_TASK: links.airflow_name(self._airflow_task)} if self._airflow_task else {}
+        place = links.airflow_link(self._airflow_task)
+        told = "\n\n".join(part for part in (note, links.markdown({"The task in Airflow": place})) if part)
+        return {**named, **({_NOTE: told} if told else {})}
 
     def _child(self, api: Api, task: str, fingerprint: str, tags: Mapping[str, str]) -> Run:
         experiment_id = self._experiment_id(api)
@@ -167,9 +193,9 @@ class Tracker:
 
     def _open(self, api: Api, run: Run, tags: Mapping[str, str], folder: Path | None) -> ComponentRun:
         _set_running(api, run)
-        if _REUSED_FROM in run.tags:
+        if REUSED_FROM in run.tags:
             # It was found done here before, and its artifact has been removed since.
-            for key in (_NOTE, _REUSED_URI, _REUSED_FROM):
+            for key in (_NOTE, _REUSED_URI, REUSED_FROM):
                 _ignoring("RESOURCE_DOES_NOT_EXIST", functools.partial(_delete_tag, api, run.run_id, key))
         opened = ComponentRun(api, run, folder or cache_folder() / "mlflow")
         if changed := {key: value for key, value in tags.items() if run.tags.get(key) != value}:

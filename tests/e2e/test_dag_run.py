@@ -120,6 +120,35 @@ def test_results_and_links_are_printed(stack: LocalStack, first: Demo) -> None:
         assert word in first.printed
 
 
+def test_airflow_mlflow_and_the_report_lead_to_each_other(stack: LocalStack, first: Demo) -> None:
+    run_id = re.search(r"^mmbert_pretrain (\S+)", first.printed, re.MULTILINE)
+    assert run_id
+    quoted = urllib.parse.quote(run_id[1], safe="")
+    tasks = f"/api/v2/dags/mmbert_pretrain/dagRuns/{quoted}/taskInstances"
+
+    def buttons(task: str, map_index: int = -1) -> dict[str, str]:
+        path = f"{tasks}/{task}/links?map_index={map_index}"
+        found: dict[str, str] = stack.airflow(path, token=stack.token())["extra_links"]
+        return found
+
+    shown = re.fullmatch(r"http://.+/#/experiments/\d+/runs/(\w+)", buttons("train_decay", 1)["Run in MLflow"])
+    assert shown
+    tags = {tag["key"]: tag["value"] for tag in stack.mlflow(f"runs/get?run_id={shown[1]}")["run"]["data"]["tags"]}
+    page = f"http://127.0.0.1:{stack.airflow_port}/dags/mmbert_pretrain/runs/{quoted}"
+    assert tags["mmbert.task"] == "train_decay"
+    assert f"({page}/tasks/train_decay/mapped/1)" in tags["mlflow.note.content"]
+    (workflow,) = mlflow_runs(stack)
+    workflow_tags = {tag["key"]: tag["value"] for tag in workflow["data"]["tags"]}
+    assert f"({page})" in workflow_tags["mlflow.note.content"]
+
+    report = buttons("report")
+    assert report["Page"] == f"{report['Run in MLflow']}/artifacts/report/report.html"
+    (written,) = (stack.home / "s3" / "mmbert" / "artifacts" / "report").rglob("report.html")
+    html = written.read_text("utf-8")
+    for link in (report["Run in MLflow"].rpartition("/")[2], f"{page}/tasks/report", f"{page}/tasks/merge"):
+        assert link in html
+
+
 def test_the_model_is_registered_as_candidate(stack: LocalStack, first: Demo) -> None:
     found = stack.mlflow("registered-models/alias?name=mmbert-e2e&alias=candidate")["model_version"]
     assert found["source"].startswith(first.uris()["convert", -1])

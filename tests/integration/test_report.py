@@ -144,6 +144,17 @@ def test_lineage_goes_down_to_digests_and_shows_what_a_thing_was_made_from(repor
     assert "Mixture extend" not in lit
 
 
+def test_its_head_and_its_artifacts_lead_to_where_they_were_made(data: ReportData) -> None:
+    first = dataclasses.replace(data.lineage[0], links={"MLflow": "http://mlflow/#/runs/a", "Airflow": ""})
+    html = build_report(
+        dataclasses.replace(data, lineage=(first, *data.lineage[1:])), {"DAG run": "http://airflow/dags/d"}
+    )
+    away = 'target="_blank" rel="noopener noreferrer"'
+    assert f'<a href="http://airflow/dags/d" {away}>DAG run</a>' in html
+    assert f'<a href="http://mlflow/#/runs/a" {away}>MLflow</a>' in html
+    assert 'href=""' not in html
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
 def test_it_fits_the_window_in_light_and_dark(
     browser: Browser, html: str, tmp_path: Path, width: int, scheme: str

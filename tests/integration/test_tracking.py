@@ -339,6 +339,33 @@ def test_a_step_found_done_links_the_run_that_made_it(
     assert "mmbert.reused_from" not in client.get_run(redone.run_id).data.tags
 
 
+def test_runs_lead_to_their_task_in_airflow_and_are_found_by_it(
+    at_server: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBERT_AIRFLOW_URL", "http://airflow.example")
+    monkeypatch.setenv("MMBERT_WORKFLOW_RUN", "in Airflow")
+    task = {"dag_id": "d", "run_id": "it's r", "task_id": "train_decay", "map_index": 1}
+    page = "http://airflow.example/dags/d/runs/it%27s%20r"
+    tracker = connect("mmbert/airflow", airflow_task=task)
+    made = start(tracker, tmp_path)
+    made.finish("FINISHED")
+    (parent,) = (r for r in runs_of(client, "mmbert/airflow", "in Airflow") if r.info.run_id != made.run_id)
+    assert made.run_id
+    assert f"({page}/tasks/train_decay/mapped/1)" in client.get_run(made.run_id).data.tags["mlflow.note.content"]
+    assert f"({page})" in parent.data.tags["mlflow.note.content"]
+    found = connect("mmbert/airflow").run_of(task)
+    assert found
+    assert found.run_id == made.run_id
+    assert connect("mmbert/airflow").run_of({**task, "map_index": 0}) is None
+
+    again = connect("mmbert/airflow", "another run", {**task, "run_id": "s"})
+    reused = again.link_reused("train", "f" * 32, made.run_id, "s3://b/model/f")
+    assert reused
+    note = client.get_run(reused).data.tags["mlflow.note.content"]
+    assert f"#/runs/{made.run_id}" in note
+    assert "/runs/s/tasks/train_decay/mapped/1" in note
+
+
 def test_what_a_killed_attempt_left_is_sent_when_its_work_is_found_done(
     at_server: str, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

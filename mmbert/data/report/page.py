@@ -24,8 +24,10 @@ _PACKED_TOGETHER = 40
 _LISTED = 5
 
 
-def build_data_report(data: DataStatistics, *, title: str, lead: str, facts: Mapping[str, str]) -> str:
-    """The page as HTML. Parts without data are left out."""
+def build_data_report(
+    data: DataStatistics, *, title: str, lead: str, facts: Mapping[str, str], links: Mapping[str, str] | None = None
+) -> str:
+    """The page as HTML. Parts without data are left out; `links` lead to where else the run is shown."""
     warnings = find_warnings(data)
     languages = data.languages
     by_language: dict[str, list[LanguageWarning]] = {}
@@ -38,6 +40,7 @@ def build_data_report(data: DataStatistics, *, title: str, lead: str, facts: Map
         eyebrow="Data report",
         lead=lead,
         facts=facts,
+        links=links,
         plots=data_figures(data),
         cards=_cards(data, languages, by_language),
         warning_groups=_groups(warnings),
