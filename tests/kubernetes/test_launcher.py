@@ -944,5 +944,9 @@ def test_the_manifest_is_printed_for_review(monkeypatch: pytest.MonkeyPatch, tmp
     assert ended.returncode == 0, ended.stderr
     assert "&id" not in ended.stdout
     job, service = yaml.safe_load_all(ended.stdout)
+    as_json = subprocess.run(
+        [*line, "--json"], env=clean_environment() | passed | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=True
+    )
+    assert json.loads(as_json.stdout)["items"] == [job, service]
     assert (job["kind"], service["kind"]) == ("Job", "Service")
     assert job["metadata"]["annotations"]["mmbert.dev/uri"] == "s3://b/r/checkpoint/abcdef0123"
