@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -88,6 +89,7 @@ def evaluate_command(
             cache=cache / "evaluation",
             options=options,
             commit=commit(),
+            say=functools.partial(print, flush=True),
         )
     if as_json:
         # The units, thousands of numbers, stand in the file.
