@@ -123,6 +123,7 @@ class _Display:
             redirect_stderr=False,
         )  # fmt: skip
         with logs.above_a_live_line(), live:
+            live.refresh()
             yield
 
     def _line(self) -> Any:
