@@ -239,7 +239,7 @@ class Lines(Messages):
         return self.isatty() and (_is_live or multiprocessing.parent_process() is not None)
 
     def _tell(self, text: str) -> None:
-        if not self.only_warnings or _parts(text)[0] != "info":
+        if text and (not self.only_warnings or _parts(text)[0] != "info"):
             self.pass_on(text)
 
 

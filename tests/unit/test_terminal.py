@@ -120,6 +120,7 @@ if __name__ == "__main__":
     out, got = on_a_terminal(code)
     assert out == ""
     assert "from a worker" in screen(got)
+    assert got.endswith("\x1b[?25h")  # nothing is erased afterwards: the shell's prompt may stand there
 
 
 def test_piped_it_is_whole_lines() -> None:
