@@ -113,7 +113,7 @@ from mmbert import logs, progress
 from mmbert.workers import Workers
 if __name__ == "__main__":
     logs.set_up(results=False)
-    with logs.results_apart(), progress.shown("copying", 1, "files"), Workers(1, "a test") as workers:
+    with logs.results_apart(), Workers(1, "a test") as workers, progress.shown("copying", 1, "files"):
         workers.each(print, ["from a worker"])
         time.sleep(0.3)
 """
