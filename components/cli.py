@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.commands import parameters
+from components.commands.as_json import as_json_option, echo_json
 from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
@@ -45,11 +46,17 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def cli() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="only warnings, errors and results; also MMBERT_QUIET=1")
+def cli(quiet: bool) -> None:
     """Pretrain, extend, evaluate and keep re-evaluating a modern multilingual encoder.
+
+    Results go to standard output; progress and messages go to standard error.
 
     Exit codes: 0 done, 2 wrong input (recipe, data, arguments), 3 infrastructure (worth a retry), 1 a bug.
     """
+    if quiet:
+        os.environ[logs.QUIET] = "1"
+    logs.set_up(results=False)
 
 
 def _component_command(item: Component) -> click.Command:
@@ -112,7 +119,7 @@ def _component_command(item: Component) -> click.Command:
             os.environ["MMBERT_WORKFLOW_RUN"] = filled_in(workflow_run)
         given = parameters.plain(arguments)
         calls = [{**given, each: one} for one in _items(each, str(given[each]))] if each else [given]
-        with contextlib.nullcontext() if launcher else metrics.served():
+        with logs.results_apart(), contextlib.nullcontext() if launcher else metrics.served():
             results = [_run(item, call, root or root_uri(), task, launcher) for call in calls]
         made = [artifacts.open_artifact(result.uri) for result in results]
         told = [_result(one, result.reused) for one, result in zip(made, results, strict=True)]
@@ -204,23 +211,32 @@ _overrides = click.option(
 @recipe_group.command()
 @click.argument("source", metavar="NAME|FILE")
 @_overrides
-def show(source: str, overrides: tuple[str, ...]) -> None:
+@as_json_option
+def show(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print a preset or a recipe file whole, defaults written out."""
     from mmbert.recipe import load_recipe, recipe_to_yaml
 
-    click.echo(recipe_to_yaml(load_recipe(source, overrides)), nl=False)
+    recipe = load_recipe(source, overrides)
+    if as_json:
+        echo_json(recipe.model_dump(mode="json"))
+    else:
+        click.echo(recipe_to_yaml(recipe), nl=False)
 
 
 @recipe_group.command()
 @click.argument("source", metavar="NAME|FILE")
 @_overrides
-def validate(source: str, overrides: tuple[str, ...]) -> None:
+@as_json_option
+def validate(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a preset or a recipe file; says what is wrong with it, or that nothing is."""
     from mmbert.recipe import load_recipe
 
     recipe = load_recipe(source, overrides)
     phases = recipe.phases
     tokens = phases.pretrain.tokens + phases.extend.tokens + phases.decay.tokens
+    if as_json:
+        echo_json({"name": recipe.name, "tokens": tokens, "variants": list(phases.decay.variants)})
+        return
     click.echo(
         f"{source}: a valid recipe ({recipe.name}, {tokens:,} tokens in three phases, "
         f"{len(phases.decay.variants)} decay variants)"
@@ -241,6 +257,7 @@ def validate(source: str, overrides: tuple[str, ...]) -> None:
     "folder, name on the hub, raw checkpoint or artifact",
 )
 @click.option("--text", help="add_languages: a folder or s3:// prefix with a folder a new language")
+@as_json_option
 def workflow(
     name: str,
     preset: str,
@@ -249,6 +266,7 @@ def workflow(
     run_name: str,
     model: str | None,
     text: str | None,
+    as_json: bool,
 ) -> None:
     """Run a workflow (pretrain, reevaluate, add_languages) in this process, one component after the other."""
     from components.local import run_workflow
@@ -256,7 +274,15 @@ def workflow(
 
     run_name = run_name or f"local {datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d %H:%M:%S}"
     own = {name: value for name, value in (("model", model), ("text", text)) if value is not None}
-    runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name, **own)
+    with logs.results_apart():
+        runner = run_workflow(name, preset, list(overrides), root or root_uri(), run_name, **own)
+    if as_json:
+        steps = [
+            {"task": task, "label": step.label, "uri": step.uri, "reused": step.reused, "outputs": dict(step.outputs)}
+            for task, step in runner.steps
+        ]
+        echo_json({"workflow": name, "run_name": run_name, "root": runner.root, "steps": steps})
+        return
     for task, step in runner.steps:
         click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
 

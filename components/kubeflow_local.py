@@ -20,7 +20,15 @@ import docker
 import requests
 from kfp import dsl
 from kfp.components import load_component_from_file
-from kfp.local import DockerRunner, docker_task_handler, executor_output_utils, graph_utils, task_dispatcher, utils
+from kfp.local import (
+    DockerRunner,
+    docker_task_handler,
+    executor_output_utils,
+    graph_utils,
+    logging_utils,
+    task_dispatcher,
+    utils,
+)
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineTaskSpec
 
 from components import profiles
@@ -28,6 +36,7 @@ from components.contract import get_component
 from components.environment import SECRETS, SETTINGS
 from components.launchers import ComponentFailedError, containers, work
 from components.launchers.output import Shown, lines_of
+from mmbert import logs, progress
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 
 _ERRORS: dict[int, type[MmbertError]] = {2: UserError, 3: InfrastructureError}
@@ -55,19 +64,37 @@ def run_pipeline(package: Path, arguments: Mapping[str, str]) -> None:
     """
     containers.connect().close()
     spec = load_component_from_file(str(package)).pipeline_spec
-    with tempfile.TemporaryDirectory(prefix="mmbert-kfp-", ignore_cleanup_errors=True) as folder, _true_exit_codes():
-        run = _Run(spec, Path(folder))
+    scratch = tempfile.TemporaryDirectory(prefix="mmbert-kfp-", ignore_cleanup_errors=True)
+    counting = progress.shown(f"pipeline {spec.pipeline_info.name}", _count(spec), "steps")
+    with scratch as folder, _true_exit_codes(), _colours(), counting as advance:
+        run = _Run(spec, Path(folder), advance)
         missing = [name for name, i in spec.root.input_definitions.parameters.items() if not i.is_optional]
         for name in set(missing) - arguments.keys():
             raise UserError(f"the pipeline {spec.pipeline_info.name} needs {name}")
         run.dag(spec.root, dict(arguments))
 
 
+def _count(spec: Any) -> int | None:
+    """The steps of a pipeline; None where there are loops over what a step makes."""
+    components, counted = dict(spec.components.items()), 0
+    waiting = [spec.root]
+    while waiting:
+        for task in waiting.pop().dag.tasks.values():
+            component = components[task.component_ref.name]
+            if task.WhichOneof("iterator"):
+                return None
+            if component.WhichOneof("implementation") == "dag":
+                waiting.append(component)
+            else:
+                counted += 1
+    return counted
+
+
 class _Run:
-    def __init__(self, spec: Any, folder: Path) -> None:
+    def __init__(self, spec: Any, folder: Path, advance: progress.Advance) -> None:
         self.components = dict(spec.components.items())
         self.executors = spec.deployment_spec["executors"]
-        self.folder = folder
+        self.folder, self.advance = folder, advance
         self.name = f"local-{spec.pipeline_info.name}"
         # One for all steps: what they make in this run belongs together.
         self.id = f"{self.name}-{uuid.uuid4().hex}"
@@ -123,7 +150,7 @@ class _Run:
         folder = self.folder / str(self.steps)
         folder.mkdir()
         folder.chmod(0o777)  # the container may run as anyone
-        environment = {name: os.environ[name] for name in (*SECRETS, *SETTINGS) if name in os.environ}
+        environment = {name: os.environ[name] for name in (*SECRETS, *SETTINGS, logs.QUIET) if name in os.environ}
         # KFP leaves these out locally.
         environment |= {one.name: one.value for one in executor.container.env}
         try:
@@ -148,6 +175,7 @@ class _Run:
             ended = failed.code >= _SIGNAL
             error = _ERRORS.get(failed.code, InfrastructureError if ended else ComponentFailedError)
             raise error(f"step '{name}' ended with exit code {failed.code}: {failed.last_line}") from None
+        self.advance(1)
         if missing := component.output_definitions.parameters.keys() - outputs.keys():
             raise ComponentFailedError(
                 f"step '{name}' said it was done, but left no {', '.join(sorted(missing))}; its image is "
@@ -224,6 +252,20 @@ def _true_exit_codes() -> Iterator[None]:
         yield
     finally:
         docker_task_handler.run_docker_container = before
+
+
+@contextlib.contextmanager
+def _colours() -> Iterator[None]:
+    """KFP's messages without colours where none are wanted."""
+    colour = logging_utils.Color
+    before = {name: value for name, value in vars(colour).items() if name.isupper()}
+    try:
+        for name in before if not logs.in_colour() else ():
+            setattr(colour, name, "")
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(colour, name, value)
 
 
 def _run_container(

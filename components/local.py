@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import math
+from collections.abc import Mapping
 from typing import Any
 
+from components.recipe.component import fan_out
 from components.steps import Step, run_step
-from components.workflows import WORKFLOWS
-from mmbert import tracking
+from components.workflows import WORKFLOWS, add_languages
+from mmbert import progress, tracking
 from mmbert.errors import InfrastructureError, UserError
-from mmbert.recipe import load_recipe
+from mmbert.recipe import Recipe, load_recipe
+from mmbert.recipe.new_languages import variants_for
 
 
 class LocalRunner:
-    def __init__(self, root: str, workflow_run: str) -> None:
+    def __init__(self, root: str, workflow_run: str, advance: progress.Advance = lambda _: None) -> None:
         self.root = root
         self.workflow_run = workflow_run
+        self.advance = advance
         self.steps: list[tuple[str, Step]] = []
         self._outputs: dict[str, Step] = {}
 
@@ -25,6 +30,7 @@ class LocalRunner:
         step = run_step(component, arguments, root=self.root, task=task or component, workflow_run=self.workflow_run)
         self.steps.append((task or component, step))
         self._outputs[step.uri] = step
+        self.advance(1)
         return step.uri
 
     def map(self, component: str, *, over: dict[str, Any], task: str = "", **arguments: Any) -> list[str]:
@@ -44,13 +50,48 @@ def run_workflow(
         raise UserError(f"no workflow '{name}'; there are {', '.join(WORKFLOWS)}")
     for argument in arguments.keys() - inspect.signature(WORKFLOWS[name]).parameters.keys():
         raise UserError(f"the workflow '{name}' takes no {argument}")
-    experiment = f"mmbert/{load_recipe(preset, overrides).name}"
-    runner = LocalRunner(root, workflow_run)
+    recipe = load_recipe(preset, overrides)
+    experiment = f"mmbert/{recipe.name}"
     status: tracking.Status = "FAILED"
-    try:
-        WORKFLOWS[name](runner, preset, overrides, **arguments)
-        status = "FINISHED"
-    finally:
-        with contextlib.suppress(InfrastructureError):
-            tracking.connect(experiment, workflow_run).finish_workflow(status)
+    with progress.shown(f"workflow {name}", count_steps(name, recipe, overrides), "steps") as advance:
+        runner = LocalRunner(root, workflow_run, advance)
+        try:
+            WORKFLOWS[name](runner, preset, overrides, **arguments)
+            status = "FINISHED"
+        finally:
+            with contextlib.suppress(InfrastructureError):
+                tracking.connect(experiment, workflow_run).finish_workflow(status)
     return runner
+
+
+def count_steps(name: str, recipe: Recipe, overrides: list[str]) -> int | None:
+    """How many steps a workflow takes; None where only a step of its own finds out (re-evaluation: the models)."""
+    lists = fan_out(recipe)
+    counter = _Counter(lists)
+    try:
+        if WORKFLOWS[name] is add_languages:
+            lists["variants"] = variants_for(recipe, overrides)
+        WORKFLOWS[name](counter, "", [])
+    except (KeyError, UserError):  # what is wrong with the recipe, its component tells
+        return None
+    return counter.steps
+
+
+class _Counter:
+    """Implements components.workflows.Runner; a handle is how many items it stands for."""
+
+    def __init__(self, lists: Mapping[str, list[str]]) -> None:
+        self.steps = 0
+        self._lists = lists
+
+    def run(self, component: str, **_: Any) -> int:  # noqa: ARG002 - the runner's signature
+        self.steps += 1
+        return 1
+
+    def map(self, component: str, *, over: dict[str, int], **_: Any) -> int:  # noqa: ARG002
+        items = math.prod(over.values())
+        self.steps += items
+        return items
+
+    def output(self, handle: int, name: str) -> int:  # noqa: ARG002
+        return len(self._lists[name])

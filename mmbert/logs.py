@@ -1,5 +1,7 @@
 """What a component writes, as text for people or as one JSON object a message: MMBERT_LOG_FORMAT is `text` or `json`.
 
+With MMBERT_QUIET=1 only warnings and errors are told, and results.
+
     {"time": "2026-01-31T12:00:00.123Z", "level": "warning", "message": "batch 7 is skipped: the loss is nan",
      "component": "train", "task": "train extend", "fingerprint": "...", "workflow_run": "...", "rank": 0}
 
@@ -11,21 +13,25 @@ code or by other programs, stays as it is.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import io
 import json
 import logging
+import multiprocessing
 import os
 import re
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 from mmbert.errors import UserError
 from mmbert.showing import shown
 
 FORMAT = "MMBERT_LOG_FORMAT"
+QUIET = "MMBERT_QUIET"
 _CONTEXT = "MMBERT_LOG_CONTEXT"
 """What `about` said, for the processes that this one starts."""
 _FIELDS = ("component", "task", "fingerprint")
@@ -34,6 +40,8 @@ _BEGIN = '{"time": "'
 _TRACE = "Traceback (most recent call last):"
 # What a progress bar wrote over.
 _OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
+_ERASE = "\r\x1b[2K"
+_is_live = False
 
 
 def about(**fields: str) -> None:
@@ -41,20 +49,97 @@ def about(**fields: str) -> None:
     os.environ[_CONTEXT] = json.dumps({**_context(), **fields})
 
 
-def set_up() -> None:
-    """Have this process write as MMBERT_LOG_FORMAT says. Again changes nothing. Raises UserError for another format."""
+def quiet() -> bool:
+    """Whether progress and informational messages are left out."""
+    return os.environ.get(QUIET, "0") not in {"", "0"}
+
+
+def is_json() -> bool:
+    return os.environ.get(FORMAT) == "json"
+
+
+def in_colour() -> bool:
+    """Whether what goes to standard error may have colours: on a terminal without NO_COLOR."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+def set_up(results: bool = True) -> None:
+    """Have this process write as MMBERT_LOG_FORMAT and MMBERT_QUIET say. Again changes nothing.
+
+    `results`: standard output too is messages, as a component's is. Raises UserError for another format.
+    """
     wanted = os.environ.get(FORMAT) or "text"
     if wanted not in ("text", "json"):
         raise UserError(f"{FORMAT}={wanted}: it must be text or json")
-    if wanted == "text" or isinstance(sys.stdout, Messages):
+    is_worker = multiprocessing.parent_process() is not None
+    if quiet() or not sys.stderr.isatty():
+        # Libraries' bars, which write over their line.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    if quiet():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if results or is_worker:
+        sys.stdout = _made(sys.stdout, wanted, quiet() and is_worker)
+    sys.stderr = _made(sys.stderr, wanted, quiet())
+    if wanted == "text" and not quiet():
         return
-    out, error = Messages(sys.stdout), Messages(sys.stderr)
-    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, error)
-    atexit.register(out.end)
-    atexit.register(error.end)
-    logging.getLogger().addHandler(_Handler(logging.WARNING))
-    logging.captureWarnings(True)
-    threading.excepthook = _thread_failed
+    if not any(isinstance(handler, _Handler) for handler in logging.getLogger().handlers):
+        logging.getLogger().addHandler(_Handler(logging.WARNING))
+        logging.captureWarnings(True)
+        threading.excepthook = _thread_failed
+
+
+def _made(stream: TextIO, wanted: str, only_warnings: bool) -> TextIO:
+    """The stream, or what writes to it by messages where that is another thing."""
+    if isinstance(stream, Messages) or (wanted == "text" and not only_warnings and not stream.isatty()):
+        return stream
+    made = (Messages if wanted == "json" else Lines)(stream, only_warnings)
+    atexit.register(made.end)
+    return cast(TextIO, made)
+
+
+def bare(stream: TextIO) -> TextIO:
+    """What a stream of ours writes to."""
+    return stream.stream if isinstance(stream, Messages) else stream
+
+
+@contextlib.contextmanager
+def above_a_live_line() -> Iterator[None]:
+    """While the block runs, the terminal's last line is a live one: what is printed takes its place."""
+    global _is_live  # noqa: PLW0603 - there is one terminal
+    _is_live = True
+    try:
+        yield
+    finally:
+        _is_live = False
+
+
+@contextlib.contextmanager
+def results_apart() -> Iterator[None]:
+    """What is printed within the block goes to standard error, by started processes and C++ code too.
+
+    So standard output holds the result alone. Of the processes of one component this is done in the first one.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def relay(text: str) -> None:
+    """Write what another process said. It has heeded MMBERT_QUIET itself."""
+    if isinstance(sys.stdout, Lines):
+        sys.stdout.pass_on(text)
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def plain(line: str) -> str:
@@ -79,8 +164,8 @@ class Messages(io.TextIOBase):
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, only_warnings: bool = False) -> None:
+        self.stream, self.only_warnings = stream, only_warnings
         self._begun: dict[int, str] = {}
 
     def write(self, text: str) -> int:
@@ -97,8 +182,8 @@ class Messages(io.TextIOBase):
 
     def pass_on(self, line: str) -> None:
         """Write a line that is a JSON object already."""
-        self._stream.write(line)
-        self._stream.flush()
+        self.stream.write(line)
+        self.stream.flush()
 
     def end(self) -> None:
         """Write what no end of a line came for."""
@@ -113,25 +198,57 @@ class Messages(io.TextIOBase):
         if text.startswith(_BEGIN):  # of a process that this one started
             self.pass_on(text + "\n")
             return
-        level = _LEVEL.match(text)
-        if level:
-            self.tell_message(level[1].lower(), text[level.end() :])
-        else:
-            self.tell_message("error" if text.startswith(_TRACE) else "info", text)
+        level, message = _parts(text)
+        if level != "info" or not self.only_warnings:
+            self.tell_message(level, message)
 
     def flush(self) -> None:
-        self._stream.flush()
+        self.stream.flush()
 
     def writable(self) -> bool:
         return True
 
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
     def fileno(self) -> int:
-        return self._stream.fileno()
+        return self.stream.fileno()
 
     @property
     def buffer(self) -> Any:
         """For those who write bytes, past the messages."""
-        return self._stream.buffer
+        return self.stream.buffer
+
+
+class Lines(Messages):
+    """A text stream that writes messages as they are: only warnings and errors, or above a terminal's live line."""
+
+    def write(self, text: str) -> int:
+        if self.only_warnings or self._is_below():
+            return super().write(text)
+        return self.stream.write(text)
+
+    def tell_message(self, level: str, message: str) -> None:
+        self.pass_on(f"{level}: {shown(message)}\n")
+
+    def pass_on(self, line: str) -> None:
+        super().pass_on(f"{_ERASE}{line}" if self._is_below() else line)
+
+    def _is_below(self) -> bool:
+        """Whether the last line may be a live one; of a process that shares work out, its children cannot know."""
+        return self.isatty() and (_is_live or multiprocessing.parent_process() is not None)
+
+    def _tell(self, text: str) -> None:
+        if text and (not self.only_warnings or _parts(text)[0] != "info"):
+            self.pass_on(text)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """A message's level, and the message without it."""
+    level = _LEVEL.match(text)
+    if level:
+        return level[1].lower(), text[level.end() :]
+    return "error" if text.startswith(_TRACE) else "info", text
 
 
 def _cut_off(text: str) -> bool:

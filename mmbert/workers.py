@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 
 from mmbert import logs
 from mmbert.errors import InfrastructureError
+from mmbert.progress import Advance
 
 T = TypeVar("T")
 
@@ -32,8 +33,8 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._end(at_once=kind is not None)
 
-    def each(self, function: Callable[[T], Any], items: Iterable[T]) -> None:
-        """Call a function with each item; both can be pickled.
+    def each(self, function: Callable[[T], Any], items: Iterable[T], advance: Advance = lambda _: None) -> None:
+        """Call a function with each item; both can be pickled. `advance` is told of each that is done.
 
         Raises the first error of the function, and InfrastructureError where a process was killed.
         """
@@ -45,6 +46,8 @@ class Workers:
             self._started = ProcessPoolExecutor(self._processes, context, _start_stoppable, (ended,)), going_on
         try:
             futures = [self._started[0].submit(function, item) for item in items]
+            for future in futures:
+                future.add_done_callback(lambda _: advance(1))
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from components.commands.as_json import as_json_option, echo_json
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     "--significance", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
     help="the p-value below which a change is marked",
 )  # fmt: skip
-def compare_command(before: str, after: str, baseline: str, out: str, significance: float) -> None:
+@as_json_option
+def compare_command(before: str, after: str, baseline: str, out: str, significance: float, as_json: bool) -> None:
     """Show what changed from model A to model B, by suite and by language, and what of it is significant.
 
     A and B are scores.json or .parquet files, folders or artifacts with scores, registered models (NAME@ALIAS or
@@ -33,7 +35,7 @@ def compare_command(before: str, after: str, baseline: str, out: str, significan
     from mmbert.evaluation.results.compare import compare
     from mmbert.evaluation.results.scorecard import PUBLISHED
     from mmbert.evaluation.results.sides import scorecard_of
-    from mmbert.evaluation.results.text import comparison_text
+    from mmbert.evaluation.results.text import comparison_json, comparison_text
     from mmbert.tracking import connect_registry
 
     if out and not out.endswith(".html"):
@@ -51,12 +53,15 @@ def compare_command(before: str, after: str, baseline: str, out: str, significan
         raise UserError(
             f"{before} and {after} have no score in common: {_suites(found.before)}; {_suites(found.after)}"
         )
-    click.echo(comparison_text(found, beside, significance))
+    if as_json:
+        echo_json(comparison_json(found, beside, significance))
+    else:
+        click.echo(comparison_text(found, beside, significance))
     if out:
         from mmbert.evaluation.results.page import comparison_page
 
         storage.write_bytes(out, comparison_page(found, beside, significance).encode())
-        click.echo(f"\nwrote {out}")
+        click.echo(f"wrote {out}", err=True)
 
 
 def _suites(card: Scorecard) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
+
+from components.commands.as_json import as_json_option, echo_json
+from mmbert import logs
 
 
 @click.command(name="convert")
@@ -15,7 +20,10 @@ import click
     "--recipe", default="", help="the recipe it was trained with, where the checkpoint does not say its shape"
 )
 @click.option("--max-seq-len", type=click.IntRange(min=2), help="the longest context it was trained for, in tokens")
-def convert_command(checkpoint: str, out_dir: str, tokenizer: str, recipe: str, max_seq_len: int | None) -> None:
+@as_json_option
+def convert_command(
+    checkpoint: str, out_dir: str, tokenizer: str, recipe: str, max_seq_len: int | None, as_json: bool
+) -> None:
     """Convert CHECKPOINT into a Hugging Face folder OUT_DIR that plain transformers load.
 
     CHECKPOINT is a Composer checkpoint (.pt) of the original training code or of this project, a weights.safetensors
@@ -25,7 +33,11 @@ def convert_command(checkpoint: str, out_dir: str, tokenizer: str, recipe: str, 
     from components.planning import read_recipe
     from mmbert.release.conversion import convert_to_folder
 
-    report = convert_to_folder(checkpoint, out_dir, tokenizer, read_recipe(recipe) if recipe else None, max_seq_len)
+    with logs.results_apart():
+        report = convert_to_folder(checkpoint, out_dir, tokenizer, read_recipe(recipe) if recipe else None, max_seq_len)
+    if as_json:
+        echo_json({"out": out_dir, **asdict(report)})
+        return
     click.echo(
         f"{out_dir}: largest difference from the training model {report.max_logit_difference:.2g} in logits, "
         f"{report.max_hidden_difference:.2g} in hidden states, over {report.tokens:,} tokens in {report.samples} "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
 
+from components.commands.as_json import as_json_option, echo_json
+from mmbert import logs
 from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS
 from mmbert.evaluation.suites.names import DEMO
 from mmbert.evaluation.suites.registry import suite_names
@@ -27,6 +30,7 @@ from mmbert.places import cache_folder, scratch_folder
     "--documents", multiple=True, help="suite demo: folder or artifacts of curated documents; default: the demo's own"
 )
 @click.option("--device", default="", help="like cpu or cuda:0; default: a GPU where there is one")
+@as_json_option
 def evaluate_command(
     model: str,
     suite: str,
@@ -40,6 +44,7 @@ def evaluate_command(
     recipe: str,
     documents: tuple[str, ...],
     device: str,
+    as_json: bool,
 ) -> None:
     """Score MODEL with a suite, and write scores.json and scores.parquet into OUT.
 
@@ -68,14 +73,14 @@ def evaluate_command(
     if device:
         check_device(device)
     cache = cache_folder()
-    with scratch_folder() as scratch:
+    with logs.results_apart(), scratch_folder() as scratch:
         trained_with = read_recipe(recipe) if recipe else None
         opened = open_model(model, scratch, cache, tokenizer=tokenizer, recipe=trained_with)
         if suite == DEMO:
             data = DataAccess(folders=_held_out(documents, scratch, cache))
         else:
             data = open_data(chosen, data_root, cache, {})
-        evaluate(
+        scores = evaluate(
             opened.model,
             found,
             out,
@@ -84,9 +89,14 @@ def evaluate_command(
             cache=cache / "evaluation",
             options=options,
             commit=commit(),
-            say=click.echo,
+            say=functools.partial(print, flush=True),
         )
-    click.echo(f"{out / 'scores.json'}")
+    if as_json:
+        # The units, thousands of numbers, stand in the file.
+        rows = [{k: v for k, v in score.to_json().items() if k != "units"} for score in scores]
+        echo_json({"file": str(out / "scores.json"), "model": opened.model.label, "scores": rows})
+    else:
+        click.echo(f"{out / 'scores.json'}")
 
 
 def _held_out(documents: tuple[str, ...], scratch: Path, cache: Path) -> dict[str, Path]:

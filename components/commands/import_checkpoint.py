@@ -6,6 +6,8 @@ from typing import Literal
 
 import click
 
+from mmbert import logs
+
 
 @click.command(name="import")
 @click.argument("source")
@@ -34,6 +36,7 @@ def import_command(
     from components.planning import read_recipe
     from mmbert.release.importing import import_to_folder
 
-    state = import_to_folder(source, out, read_recipe(recipe) if recipe else None, phase, then, max_seq_len)
+    with logs.results_apart():
+        state = import_to_folder(source, out, read_recipe(recipe) if recipe else None, phase, then, max_seq_len)
     where = "done" if state["finished"] else f"to be gone on with at {state['tokens']:,} tokens"
     click.echo(f"{out}: a checkpoint of phase '{phase}', {where}, context {state['max_seq_len']:,} tokens")

@@ -16,6 +16,7 @@ import click
 
 from components.images import TARGETS
 from components.workflows import WORKFLOWS
+from mmbert import logs
 from mmbert.errors import InfrastructureError, UserError
 
 PYTHON = "MMBERT_ORCHESTRATOR_PYTHON"
@@ -168,7 +169,7 @@ def run_command(workflow: str, root: str, model: str, layout: Any) -> None:
     from components.kubeflow import compile_pipeline
     from components.kubeflow_local import run_pipeline
 
-    with tempfile.TemporaryDirectory() as folder:
+    with logs.results_apart(), tempfile.TemporaryDirectory() as folder:
         run_pipeline(compile_pipeline(workflow, layout, Path(folder)), _arguments(workflow, root, model))
 
 

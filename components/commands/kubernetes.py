@@ -9,6 +9,7 @@ import click
 import yaml
 
 from components.commands import parameters
+from components.commands.as_json import echo_json
 from components.contract import Component, check_arguments
 from mmbert.errors import UserError
 
@@ -36,7 +37,9 @@ def _manifest_command(item: Component) -> click.Command:
         )
     )  # fmt: skip
 
-    def callback(root: str | None, task: str, fingerprint: str, **arguments: Any) -> None:
+    options.append(click.Option(["--json", "as_json"], is_flag=True, help="print a List of them as JSON"))
+
+    def callback(root: str | None, task: str, fingerprint: str, as_json: bool, **arguments: Any) -> None:
         from components import launchers, planning
         from components.launchers.kubernetes.manifests import check, manifests
         from components.runtime import root_uri
@@ -58,6 +61,9 @@ def _manifest_command(item: Component) -> click.Command:
         objects = [made.item, *([made.service] if made.service else [])]
         if made.note:
             click.echo(f"warning: {made.note}", err=True)
+        if as_json:
+            echo_json({"apiVersion": "v1", "kind": "List", "items": objects})
+            return
         click.echo(yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=120), nl=False)
 
     text = f"Print the YAML of what is created for this: {item.summary}"

@@ -6,6 +6,8 @@ import math
 
 import click
 
+from components.commands.as_json import as_json_option, echo_json
+from mmbert import logs
 from mmbert.errors import UserError
 
 
@@ -25,6 +27,7 @@ from mmbert.errors import UserError
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="ema: weight of the running average against the next; default 0.5",
 )
+@as_json_option
 def merge_command(
     variants: tuple[str, ...],
     method: str,
@@ -33,6 +36,7 @@ def merge_command(
     weights: tuple[str, ...],
     density: float | None,
     decay: float | None,
+    as_json: bool,
 ) -> None:
     """Merge checkpoints of one model, the VARIANTs, into one.
 
@@ -49,7 +53,11 @@ def merge_command(
             raise UserError(f"--{option} belongs to --method {only}, and {method} has none")
     chosen = {name: value for name, value in given.items() if value is not None}
     settings = MergeSettings(method, _numbers(weights), **chosen)  # type: ignore[arg-type] # click checked it
-    report = merge_files(settings, variants, base, out)
+    with logs.results_apart():
+        report = merge_files(settings, variants, base, out)
+    if as_json:
+        echo_json({"out": out, "report": report_place(out), **report})
+        return
     if table := merge_table(report):
         click.echo(table)
     click.echo(f"wrote {out}; the report is {report_place(out)}")

@@ -32,6 +32,7 @@ _TABLE_ROWS = 60
 @click.option("--max-epochs", type=float, help="how often a text may repeat at most; without, as often as it comes")
 @click.option("--out", required=True, help="the JSON file to write")
 @click.option("--plot", default="", help="the plot to write (HTML); default: beside --out, ending in .html")
+@click.option("--json", "as_json", is_flag=True, help="print what is written to OUT")
 def mixture_command(
     counts: str,
     temperature: float,
@@ -41,6 +42,7 @@ def mixture_command(
     max_epochs: float | None,
     out: str,
     plot: str,
+    as_json: bool,
 ) -> None:
     """Plan how many tokens of each language a phase draws: share, tokens and epochs, and which caps bind.
 
@@ -71,10 +73,10 @@ def mixture_command(
     )
     storage.write_bytes(out, f"{text}\n".encode())
     storage.write_bytes(plot, page.encode())
-    click.echo(mixture_table(plan, _TABLE_ROWS))
+    click.echo(text if as_json else mixture_table(plan, _TABLE_ROWS))
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    click.echo(f"wrote {out} and {plot}")
+    click.echo(f"wrote {out} and {plot}", err=as_json)
 
 
 def _result(

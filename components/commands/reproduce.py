@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mmbert import logs
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
     """
     from components import reproduction
     from components.runtime import root_uri
-    from mmbert import storage
+    from mmbert import progress, storage
     from mmbert.lineage.naming import Servers, place_of, resolve
     from mmbert.lineage.store import read_store
     from mmbert.places import scratch_folder
@@ -60,12 +59,13 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
         target = target if storage.is_s3(target) else str(Path(target).absolute())
         reproduction.check_root(store, uris, target)
         try:
-            for uri in uris:
-                # What a component prints goes where progress is shown.
-                with contextlib.redirect_stdout(sys.stderr):
-                    results.append(reproduction.reproduce(uri, store, target, scratch))
-                if not as_json:
-                    click.echo(_line(results[-1]))
+            with progress.shown("reproduction", len(uris), "steps") as advance:
+                for uri in uris:
+                    with logs.results_apart():
+                        results.append(reproduction.reproduce(uri, store, target, scratch))
+                    if not as_json:
+                        click.echo(_line(results[-1]))
+                    advance(1)
         finally:
             if as_json:  # of the steps before one that failed, too
                 steps = [result.to_json() for result in results]

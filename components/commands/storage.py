@@ -66,7 +66,10 @@ def storage_group(context: click.Context, root: str | None, as_json: bool, keep:
         click.echo(json.dumps(survey_json(found, uploads, old, cache_folder()), indent=1, ensure_ascii=False))
         return
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        click.echo("warning: MLFLOW_TRACKING_URI is not set: what registered models and running work need is not known")
+        click.echo(
+            "warning: MLFLOW_TRACKING_URI is not set: what registered models and running work need is not known",
+            err=True,
+        )
     click.echo(survey_text(found, uploads, old, cache_folder()))
 
 

@@ -6,13 +6,14 @@ The last line is told in plain words, also where the component writes JSON (mmbe
 from __future__ import annotations
 
 import codecs
-import sys
 from collections.abc import Iterable, Iterator
 
 from mmbert import logs
 
 ERROR = "error: "
 """What a component's closing message begins with."""
+_RESULT = '{"uri": '
+"""What the line with a component's result begins with."""
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -34,13 +35,14 @@ class Shown:
         """Show lines, each with its end, until there are no more."""
         for line in lines:
             plain = logs.plain(line)
+            if logs.quiet() and plain.startswith(_RESULT):
+                continue
             told, self._error = (self._error, line) if plain.startswith(ERROR) else (self._error + line, "")
-            sys.stdout.write(told)
-            sys.stdout.flush()
+            logs.relay(told)
             self._last = plain.strip() or self._last
 
     def last_line(self, code: int) -> str:
         """The last line, of an error its message; what was kept back is shown where it ended well."""
         if code == 0:
-            sys.stdout.write(self._error)
+            logs.relay(self._error)
         return self._last.removeprefix(ERROR)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbert import artifacts, marks, storage
+from mmbert import artifacts, marks, progress, storage
 from mmbert.collection import layout, pool
 from mmbert.collection.needs import RUNNING, Need
 from mmbert.collection.survey import (
@@ -30,6 +30,7 @@ from mmbert.collection.tickets import Ticket, alone
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Store
 from mmbert.marks import Deletion
+from mmbert.progress import Advance
 from mmbert.storage import StoredFile, UnfinishedUpload
 
 SHORTEST_GRACE_SECONDS = 3600.0
@@ -86,15 +87,19 @@ def collect(
         check(found)
         done = Collected(waiting=found.of(MARKED))
         _take_off_marks(found, ticket.go_on)
-        _delete_due(found, ticket, done)
-        for group in found.of(SUPERSEDED, LEFT):
-            ticket.go_on()
-            if _delete_rest(found.root, group, ticket.go_on):
-                done.gone.append(group)
+        files = sum(len(group.files) for group in found.of(DUE, SUPERSEDED, LEFT))
+        with progress.shown("deletion", files, "files") as advance:
+            _delete_due(found, ticket, done, advance)
+            for group in found.of(SUPERSEDED, LEFT):
+                ticket.go_on()
+                if _delete_rest(found.root, group, ticket.go_on):
+                    done.gone.append(group)
+                advance(len(group.files))
         # Asked again: what was deleted until here may have taken long.
         idle = caches and not any(need.state == RUNNING for need in outside(Store(found.root, {})))
         for group in _caches(found, idle):
-            _delete(found.root, [f.path for f in _markers_first(group.files)], ticket.go_on)
+            with progress.shown("deletion of old work", len(group.files), "files") as advance:
+                _delete(found.root, [f.path for f in _markers_first(group.files)], ticket.go_on, advance)
             done.gone.append(group)
         done.marked = found.of(UNREACHABLE)
         pool.at_once(functools.partial(_mark, found.root), done.marked, ticket.go_on)
@@ -129,7 +134,7 @@ def _gone(consumer: str, there: set[str], going: set[str]) -> bool:
     return consumer not in there or consumer in going
 
 
-def _delete_due(found: Survey, ticket: Ticket, done: Collected) -> None:
+def _delete_due(found: Survey, ticket: Ticket, done: Collected, advance: Advance) -> None:
     ordered, done.spared = _in_order(found)
     spared: set[str] = set(done.spared)
     for group in ordered:
@@ -139,6 +144,7 @@ def _delete_due(found: Survey, ticket: Ticket, done: Collected) -> None:
             spared.add(group.place)
         else:
             done.gone.append(group)
+        advance(len(group.files))
     done.spared = sorted(spared)
 
 
@@ -211,10 +217,12 @@ def _is_nobodys(upload: UnfinishedUpload, found: Survey) -> bool:
     return bool(place) and layout.above(place) not in {layout.above(running) for running in found.running}
 
 
-def _delete(root: str, paths: Sequence[str], go_on: Callable[[], None]) -> None:
+def _delete(root: str, paths: Sequence[str], go_on: Callable[[], None], advance: Advance = lambda _: None) -> None:
     for first in range(0, len(paths), storage.DELETED_AT_ONCE):
         go_on()
-        storage.delete_files(root, paths[first : first + storage.DELETED_AT_ONCE])
+        some = paths[first : first + storage.DELETED_AT_ONCE]
+        storage.delete_files(root, some)
+        advance(len(some))
     if not storage.is_s3(root):
         for folder in sorted({os.path.dirname(path) for path in paths}, key=len, reverse=True):  # noqa: PTH120
             _drop_empty(Path(root), Path(folder))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from mmbert.data.shard_units import (
     plan_units,
     write_unit,
 )
+from mmbert.progress import BYTES, Advance, shown
 from mmbert.workers import lost, start_worker
 
 INDEX_FILE = "index.json"
@@ -94,7 +96,9 @@ def write_shard_sets(
     left = [unit for unit, shards in zip(units, finished, strict=True) if shards is None]
     if len(left) < len(units):
         print(f"{len(units) - len(left)} of {len(units)} units are done already", flush=True)
-    made = dict(zip(left, _write_units(left, open_reader, progress, output.kept_uri, processes), strict=True))
+    with shown("tokenization", sum(unit.size for unit in left), BYTES) as advance:
+        written = _write_units(left, open_reader, progress, output.kept_uri, processes, advance)
+    made = dict(zip(left, written, strict=True))
     counts = TokenCounts(dict(before.sources) if before else {})
     for source in sorted({unit.source for unit in units}):
         of_source = [(unit, shards) for unit, shards in zip(units, finished, strict=True) if unit.source == source]
@@ -123,14 +127,18 @@ def _put_together(source: str, units: Sequence[list[Shard]], output: ArtifactWri
 
 
 def _write_units(
-    units: Sequence[Unit], open_reader: OpenReader, progress: Progress, uri: str, processes: int
+    units: Sequence[Unit], open_reader: OpenReader, progress: Progress, uri: str, processes: int, advance: Advance
 ) -> list[list[Shard]]:
     if not units:
         return []
     processes = min(processes, len(units))
     if processes == 1:
         reader, settings = open_reader(True)
-        return [write_unit(unit, reader, settings, progress, uri) for unit in units]
+        written = []
+        for unit in units:
+            written.append(write_unit(unit, reader, settings, progress, uri))
+            advance(unit.size)
+        return written
     # Fresh processes: MLflow's and S3's threads of this one must not be forked.
     context = multiprocessing.get_context("spawn")
     # Without a lock, which a killed process may hold for ever.
@@ -139,6 +147,8 @@ def _write_units(
     with ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=arguments) as pool:
         try:
             futures = [pool.submit(_work, unit) for unit in units]
+            for unit, future in zip(units, futures, strict=True):
+                future.add_done_callback(functools.partial(_tell_size, advance, unit.size))
             wait(futures, return_when=FIRST_EXCEPTION)
             failed = [f for f in futures if f.done() and f.exception()]
             if failed:
@@ -153,6 +163,10 @@ def _write_units(
             stop.value = True
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _tell_size(advance: Advance, size: int, _: Future[list[Shard]]) -> None:
+    advance(size)
 
 
 class _StoppedError(Exception):

@@ -44,6 +44,11 @@ class Unit:
     def name(self) -> str:
         return f"{self.source}/{self.number:05d}"
 
+    @property
+    def size(self) -> int:
+        """In bytes as stored."""
+        return sum(part.size for part in self.parts)
+
 
 class Reader(Protocol):
     """Reads a unit's parts, from a place on: whole documents, in batches of any size, without special tokens."""

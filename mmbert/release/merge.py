@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mmbert import progress
 from mmbert.errors import UserError
 from mmbert.release.merge_report import TensorReport
 
@@ -37,10 +38,12 @@ def ties(
     for variant, tensors in variants.items():
         _check_alike(tensors, base, f"variant '{variant}'", "the base")
     merged, report = {}, []
-    for name in sorted(base):
-        found = {variant: tensors[name] for variant, tensors in variants.items()}
-        merged[name], line = _ties_tensor(name, base[name], found, density, weights)
-        report.append(line)
+    with progress.shown("merging", len(base), "tensors") as advance:
+        for name in sorted(base):
+            found = {variant: tensors[name] for variant, tensors in variants.items()}
+            merged[name], line = _ties_tensor(name, base[name], found, density, weights)
+            report.append(line)
+            advance(1)
     return merged, report
 
 
@@ -99,11 +102,13 @@ def linear(variants: Sequence[Weights], weights: Sequence[float]) -> dict[str, T
         _check_alike(tensors, variants[0], f"variant {number}", "the first")
     shares = torch.tensor(weights, dtype=torch.float32)
     merged = {}
-    for name in sorted(variants[0]):
-        total = torch.zeros_like(variants[0][name], dtype=torch.float32)
-        for share, tensors in zip(shares, variants, strict=True):
-            total.addcmul_(tensors[name].float(), share)
-        merged[name] = total.div_(shares.sum())
+    with progress.shown("merging", len(variants[0]), "tensors") as advance:
+        for name in sorted(variants[0]):
+            total = torch.zeros_like(variants[0][name], dtype=torch.float32)
+            for share, tensors in zip(shares, variants, strict=True):
+                total.addcmul_(tensors[name].float(), share)
+            merged[name] = total.div_(shares.sum())
+            advance(1)
     return merged
 
 
@@ -119,11 +124,13 @@ def ema(checkpoints: Sequence[Weights], decay: float) -> dict[str, Tensor]:
     for number, checkpoint in enumerate(checkpoints[1:], start=2):
         _check_alike(checkpoint, checkpoints[0], f"checkpoint {number}", "the first")
     merged = {}
-    for name in sorted(checkpoints[0]):
-        average = checkpoints[0][name].float().clone()
-        for checkpoint in checkpoints[1:]:
-            average.lerp_(checkpoint[name].float(), 1 - decay)
-        merged[name] = average
+    with progress.shown("merging", len(checkpoints[0]), "tensors") as advance:
+        for name in sorted(checkpoints[0]):
+            average = checkpoints[0][name].float().clone()
+            for checkpoint in checkpoints[1:]:
+                average.lerp_(checkpoint[name].float(), 1 - decay)
+            merged[name] = average
+            advance(1)
     return merged
 
 

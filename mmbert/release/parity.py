@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from mmbert import progress
 from mmbert.errors import UserError
 from mmbert.model.config import EncoderConfig
 from mmbert.model.head import TIED_DECODER, MaskedLanguageModel
@@ -87,11 +88,13 @@ def check_parity(
     exported = _load(out_dir)
     model = model_of(_shared_weights(out_dir, exported), config)
     worst_hidden = worst_logits = 0.0
-    for group in groups:
-        hidden, logits = _compare(model, exported, group, tolerance, out_dir)
-        worst_hidden, worst_logits = max(worst_hidden, hidden), max(worst_logits, logits)
-    worst_logits = max(worst_logits, _compare_whole(model, exported, groups[0], tolerance, out_dir))
     lengths = [len(sample) for group in groups for sample in group.samples]
+    with progress.shown("comparing the two models", sum(lengths), "tokens") as advance:
+        for group in groups:
+            hidden, logits = _compare(model, exported, group, tolerance, out_dir)
+            worst_hidden, worst_logits = max(worst_hidden, hidden), max(worst_logits, logits)
+            advance(sum(map(len, group.samples)))
+    worst_logits = max(worst_logits, _compare_whole(model, exported, groups[0], tolerance, out_dir))
     rows = sum(len(group.logit_rows()) for group in groups)
     seconds = time.monotonic() - begin
     return ParityReport(len(lengths), sum(lengths), max(lengths), rows, worst_hidden, worst_logits, seconds)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmbert import progress
 from mmbert.artifacts import Artifact, ancestry, open_artifact
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.evaluation.results.promotion import GATE, REASON, version_scores
@@ -219,9 +220,11 @@ def _upload(api: HfApi, repo: PlannedRepo) -> tuple[str, str, str]:
 
     place = api.create_repo(repo.name, exist_ok=True).repo_id
     there = _large_files(api, place)
+    missing = [file for file in repo.files if there.get(file.path) != file.sha256]
     operations = []
-    with scratch_folder() as scratch:
-        for number, file in enumerate(file for file in repo.files if there.get(file.path) != file.sha256):
+    counting = progress.shown(f"upload to {place}", sum(file.size for file in missing), progress.BYTES)
+    with scratch_folder() as scratch, _no_bars(), counting as advance:
+        for number, file in enumerate(missing):
             content: bytes | str = file.data
             if file.artifact is not None:
                 local = scratch / str(number)
@@ -233,11 +236,27 @@ def _upload(api: HfApi, repo: PlannedRepo) -> tuple[str, str, str]:
             if file.artifact is not None and addition.path_or_fileobj == b"":
                 local.unlink()
             operations.append(addition)
+            advance(file.size)
         if not operations:
             commit = str(api.model_info(place).sha)
             return place, commit, f"{api.endpoint}/{place}/commit/{commit}"
         made = api.create_commit(place, operations, commit_message=repo.title)
     return place, str(made.oid), str(made.commit_url)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the client's progress bars, one a file."""
+    from huggingface_hub import constants, utils
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None:
+        yield  # the user's own choice, which the client holds to
+        return
+    utils.disable_progress_bars()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
 def _large_files(api: HfApi, place: str) -> dict[str, str]:

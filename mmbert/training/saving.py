@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from composer import Callback, Logger, State, Timestamp
 from composer.utils import dist
 
+from mmbert import progress
 from mmbert.loader.batch import Batch
 from mmbert.loader.state import LoaderState
 from mmbert.model.head import MaskedLanguageModel
@@ -93,17 +95,29 @@ class Snapshots(Callback):
 
 
 class Progress(Callback):
-    """A line every `every` batches, for whoever watches."""
+    """A line every `every` batches, for whoever watches; its rate is that since the line before."""
 
     def __init__(self, every: int, tokens: int) -> None:
         self.every, self.tokens = every, tokens
+        self._when, self._before = 0.0, 0
+
+    def fit_start(self, state: State, logger: Logger) -> None:
+        self._when, self._before = time.monotonic(), int(state.timestamp.token.value)
 
     def batch_end(self, state: State, logger: Logger) -> None:
         batch = int(state.timestamp.batch.value)
         if batch % self.every == 0 and dist.get_global_rank() == 0:
             loss = state.total_loss_dict["loss/train/total"]
             tokens = int(state.timestamp.token.value)
-            print(f"batch {batch:,}: {tokens:,} of {self.tokens:,} tokens, loss {loss:.4f}", flush=True)
+            now = time.monotonic()
+            a_second = (tokens - self._before) / max(now - self._when, 1e-9)
+            self._when, self._before = now, tokens
+            left = progress.duration(max(0, self.tokens - tokens) / a_second)
+            print(
+                f"batch {batch:,}: {tokens:,} of {self.tokens:,} tokens, loss {loss:.4f}, "
+                f"{progress.rate(a_second, 'tokens')}, {left} left",
+                flush=True,
+            )
 
 
 def gathered_state(batch: Batch) -> LoaderState:

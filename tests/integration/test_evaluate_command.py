@@ -198,9 +198,8 @@ def test_scores_are_written_and_found_again(model: ModelFolder, mirror: Path, tm
     arguments = (str(model.path), "--suite", "glue", "--data-root", str(mirror), *SMALL, *QUICK)
     out, second = tmp_path / "out", tmp_path / "second"
     code, said, error = run(*arguments, "--tasks", "cola", "--out", str(out))
-    assert (code, error) == (0, "")
-    assert said.startswith("glue cola: matthews ")
-    assert said.endswith(f"{out / 'scores.json'}\n")
+    assert (code, said) == (0, f"{out / 'scores.json'}\n")
+    assert error.startswith("glue cola: matthews ")
     content = json.loads((out / "scores.json").read_text("utf-8"))
     assert content["schema_version"] == 2
     card = read_scorecard(content, "scores.json")
@@ -208,10 +207,12 @@ def test_scores_are_written_and_found_again(model: ModelFolder, mirror: Path, tm
     assert [(s.task, s.metric, len(s.seeds)) for s in card.scores] == [("cola", "matthews", 2)]
     assert card.scores[0].data_revision
     assert (out / "scores.parquet").is_file()
-    code, said, _ = run(*arguments, "--tasks", "sst2,cola", "--out", str(second))
+    code, said, error = run(*arguments, "--tasks", "sst2,cola", "--out", str(second), "--json")
     assert code == 0
-    assert "glue cola: found done\n" in said
-    assert "glue sst2: accuracy " in said
+    assert "glue cola: found done\n" in error
+    assert "glue sst2: accuracy " in error
+    told = json.loads(said)
+    assert [(score["task"], "units" in score) for score in told["scores"]] == [("cola", False), ("sst2", False)]
     both = read_scorecard((second / "scores.json").read_bytes(), "scores.json")
     assert [score.task for score in both.scores] == ["cola", "sst2"]
     assert both.scores[0] == card.scores[0]

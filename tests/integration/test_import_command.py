@@ -50,11 +50,14 @@ def test_an_original_checkpoint_becomes_one_folder_that_is_an_artifact(tmp_path:
     assert (state["model"]["num_attention_heads"], state["rope_theta"]["local_attention"]) == (4, 10_000)
 
 
-def test_there_and_back_is_equal_to_the_bit(released: Path, tmp_path: Path) -> None:
+def test_there_and_back_is_equal_to_the_bit(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("import", CHECKPOINT, tmp_path / "first", "--max-seq-len", 128) == 0
     assert call("convert", tmp_path / "first", tmp_path / "second") == 0
     assert call("import", tmp_path / "second", tmp_path / "third") == 0
-    assert call("convert", tmp_path / "third", tmp_path / "fourth") == 0
+    capsys.readouterr()
+    assert call("convert", tmp_path / "third", tmp_path / "fourth", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["out"], told["max_logit_difference"] < 1e-4) == (str(tmp_path / "fourth"), True)
 
     def content(folder: str, name: str) -> bytes:
         return (tmp_path / folder / name).read_bytes()

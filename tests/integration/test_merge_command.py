@@ -77,10 +77,11 @@ def test_original_checkpoints_become_one_that_converts(tmp_path: Path) -> None:
 
 def test_a_file_as_out_and_the_report_beside_it(tmp_path: Path) -> None:
     out = tmp_path / "average.pt"
-    run("--method", "linear", A, B, "--out", out, "--weights", "3", "--weights", "1")
+    shown = run("--method", "linear", A, B, "--out", out, "--weights", "3", "--weights", "1", "--json")
     assert equal(load_weights(out), linear([load_weights(A), load_weights(B)], [3, 1]))
     told = json.loads((tmp_path / "average.merge.json").read_text())
     assert told == {"method": "linear", "models": [str(A), str(B)], "weights": [3.0, 1.0]}
+    assert json.loads(shown) == {"out": str(out), "report": str(tmp_path / "average.merge.json"), **told}
     run("--method", "ema", BASE, A, B, "--out", tmp_path / "ema.pt", "--decay", 0.25)
     assert equal(load_weights(tmp_path / "ema.pt"), ema([load_weights(p) for p in (BASE, A, B)], 0.25))
     assert sorted(p.name for p in tmp_path.iterdir()) == [

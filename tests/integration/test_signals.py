@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def test_a_run_that_died_skips_the_same_batches_when_it_goes_on(
     resumed = train(small, tmp_path, SKIPPING)
     told = capsys.readouterr().out
     assert "going on from" in told
+    assert re.search(r"^batch \d+: .* tokens, loss [\d.]+, [\d,.]+ tokens/s, \d+ s left$", told, re.MULTILINE)
     assert "tokens/s; the plan for such hardware is" in told
     assert resumed.digest == skipping.digest
     assert [p["batch"] for p in resumed.read_json("history.json")] == [

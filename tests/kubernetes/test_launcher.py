@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from components import launchers, planning, steps
+from components.cli import cli
 from components.launchers import kubernetes as launcher
 from components.launchers.kubernetes import api, logs, states
 from components.launchers.kubernetes.manifests import JOB, RAY_JOB, TRAIN_JOB, WAITER, Kind, manifests
@@ -944,5 +947,7 @@ def test_the_manifest_is_printed_for_review(monkeypatch: pytest.MonkeyPatch, tmp
     assert ended.returncode == 0, ended.stderr
     assert "&id" not in ended.stdout
     job, service = yaml.safe_load_all(ended.stdout)
+    as_json = CliRunner().invoke(cli, [*line[4:], "--json"], catch_exceptions=False)
+    assert json.loads(as_json.stdout)["items"] == [job, service]
     assert (job["kind"], service["kind"]) == ("Job", "Service")
     assert job["metadata"]["annotations"]["mmbert.dev/uri"] == "s3://b/r/checkpoint/abcdef0123"

@@ -41,7 +41,7 @@ GPU = "nvidia.com/gpu"
 _USER = 10001
 """The images' (docker/Dockerfile)."""
 _KEPT_SECONDS = 24 * 3600
-_PASSED = ("MMBERT_AIRFLOW_TASK", "MMBERT_DEBUG", "MMBERT_USER", "MMBERT_WORKFLOW_RUN")
+_PASSED = ("MMBERT_AIRFLOW_TASK", "MMBERT_DEBUG", "MMBERT_QUIET", "MMBERT_USER", "MMBERT_WORKFLOW_RUN")
 _PROGRAM = ["/usr/local/bin/dumb-init", "--"]
 _FINAL = (1, 2, work.KILLED)
 """Exit codes after which another try would end the same: a bug, wrong input, out of memory."""

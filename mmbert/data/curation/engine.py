@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from datatrove.pipeline.base import PipelineStep
 
+from mmbert import progress
 from mmbert.data.curation import clean, contamination, duplicates, finish, signatures
 from mmbert.data.curation.clean import Cleaned
 from mmbert.data.curation.counts import Samples, Tally, merge_counts, most_common
@@ -138,7 +139,9 @@ class _Run:
         pending = [job for job in {job.fingerprint: job for job in jobs}.values() if job.fingerprint not in found]
         self.work[name] = len(pending), len(found)
         if pending:
-            self.executor.run(steps, tasks(pending), self.store, self.workers)
+            shares = tasks(pending)
+            with progress.shown(f"curation, {name}", len(shares), "units") as advance:
+                self.executor.run(steps, shares, self.store, self.workers, advance)
             found |= self.store.find(name, [job.fingerprint for job in pending])
         if missing := [name for name in names if name not in found]:
             raise InfrastructureError(

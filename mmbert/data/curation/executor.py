@@ -31,6 +31,7 @@ from mmbert import logs, storage
 from mmbert.data.curation.work import WorkStore
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.places import scratch_folder, scratch_parent
+from mmbert.progress import Advance
 from mmbert.workers import Workers
 
 # In every process that a task is sent to: what is worth telling, the stages tell themselves.
@@ -106,11 +107,12 @@ class Executor:
         jobs: Sequence[Any],
         store: WorkStore,
         workers: Workers,
+        advance: Advance,
     ) -> None:
         """Run a pipeline once for each job: task number n does `jobs[n]`.
 
-        `steps` makes the pipeline; `workers` do local work in more than one process. Raises what a task raises, in
-        whatever process.
+        `steps` makes the pipeline; `workers` do local work in more than one process; `advance` is told of each task
+        that is done, but of Ray's. Raises what a task raises, in whatever process.
         """
         attempt = uuid.uuid4().hex[:12]
         with self._logs(store, attempt) as logs, Jobs.written(store, attempt, jobs) as listed:
@@ -123,7 +125,7 @@ class Executor:
                 store.raise_failure(attempt)
                 return
             try:
-                _Local(pipeline, workers=min(self.workers, len(jobs)), **options).run_in(workers)
+                _Local(pipeline, workers=min(self.workers, len(jobs)), **options).run_in(workers, advance)
             except MmbertError:
                 storage.delete_tree(storage.join(store.uri, "failed", attempt))
                 raise
@@ -160,13 +162,14 @@ class Executor:
 class _Local(LocalPipelineExecutor):
     """datatrove's, with processes of ours: its own outlive a killed parent, and a killed one is waited for for ever."""
 
-    def run_in(self, workers: Workers) -> None:
+    def run_in(self, workers: Workers, advance: Advance) -> None:
         if self.workers == 1:
             for task in range(self.tasks):
                 copy.deepcopy(self)._run_for_rank(task)
+                advance(1)
         else:
             # Steps hold what plain pickle does not take.
-            workers.each(functools.partial(_run_task, dill.dumps(self)), range(self.tasks))
+            workers.each(functools.partial(_run_task, dill.dumps(self)), range(self.tasks), advance)
 
 
 def _run_task(executor: bytes, task: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from mmbert.evaluation.metrics import is_share
 from mmbert.evaluation.results.compare import Comparison, Difference, SuiteChange
@@ -75,6 +77,37 @@ def comparison_text(found: Comparison, baseline: Scorecard | None, level: float)
         parts.append("\n".join([head + more, *listed]))
     parts += notes(found)
     return "\n\n".join(parts)
+
+
+def comparison_json(found: Comparison, baseline: Scorecard | None, level: float) -> dict[str, Any]:
+    """The same for programs; shares are 0 to 1, and None is what is not known. docs/results.md describes its keys."""
+    published = {s.name: s.value for s in baseline.scores} if baseline else {}
+    return {
+        "before": found.before.model,
+        "after": found.after.model,
+        "significance": level,
+        "suites": [{**asdict(s), "change": s.change, "significant": s.significant(level)} for s in found.suites()],
+        "scores": [
+            {
+                "name": d.after.name,
+                "language": d.after.language,
+                "before": d.before.value,
+                "after": d.after.value,
+                "change": d.change,
+                "low": d.low,
+                "high": d.high,
+                "p": d.p,
+                "method": d.method,
+                "better": d.gain > 0,
+                "significant": d.significant(level),
+                "unlike": list(d.unlike),
+                **({"baseline": published.get(d.after.name)} if baseline else {}),
+            }
+            for d in found.differences
+        ],
+        "only_before": list(found.only_before),
+        "only_after": list(found.only_after),
+    }
 
 
 def _fell(difference: Difference) -> bool:

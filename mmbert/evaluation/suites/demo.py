@@ -6,7 +6,7 @@ Every choice is fixed here and in the recipe, and is the same for every model, t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from mmbert import progress
 from mmbert.data.documents import Document
 from mmbert.errors import UserError
 from mmbert.evaluation.embedding import embed
@@ -76,12 +77,18 @@ def evaluate_demo(
     """
     documents = read_held_out(held_out)
     run = DemoRun(model, tokenizer, settings, seed, max_seq_len)
-    return [
-        *score_bits_per_byte(run, documents, mask_token_id, new_languages),
-        *score_retrieval(run, documents),
-        *score_language_identification(run, documents),
-        *score_intents(run),
+    tasks: list[Callable[[], list[Score]]] = [
+        lambda: score_bits_per_byte(run, documents, mask_token_id, new_languages),
+        lambda: score_retrieval(run, documents),
+        lambda: score_language_identification(run, documents),
+        lambda: score_intents(run),
     ]
+    scores = []
+    with progress.shown(f"evaluation, {DEMO}", len(tasks), "tasks") as advance:
+        for task in tasks:
+            scores += task()
+            advance(1)
+    return scores
 
 
 def score_bits_per_byte(

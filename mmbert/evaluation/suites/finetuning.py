@@ -21,6 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mmbert import progress
+
 Head = Literal["sequence", "choice", "span", "tokens"]
 Feature = Mapping[str, Any]
 """One input. `input_ids`: token ids, one after the other ([choices] of them for the head `choice`).
@@ -93,17 +95,19 @@ def fine_tune(
             optimizer, lambda step: min((step + 1) / warmup if warmup else 1.0, (steps - step) / max(1, steps - warmup))
         )
         order = np.random.default_rng(seed)
-        for _ in range(settings.epochs):
-            shuffled = order.permutation(len(features))
-            for start in range(0, len(features), settings.batch_size):
-                rows = [features[int(i)] for i in shuffled[start : start + settings.batch_size]]
-                with _precision(device):
-                    loss = network(**_batch(rows, head, pad, device, targets=True)).loss
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        with progress.shown(f"fine-tuning, seed {seed}", steps, "steps") as advance:
+            for _ in range(settings.epochs):
+                shuffled = order.permutation(len(features))
+                for start in range(0, len(features), settings.batch_size):
+                    rows = [features[int(i)] for i in shuffled[start : start + settings.batch_size]]
+                    with _precision(device):
+                        loss = network(**_batch(rows, head, pad, device, targets=True)).loss
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                    advance(1)
     return network.eval()
 
 
@@ -117,13 +121,15 @@ def predict(network: Any, head: Head, features: Sequence[Feature], *, device: st
 
     found: list[Array] = [np.empty(0)] * len(features)
     pad = _pad_id(network)
-    with torch.inference_mode(), _precision(device):
+    counting = progress.shown("prediction", len(features), "inputs")
+    with torch.inference_mode(), _precision(device), counting as advance:
         for indices in _alike(features, head):
             rows = [features[i] for i in indices]
             outputs = network(**_batch(rows, head, pad, device, targets=False))
             logits = torch.stack([outputs.start_logits, outputs.end_logits], -1) if head == "span" else outputs.logits
             for index, row, values in zip(indices, rows, logits.float().cpu().numpy(), strict=True):
                 found[index] = values[: len(row["input_ids"])] if head in ("span", "tokens") else values
+            advance(len(indices))
     return found
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbert import progress
 from mmbert.artifacts import digest_json
 from mmbert.errors import UserError
 from mmbert.evaluation.results.scorecard import Scorecard
@@ -102,16 +103,19 @@ def run_tasks(
     """The scores of the chosen tasks, in the suite's order. Raises as `evaluate` does."""
     place = own_folder(model, cache)
     scores: list[Score] = []
-    for work in _planned(model, suite, data, options):
-        finished = place / _scores_file(work)
-        if finished.is_file():
-            found = [Score.from_json(score) for score in json.loads(finished.read_text("utf-8"))]
-            say(f"{suite.name} {work.task.name}: found done")
-        else:
-            found = _run(model, work, place, data, options)
-            write_whole(finished, json.dumps([score.to_json() for score in found]).encode())
-            say(f"{suite.name} {work.task.name}: {_overall(found)}")
-        scores += found
+    planned = _planned(model, suite, data, options)
+    with progress.shown(f"evaluation, {suite.name}", len(planned), "tasks") as advance:
+        for work in planned:
+            finished = place / _scores_file(work)
+            if finished.is_file():
+                found = [Score.from_json(score) for score in json.loads(finished.read_text("utf-8"))]
+                say(f"{suite.name} {work.task.name}: found done")
+            else:
+                found = _run(model, work, place, data, options)
+                write_whole(finished, json.dumps([score.to_json() for score in found]).encode())
+                say(f"{suite.name} {work.task.name}: {_overall(found)}")
+            scores += found
+            advance(1)
     return scores
 
 
