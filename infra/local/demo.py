@@ -34,6 +34,8 @@ _REPORTS = {PRETRAIN: "report", ADD_LANGUAGES: "languages_report"}
 """The task of each DAG that makes its report."""
 _POLL_SECONDS = 1.0
 _LOG_LINES = 25
+_PIPED_WIDTH = 160
+"""Columns where there is no terminal: the tables have room."""
 _GLYPHS = {
     "success": ("✓", "green"),
     "running": ("▶", "cyan"),
@@ -97,6 +99,8 @@ def _run_dag(
 ) -> int:
     began = time.monotonic()
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
     api = AirflowApi(settings.airflow_url, ADMIN, load(settings.home).airflow_password)
     preset = _absolute(preset)
     conf = {"preset": preset, "overrides": list(overrides), "run_name": run_name or None, **own}
