@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/*.md, and the marks of those that tests do not run (docs/architecture.md says the rule)."""
+"""The commands of README.md and docs/*.md, and the marks of those that tests do not run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ MARKS = ("needs a cluster", "needs a GPU", "needs docker or podman", "needs the 
 need a GPU.*` below a heading all of its section."""
 
 PROGRAMS = (
-    ".venv/bin/mmbert", ".venv/bin/python", ".venv-orchestrator/bin/airflow", "aws", "bash", "cat", "cd", "composer", "curl",
-    "docker", "duckdb", "eval", "export", "for", "git", "helm", "hf", "kubectl", "make", "mmbert", "pip", "podman", "psql",
-    "python", "sed", "terraform", "torchrun", "uv",
+    ".venv/bin/mmbert", ".venv/bin/python", ".venv-orchestrator/bin/airflow", "aws", "bash", "cat", "cd", "composer",
+    "curl", "docker", "duckdb", "eval", "export", "for", "git", "helm", "hf", "kubectl", "make", "mmbert", "pip",
+    "podman", "psql", "python", "sed", "terraform", "torchrun", "uv",
 )  # fmt: skip
+"""A block with a line that begins with one of them is one of commands."""
 _PROGRAM = re.compile(rf"(?:[A-Z_]+=\S* +)*(?:{'|'.join(map(re.escape, PROGRAMS))})(?: |$)")
 _PYTHON = re.compile(r"(?:from [\w.]+ )?import \w")
 _HEADING = re.compile(r"(#+) ")
@@ -34,8 +35,8 @@ WAYS = {
     "shell": re.compile(r"(\.venv/bin/)?mmbert kfp .*|curl .*|make audit .*"),
     "here": re.compile(r"([A-Z_]+=\S+ )?(\.venv/bin/)?mmbert .*"),
 }
-"""How tests run a command that has no mark: `stack` in test_local_stack.py, all others in test_docs_commands.py, as they
-do examples in Python."""
+"""How tests run a command without a mark: `stack` in test_local_stack.py, the others in test_docs_commands.py, where
+examples in Python are run too."""
 
 
 @dataclass(frozen=True)

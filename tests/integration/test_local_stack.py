@@ -18,6 +18,7 @@ import pytest
 
 from tests.fixtures_stack import ROOT, clean_environment
 from tests.local_stack import LocalStack, basic, status_of
+from tests.pages import all_blocks, run_by_tests
 
 # What a stack made before MLflow had a login.
 OLD_CREDENTIALS = {
@@ -254,10 +255,18 @@ def test_a_new_password_counts_though_mlflow_knew_another(stack: LocalStack) -> 
     assert status_of(page, basic("admin", new)) == 200
 
 
+def test_the_documentations_commands_work(stack: LocalStack) -> None:
+    documented = {c.text for block in all_blocks() for c in run_by_tests(block) if c.way == "stack"}
+    assert {"make up", "make status", "make login", "make down"} <= documented
+    for command in sorted(documented - {"make down"}):
+        ended = stack.shell(f'eval "$(make -s env)"; {command}')
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+
+
 def test_down_leaves_no_process_and_says_so(stack: LocalStack) -> None:
     processes = stack.processes()
     assert len(processes) >= len(SERVICES)
-    stopped = stack.run("down")
+    stopped = stack.shell("make down")
     assert stopped.returncode == 0
     assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert stack.processes() == []
