@@ -84,7 +84,7 @@ def _blocks(lines: list[str]) -> Iterator[tuple[int, str, str]]:
                 i += 1
             yield start + 2, _mark(above, sections), "\n".join(lines[start + 1 : i])
             i += 1
-        elif line.startswith("    ") and not lines[start - 1].strip():
+        elif line.startswith("    ") and not (start and lines[start - 1].strip()):
             while i < len(lines) and (lines[i].startswith("    ") or not lines[i].strip()):
                 i += 1
             yield start + 1, _mark(above, sections), textwrap.dedent("\n".join(lines[start:i])).strip()
