@@ -9,8 +9,9 @@ import stat
 import subprocess
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -52,11 +53,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         stack.run("down")
 
 
-def test_every_service_is_healthy(stack: LocalStack) -> None:
+def soon(command: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """How it ends well within a minute: on a busy machine a heartbeat of Airflow's can be late for a moment."""
     deadline = time.monotonic() + 60
-    # On a busy machine a heartbeat of Airflow's can be late for a moment.
-    while (shown := stack.run("status")).returncode and time.monotonic() < deadline:
+    while (ended := command()).returncode and time.monotonic() < deadline:
         pass
+    return ended
+
+
+def test_every_service_is_healthy(stack: LocalStack) -> None:
+    shown = soon(lambda: stack.run("status"))
     assert shown.returncode == 0, shown.stdout
     rows = {line.split()[0]: line.split()[1] for line in shown.stdout.splitlines()[1:]}
     assert rows == dict.fromkeys(SERVICES, "healthy")
@@ -259,7 +265,7 @@ def test_the_documentations_commands_work(stack: LocalStack) -> None:
     documented = {c.text for block in all_blocks() for c in run_by_tests(block) if c.way == "stack"}
     assert {"make up", "make status", "make login", "make down"} <= documented
     for command in sorted(documented - {"make down"}):
-        ended = stack.shell(f'eval "$(make -s env)"; {command}')
+        ended = soon(partial(stack.shell, f'eval "$(make -s env)"; {command}'))
         assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
 
 
