@@ -8,6 +8,7 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ class LocalStack:
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """`python -m infra.local ...` as the Makefile runs it."""
+        return self._run(
+            [str(ROOT / ".venv-orchestrator" / "bin" / "python"), "-m", "infra.local", *arguments], variables
+        )
+
+    def shell(self, command: str) -> subprocess.CompletedProcess[str]:
+        """A line of shell in the repository, whose `make` sets nothing up."""
+        return self._run(["bash", "-euc", f'make() {{ command make -o setup "$@"; }}; {command}'], {})
+
+    def _run(self, command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         environment = {
             **clean_environment(),
             "MMBERT_LOCAL_HOME": str(self.home),
@@ -44,7 +54,6 @@ class LocalStack:
             "MMBERT_AIRFLOW_PORT": str(self.airflow_port),
             **variables,
         }
-        command = [str(ROOT / ".venv-orchestrator" / "bin" / "python"), "-m", "infra.local", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     def environment(self) -> dict[str, str]:

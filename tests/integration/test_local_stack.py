@@ -9,8 +9,9 @@ import stat
 import subprocess
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ import pytest
 
 from tests.fixtures_stack import ROOT, clean_environment
 from tests.local_stack import LocalStack, basic, status_of
+from tests.pages import all_blocks, run_by_tests
 
 # What a stack made before MLflow had a login.
 OLD_CREDENTIALS = {
@@ -51,11 +53,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         stack.run("down")
 
 
-def test_every_service_is_healthy(stack: LocalStack) -> None:
+def soon(command: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
+    """How it ends well within a minute: on a busy machine a heartbeat of Airflow's can be late for a moment."""
     deadline = time.monotonic() + 60
-    # On a busy machine a heartbeat of Airflow's can be late for a moment.
-    while (shown := stack.run("status")).returncode and time.monotonic() < deadline:
+    while (ended := command()).returncode and time.monotonic() < deadline:
         pass
+    return ended
+
+
+def test_every_service_is_healthy(stack: LocalStack) -> None:
+    shown = soon(lambda: stack.run("status"))
     assert shown.returncode == 0, shown.stdout
     rows = {line.split()[0]: line.split()[1] for line in shown.stdout.splitlines()[1:]}
     assert rows == dict.fromkeys(SERVICES, "healthy")
@@ -254,10 +261,18 @@ def test_a_new_password_counts_though_mlflow_knew_another(stack: LocalStack) -> 
     assert status_of(page, basic("admin", new)) == 200
 
 
+def test_the_documentations_commands_work(stack: LocalStack) -> None:
+    documented = {c.text for block in all_blocks() for c in run_by_tests(block) if c.way == "stack"}
+    assert {"make up", "make status", "make login", "make down"} <= documented
+    for command in sorted(documented - {"make down"}):
+        ended = soon(partial(stack.shell, f'eval "$(make -s env)"; {command}'))
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
+
+
 def test_down_leaves_no_process_and_says_so(stack: LocalStack) -> None:
     processes = stack.processes()
     assert len(processes) >= len(SERVICES)
-    stopped = stack.run("down")
+    stopped = stack.shell("make down")
     assert stopped.returncode == 0
     assert [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     assert stack.processes() == []

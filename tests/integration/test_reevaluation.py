@@ -21,7 +21,7 @@ from mmbert.tracking.api import Api
 from mmbert.tracking.registry import CANDIDATE, CHAMPION, Registry, connect_registry
 from tests.fixtures_stack import S3, MlflowServer
 from tests.sentence_data import write_glue
-from tests.small_run import OVERRIDES, own_text
+from tests.small_run import OVERRIDES, own_text, run_here
 
 NAME = "mmbert-reevaluated"
 SETTINGS = (
@@ -100,11 +100,6 @@ def scores(runner: LocalRunner) -> list[tuple[str, bool]]:
     return [(step.uri, step.reused) for name, step in runner.steps if name == "evaluate"]
 
 
-def _here(plan: planning.Plan, arguments: list[str], root: str, _: object) -> tuple[int, str]:
-    run_component(plan.component, plan.arguments, root, arguments[arguments.index("--task") + 1])
-    return 0, ""
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, mlflow_server: MlflowServer) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("reevaluation")
@@ -123,8 +118,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, s3_server: S3, mlflow_server
         documents = run("curate", recipe=recipe, group="0")
         tokenizer = run("tokenizer", recipe=recipe, documents=[documents])
         recipe_file = artifacts.open_artifact(recipe).remote("recipe.yaml")
-        # Loading torch anew for each component would be most of the time.
-        patch.setitem(launchers.LAUNCHERS, "here", _here)
+        patch.setitem(launchers.LAUNCHERS, "here", run_here)
         patch.setenv("MMBERT_LAUNCHER", "here")
         registry = connect_registry()
         assert registry is not None

@@ -13,9 +13,9 @@ from components.cli import cli
 from components.contract import component_names
 from components.reference import commands_page, components_page, recipe_page
 from mmbert.recipe import load_recipe
+from tests.pages import MARKS, PAGES, Block, all_blocks, blocks, mistakes, run_by_tests
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _CODE = re.compile(r"```[a-z]*\n(.*?)```|`([^`\n]+)`|^ {4}([^\n]+)$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\s*(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(mmbert|make) +([^\n;&|#>]*)", re.MULTILINE)
 
@@ -76,6 +76,84 @@ def test_commands_are_found_in_all_kinds_of_code(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert unknown(["run", "train", "--fase", "x"]) == "no option --fase"
     assert unknown(["shw"]) == "no command 'shw'"
+
+
+def test_every_block_of_commands_is_run_or_marked() -> None:
+    found = all_blocks()
+    assert not mistakes(found), "\n".join(mistakes(found))
+    assert len([command for block in found for command in run_by_tests(block)]) > 50
+
+
+def page_of(folder: Path, text: str) -> list[Block]:
+    (folder / "page.md").write_text(text, "utf-8")
+    return blocks(folder / "page.md")
+
+
+PAGE = """# A page
+
+Say **this** (*needs a GPU*):
+
+    python a.py
+
+And:
+
+```sh
+mmbert plan \\
+  --preset tiny # b
+make demo  # all of it (takes minutes)
+```
+
+## A cluster
+
+*Commands here need a cluster.*
+
+### Pods
+
+These:
+
+    kubectl get pods
+
+    helm list
+
+## The rest
+
+    import json
+
+is no command, nor is
+
+    key: value
+"""
+
+
+def test_marks_are_above_a_block_at_a_command_or_below_a_heading(tmp_path: Path) -> None:
+    gpu, mixed, cluster, python = page_of(tmp_path, PAGE)
+    assert (gpu.mark, gpu.commands[0].text) == ("needs a GPU", "python a.py")
+    assert [(c.text, c.mark) for c in mixed.commands] == [
+        ("mmbert plan --preset tiny", ""), ("make demo", "takes minutes"),
+    ]  # fmt: skip
+    assert [c.text for c in cluster.commands] == ["kubectl get pods", "helm list"]
+    assert {c.mark for c in cluster.commands} == {"needs a cluster"}
+    assert (python.python, python.mark, python.line) == ("import json", "", 29)
+    assert mistakes([gpu, mixed, cluster, python]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("    kubectl get pods\n", "page.md:1: 'kubectl get pods' is neither run by a test nor marked"),
+        ("    cd build\n    mmbert plan\n", "page.md:1: 'cd build' is neither run by a test nor marked"),
+        (
+            "It *needs a moon*:\n\n    make moon\n",
+            f"page.md:3: 'needs a moon' is no mark; there are {', '.join(MARKS)}",
+        ),
+        (
+            "It *needs a GPU*:\n\n    mmbert plan\n\nas here:\n\n    mmbert plan\n",
+            "page.md:3: marked 'needs a GPU', and a test runs it",
+        ),
+    ],
+)
+def test_what_is_neither_run_nor_marked_or_both_is_told(tmp_path: Path, text: str, mistake: str) -> None:
+    assert mistakes(page_of(tmp_path, text)) == [mistake]
 
 
 def test_the_reference_has_every_key_component_and_command() -> None:
