@@ -54,8 +54,8 @@ test-containers: setup ## build the images and run every component in them
 test-kubernetes: setup-test ## the launcher kubernetes, against a stand-in cluster, or MMBERT_KUBECONFIG's
 	@bash scripts/test-kubernetes.sh
 
-chaos: setup ## break everything, everywhere, and compare what was made to the byte (QUICK=1, SEED=, ONLY=, a pattern)
-	@OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
+chaos: setup ## break everything, everywhere, and compare what was made to the byte (QUICK=1, SEED=, ONLY=, a pattern, KEEP=1)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos $(if $(QUICK),--quick) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)') $(if $(KEEP),--keep)
 
 check: setup ## formatting, lint, types, generated files, documentation
 	@.venv/bin/ruff format --check --quiet .

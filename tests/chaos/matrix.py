@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import random
 import statistics
@@ -68,14 +69,20 @@ class Outcome:
 def try_all(
     faults: Sequence[Fault], setting: Callable[[Fault], Setting], only: str, say: Callable[[str], None]
 ) -> list[Outcome]:
-    """Try every trial whose name matches the pattern `only`, one after the other, whatever becomes of the others."""
-    outcomes = []
+    """Try every trial whose name matches the pattern `only`, one after the other, whatever becomes of the others.
+
+    A fault's name alone stands for all of its trials. Raises LookupError, with the names that there are, for none.
+    """
+    of_fault, _, place = only.partition("/")
+    only = f"{of_fault}/{place or '*'}"
+    outcomes, names = [], []
     for fault in faults:
-        if not fnmatch.fnmatch(fault.name, only.partition("/")[0]):
+        if not fnmatch.fnmatch(fault.name, of_fault):
             continue
         given = setting(fault)
         with given.stack:
             for trial in _trials(fault, given):
+                names.append(trial.name)
                 if not fnmatch.fnmatch(trial.name, only) and trial.name != fault.name:
                     continue
                 began = time.monotonic()
@@ -84,10 +91,16 @@ def try_all(
                     seconds = trial.attempt()
                 except Exception:
                     say(f"{trial.name}: LOST\n{traceback.format_exc()}")
-                    say(f"  again: make chaos SEED={given.seed} ONLY='{trial.name}'")
+                    quick = "QUICK=1 " if given.quick else ""
+                    say(f"  again: make chaos {quick}SEED={given.seed} ONLY='{trial.name}'")
                 else:
                     say(f"{trial.name}: survived, {seconds:.1f} s lost, {time.monotonic() - began:.0f} s in all")
                 outcomes.append(Outcome(fault, trial, seconds))
+    if not outcomes:
+        near = (
+            difflib.get_close_matches(only, names, n=5, cutoff=0) if names else [f"{fault.name}/*" for fault in faults]
+        )
+        raise LookupError(f"no trial is named '{only}'; there are {', '.join(near)}{' and others' * (len(names) > 5)}")
     return outcomes
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -64,7 +66,29 @@ def test_a_trial_is_repeated_by_its_name_and_seed() -> None:
 def test_a_pattern_that_fits_no_trial_is_wrong_use() -> None:
     ended = run("--only", "network/*")
     assert ended.exit_code == 2
-    assert "no trial is named 'network/*'; faults are disk" in ended.output
+    assert "no trial is named 'network/*'; there are disk/*" in ended.output
+
+
+def test_a_name_that_no_trial_of_its_fault_has_is_told_with_those_that_there_are() -> None:
+    ended = run("--only", "disk/ful")
+    assert ended.exit_code == 2
+    assert "no trial is named 'disk/ful'; there are disk/full, disk/slow, disk/gone" in " ".join(ended.output.split())
+
+
+def test_a_faults_name_alone_is_all_of_its_trials() -> None:
+    run("--only", "disk")
+    assert [name for name, _ in TRIED] == ["disk/slow", "disk/full", "disk/gone"]
+
+
+def test_what_was_lost_in_a_quick_run_is_repeated_in_one() -> None:
+    assert "again: make chaos QUICK=1 SEED=7 ONLY='disk/full'" in run("--quick", "--seed", "7").output
+
+
+def test_folders_are_kept_where_that_is_wished() -> None:
+    ended = run("--keep", "--only", "disk/slow")
+    folder = Path(ended.output.partition("kept in ")[2].splitlines()[0])
+    assert (folder / "disk").is_dir()
+    shutil.rmtree(folder)
 
 
 def test_a_fault_whose_trials_cannot_be_made_is_lost_and_the_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from tests.small_run import SmallRun, environment
 INTERVAL = 4
 """Batches from one checkpoint to the next: some 1,000 tokens each."""
 _SECONDS = 300.0
+_GONE_SECONDS = 60  # 20 were too few on a machine overloaded five times
 
 Kill = Callable[[Trainer], None]
 
@@ -70,7 +71,7 @@ class Run:
             family = trainer.family()
             kill(trainer)
             trainer.process.wait(_SECONDS)
-            wait_until_gone(family, 20)
+            wait_until_gone(family, _GONE_SECONDS)
             trainer.end()
             self.last = trainer.batch
         self.whole = max(self.checkpoints(), default=0)
@@ -81,7 +82,7 @@ class Run:
             time.sleep(seconds)
             family = trainer.family()
             trainer.kill_group()
-            wait_until_gone(family, 20)
+            wait_until_gone(family, _GONE_SECONDS)
         assert max(self.checkpoints(), default=0) == self.whole
 
     def ended(self, batches_left: bool = True) -> str:
@@ -90,7 +91,7 @@ class Run:
             family = trainer.family()
             code, said = trainer.end()
         assert code == 0, said
-        wait_until_gone([process for process in family if process.is_running()], 20)
+        wait_until_gone([process for process in family if process.is_running()], _GONE_SECONDS)
         return open_artifact(json.loads(said.splitlines()[-1])["uri"]).digest
 
 
