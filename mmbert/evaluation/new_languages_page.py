@@ -26,7 +26,16 @@ def build_page(
     `links` lead to where else the run is shown.
     """
     released = outcomes[0]
-    figures = change_figures.change_figures("change", released.comparison.differences, language_name)
+    by_language = [d for d in released.comparison.differences if d.after.language is not None]
+    groups = {
+        "The new ones": [d for d in by_language if d.after.language in costs],
+        "The old ones": [d for d in by_language if d.after.language not in costs],
+    }
+    figures = {
+        group: change_figures.change_figures(f"change-{number}", differences, language_name)
+        for number, (group, differences) in enumerate(groups.items())
+        if differences
+    }
     return render(
         "mmbert.evaluation",
         "new_languages.html",
@@ -35,9 +44,9 @@ def build_page(
         lead=verdict(released),
         facts={"Languages added": ", ".join(language_name(code) for code in costs)},
         links=links,
-        plots={name: figure for name, (_, figure) in figures.items()},
+        plots={name: figure for drawn in figures.values() for name, (_, figure) in drawn.items()},
         cards=_cards(released, costs),
-        figures=[(name, heading) for name, (heading, _) in figures.items()],
+        figures={group: [(name, heading) for name, (heading, _) in drawn.items()] for group, drawn in figures.items()},
         model_columns=MODEL_COLUMNS,
         models=[_model_row(found) for found in outcomes],
         overall_columns=change_figures.OVERALL_COLUMNS,

@@ -145,7 +145,10 @@ def test_gain_and_loss_are_of_all_bytes_of_the_new_and_the_old_languages(tmp_pat
     cost = {"bytes": 1, "tokens": 1, "bytes_per_token": 1.0, "byte_fallback_share": None, "beside_others": None}
     told = summary([found], {"bre_Latn": cost})
     assert json.loads(json.dumps(told))["models"][0]["new_gain"] == pytest.approx(0.4)
-    assert "Breton" in build_page([found], {"bre_Latn": cost, "smo_Latn": cost}, "mine")
+    html = build_page([found], {"bre_Latn": cost, "smo_Latn": cost}, "mine")
+    drawn = json.loads(html.partition('id="figures">')[2].partition("</script>")[0])
+    languages = {name: figure["layout"]["yaxis"]["ticktext"] for name, figure in drawn.items()}
+    assert languages == {"change-0-0": ["Samoan", "Breton"], "change-1-0": ["French", "German"]}
     worse = card("worse", {"bre_Latn": [500, 400], "smo_Latn": [300], "deu_Latn": [400, 312], "fra_Latn": [300]})
     assert "lost more than 2%" in verdict(outcome(before, worse, ["bre_Latn", "smo_Latn"]))
     with pytest.raises(UserError, match="no bits per byte of dzo_Tibt on both sides"):
