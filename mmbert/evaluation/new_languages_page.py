@@ -66,7 +66,8 @@ def _cards(found: Outcome, costs: Mapping[str, Mapping[str, Any]]) -> list[Card]
         else f"bits per byte; {'within' if found.loss <= LARGEST_LOSS else 'above'} {LARGEST_LOSS:.0%}"
     )
     return [
-        Card("New languages", f"{-found.gain:+.1%}", f"bits per byte, of {len(costs)} languages"),
+        Card("New languages", f"{-found.gain:+.1%}", f"bits per byte, over all bytes of {len(costs)} languages"),
+        Card("Their median", f"{-found.median_gain:+.1%}", "bits per byte, each language counted once"),
         Card("Old languages", loss, kept),
     ]
 

@@ -19,9 +19,8 @@ from mmbert.recipe.schema import Recipe
 SOURCE = "new"
 """The name of the source that the new languages' text is."""
 
-SHARES = {"new-half": 0.5, "new-quarter": 0.25}
-"""Variants: the new languages' share of the tokens. A third variant draws by temperature alone."""
-BY_TEMPERATURE = "new-by-size"
+SHARES = {"new-quarter": 0.25, "new-half": 0.5, "new-three-quarters": 0.75}
+"""Variants: the new languages' share of the tokens. One that drew them by their size learned too little to help."""
 # A model without an optimiser's state would take a full first step at the full learning rate.
 _WARMUP_SHARE = 0.1
 
@@ -122,5 +121,4 @@ def _changed(data: dict[str, Any], new: list[str], text: str) -> dict[str, Any]:
 
 def _variants(new: list[str]) -> Mapping[str, Any]:
     fixed = {name: {code: share / len(new) for code in new} for name, share in SHARES.items()}
-    shared = {name: {"languages": "all", "language_shares": shares} for name, shares in fixed.items()}
-    return {**shared, BY_TEMPERATURE: {"languages": "all"}}
+    return {name: {"languages": "all", "language_shares": shares} for name, shares in fixed.items()}

@@ -122,7 +122,7 @@ def as_kfp_names(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["pretrain", "reevaluate", "add_languages"])
 def test_the_graph_is_the_workflows(compiled: dict[str, Any], name: str) -> None:
-    variants = {"variants": ["new-half", "new-quarter", "new-by-size"]} if name == "add_languages" else {}
+    variants = {"variants": ["new-quarter", "new-half", "new-three-quarters"]} if name == "add_languages" else {}
     graph = Graph(**variants)
     workflows.WORKFLOWS[name](graph, "tiny", [])
     pipeline, _ = compiled[name]

@@ -35,8 +35,9 @@ def test_the_recipe_draws_new_text_beside_the_old(tmp_path: Path) -> None:
     assert made.tokenizer.kind == "checkpoint"
     assert set(base.reserved_languages) - set(made.reserved_languages) == {"bre_Latn", "smo_Latn"}
     variants = made.phases.decay.variants
-    assert [variants[name].language_shares for name in ("new-half", "new-quarter", "new-by-size")] == [
-        {"bre_Latn": 0.25, "smo_Latn": 0.25}, {"bre_Latn": 0.125, "smo_Latn": 0.125}, {},
+    assert [variants[name].language_shares for name in ("new-quarter", "new-half", "new-three-quarters")] == [
+        {"bre_Latn": 0.125, "smo_Latn": 0.125}, {"bre_Latn": 0.25, "smo_Latn": 0.25},
+        {"bre_Latn": 0.375, "smo_Latn": 0.375},
     ]  # fmt: skip
     assert {draw.languages for draw in variants.values()} == {"all"}
     decay = made.phases.decay
@@ -51,7 +52,7 @@ def test_overrides_have_the_last_word() -> None:
     made = recipe_for(base, "", overrides)
     assert list(made.phases.decay.variants) == variants_for(base, overrides) == ["mine"]
     assert made.phases.decay.schedule.warmup_tokens == 0
-    assert variants_for(load_recipe("tiny")) == ["new-half", "new-quarter", "new-by-size"]
+    assert variants_for(load_recipe("tiny")) == ["new-quarter", "new-half", "new-three-quarters"]
 
 
 def test_without_text_the_reserved_languages_are_the_new_ones() -> None:
@@ -140,7 +141,8 @@ def test_gain_and_loss_are_of_all_bytes_of_the_new_and_the_old_languages(tmp_pat
     found = outcome(before, after, ["bre_Latn", "smo_Latn"])
     assert found.gain == pytest.approx(1 - 1200 / 2000)
     assert found.loss == pytest.approx(909 / 900 - 1)
-    assert "(-40.0%)" in verdict(found)
+    assert found.gains == pytest.approx({"bre_Latn": 5 / 14, "smo_Latn": 0.5})
+    assert "(-40.0%, half of them -42.9% or better)" in verdict(found)
     assert "(+1.0%): kept" in verdict(found)
     cost = {"bytes": 1, "tokens": 1, "bytes_per_token": 1.0, "byte_fallback_share": None, "beside_others": None}
     told = summary([found], {"bre_Latn": cost})
