@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert import artifacts, storage
+from mmbert.artifacts import Artifact
 from mmbert.errors import MmbertError, UserError
 from mmbert.evaluation.results.promotion import SCORES
 from mmbert.lineage.facts import label
@@ -128,10 +129,30 @@ def _by_digest(what: str, store: Store, servers: Servers, looked: _Looked) -> Na
                 f"{of(store.artifacts[u])[:16]} ({store.artifacts[u].manifest.kind})" for u in found[:_SHOWN]
             )
             raise UserError(f"'{what}' begins {len(found)} of these: {listed}; give more digits of {how}")
+        if len(found) > 1 and of(store.artifacts[found[0]]) == store.artifacts[found[0]].digest:
+            _check_content(what, found, store)
         if found:
             # Of several with the same content the first stands for all.
             return Named((found[0],), how)
     return _by_run(what, store, servers, looked)
+
+
+def _check_content(what: str, uris: list[str], store: Store) -> None:
+    """Raises UserError where these have one digest and not one content."""
+    if store.artifacts[uris[0]].identified:
+        return
+    made = [store.artifacts[uri] for uri in uris]
+    made.sort(key=lambda a: -float(a.manifest.producer.get("finished", 0)))
+    kind = made[0].manifest.kind
+    listed = "".join(
+        f"\n  {a.uri} ({', '.join(t for t in (label(a), str(a.manifest.producer.get('workflow_run', ''))) if t)})"
+        for a in made[:_SHOWN]
+    )
+    more = f"\n  and {len(made) - _SHOWN} more" if len(made) > _SHOWN else ""
+    raise UserError(
+        f"'{what}': the digest of a {kind} says that it is a {kind} and no more, since none of its files is digested. "
+        f"There are {len(made)}; name one by its URI or fingerprint, which the URI ends with:{listed}{more}"
+    )
 
 
 def _by_run(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
@@ -245,6 +266,11 @@ def _there(store: Store) -> str:
     lines = []
     for kind, uris in sorted(kinds.items()):
         newest = sorted(uris, key=lambda u: -float(store.artifacts[u].manifest.producer.get("finished", 0)))[:_SHOWN]
-        shown = ", ".join(f"{store.artifacts[u].digest[:12]} ({label(store.artifacts[u]) or kind})" for u in newest)
+        shown = ", ".join(f"{_digits(store.artifacts[u])} ({label(store.artifacts[u]) or kind})" for u in newest)
         lines.append(f"  {kind}: {shown}{f' and {len(uris) - _SHOWN} more' if len(uris) > _SHOWN else ''}")
     return f"Below {store.root} there are, by kind:\n" + "\n".join(lines)
+
+
+def _digits(artifact: Artifact) -> str:
+    """The beginning of what names it and no other."""
+    return (artifact.digest if artifact.identified else artifact.manifest.fingerprint)[:12]

