@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ FORMS = (
 )
 _REGISTERED = re.compile(r"(?:models:/)?([\w.-]+)([@/])([\w.-]+?)(?:#([\w.-]+))?")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_SHORT = re.compile(r"[0-9a-f]{1,3}")
 _SHOWN = 8
 
 
@@ -100,7 +101,7 @@ def _by_workflow_run(what: str, store: Store, servers: Servers, looked: _Looked)
         raise UserError(f"'{what}' is the end of several workflow runs' names: {', '.join(map(repr, fitting))}")
     name = fitting[0] if fitting else what
     made = [u for u, a in store.artifacts.items() if a.manifest.producer.get("workflow_run") == name]
-    looked.places.append(f"a workflow run of {len(names)} whose artifacts are below {store.root}")
+    looked.places.append(f"the names of workflow runs: {len(names)} made artifacts below {store.root}")
     lookup = servers.lookup() if fitting or " " in what or "__" in what else None
     told = lookup.uris_of_workflow(name) if lookup else []
     if lookup:
@@ -114,6 +115,8 @@ def _by_workflow_run(what: str, store: Store, servers: Servers, looked: _Looked)
 
 def _by_digest(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
     if not _HEX.fullmatch(what):
+        if _SHORT.fullmatch(what):
+            looked.places.append("no digest: a digest or fingerprint needs at least 4 digits")
         return None
     looked.places.append(
         f"content digests, fingerprints and MLflow runs of {len(store.artifacts)} artifacts below {store.root}"
@@ -204,7 +207,13 @@ def _by_results(what: str, store: Store, looked: _Looked) -> Named | None:
             made = artifact_scorecard(artifact)
             if made.model_digest == card.model_digest and made.scores == card.scores:
                 return Named((uri,), "a file of the results store")
-    return None
+    models = store.of_digest(card.model_digest) if card.model_digest else []
+    model = f"Its model is {card.model_digest[:12]}" if card.model_digest else f"Its model is called {card.model}"
+    there = f": `mmbert trace {card.model_digest[:12]}`" if models else ", and is not there either"
+    raise UserError(
+        f"{what}: the scores of this record are not below {store.root}; they were collected, or lie in another store. "
+        f"{model}{there}"
+    )
 
 
 def _by_registry(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
@@ -225,23 +234,30 @@ def _by_registry(what: str, store: Store, servers: Servers, looked: _Looked) -> 
     if version is None:
         return None
     if suite:
-        uri = version.tags.get(f"{SCORES}{suite}", "")
-        if not uri:
-            suites = [key.removeprefix(SCORES) for key in version.tags if key.startswith(SCORES)]
-            raise UserError(f"{what}: version {version.version} has scores of {', '.join(suites) or 'no suite'} alone")
-        return _of_version(what, (uri,), version, store, "a registered version's scores")
+        return _scores_of(version, suite, what, store)
     places = [version.tags.get("mmbert.uri", ""), *(store.of_digest(version.digest) if version.digest else [])]
-    return _of_version(what, places, version, store, "a registered version")
-
-
-def _of_version(what: str, places: Iterable[str], version: ModelVersion, store: Store, how: str) -> Named:
     for uri in places:
         if uri.rstrip("/") in store.artifacts:
-            return Named((uri.rstrip("/"),), how, version)
+            return Named((uri.rstrip("/"),), "a registered version", version)
     where = ", ".join(place for place in places if place) or version.source
     raise UserError(
-        f"{what}: version {version.version} of '{version.name}' was registered from {where}; no artifact is there or "
+        f"{what}: version {version.version} of '{name}' was registered from {where}; no artifact is there or "
         f"has its content ({version.digest[:12] or 'not recorded'}) below {store.root}; name its store with --root"
+    )
+
+
+def _scores_of(version: ModelVersion, suite: str, what: str, store: Store) -> Named:
+    """A version's scores where its tag says, or in a copied store by the fingerprint that this ends with."""
+    uri = version.tags.get(f"{SCORES}{suite}", "")
+    if not uri:
+        suites = [key.removeprefix(SCORES) for key in version.tags if key.startswith(SCORES)]
+        raise UserError(f"{what}: version {version.version} has scores of {', '.join(suites) or 'no suite'} alone")
+    for place in (uri.rstrip("/"), store.copy_of(uri)):
+        if place in store.artifacts:
+            return Named((place,), "a registered version's scores", version)
+    raise UserError(
+        f"{what}: version {version.version} of '{version.name}' has its scores of {suite} at {uri}; no artifact is "
+        f"there, and none of that fingerprint below {store.root}; name its store with --root"
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mmbert.lineage.facts import DIGITS, Making, short_digest
-from mmbert.lineage.sources import HELD_OUT, SourceFacts
+from mmbert.lineage.sources import HELD_OUT, NO_VERSION, SourceFacts
 from mmbert.lineage.trace import ScoreFacts, Trace
 from mmbert.tables import table
 
@@ -66,7 +66,7 @@ def short_image(image: str) -> str:
 
 def source_text(s: SourceFacts) -> str:
     """A source in one line."""
-    told = [s.kind, f"{s.place}@{s.version[:DIGITS]}" if s.version else s.place]
+    told = [s.kind, *((f"{s.place}@{s.version[:DIGITS]}",) if s.version else (s.place, NO_VERSION))]
     told += [f"{s.kept():,} documents ({s.kept(HELD_OUT):,} of them held out)"] if s.documents else []
     told += [f"{sum(s.tokens.values()):,} tokens"] if s.tokens else []
     told += [_languages(s.languages)] if s.languages else []
@@ -109,13 +109,13 @@ def _languages(languages: Sequence[str]) -> str:
 
 
 def _upwards(found: Trace) -> str:
-    rows = [
-        [m.kind, m.label, m.digits, m.finished[:16].replace("T", " "), m.workflow_run,
-         found.exposure.get(m.uri, "") or m.uri]
-        for m in found.makings
-    ]  # fmt: skip
-    last = "how it comes from it" if found.exposure else "place"
-    return table(["kind", "label", "digest", "when", "workflow run", last], rows, left=5)
+    columns = ["kind", "label", "digest", "when", "workflow run"]
+    rows = [[m.kind, m.label, m.digits, m.finished[:16].replace("T", " "), m.workflow_run] for m in found.makings]
+    if found.exposure:
+        columns.append("how it comes from it")
+        rows = [[*row, found.exposure.get(m.uri, "")] for row, m in zip(rows, found.makings, strict=True)]
+    rows = [[*row, m.uri] for row, m in zip(rows, found.makings, strict=True)]
+    return table([*columns, "place"], rows, left=len(columns))
 
 
 @dataclass
@@ -155,5 +155,6 @@ class _Tree:
             gone = f"GONE: {lost(item.kind or item.name, item.digest, item.uri)}"
             found.setdefault(item.found or gone, item.name)
         for source in self.trace.sources_of(uri):
-            found[f"source  {source.name}: {source_text(source)}"] = ""
+            own = source if len(source.read_by) == 1 else replace(source.of({uri: source.read_by[uri]}), tokens={})
+            found[f"source  {source.name}: {source_text(own)}"] = ""
         return list(found.items())
