@@ -92,13 +92,13 @@ def _check_compared(run: str, results: list[StepResult]) -> None:
     states = {result.state for result in results}
     if states <= {reproduction.NOT_RUN}:
         raise UserError(
-            f"{run}: nothing was made again{f' ({results[0].reason})' if results else ''}; with --all what it was made "
-            "of is, or name one of that (`mmbert trace` shows all)"
+            f"{run}: nothing was made again{f' ({results[0].reason})' if results else ''}; --all makes what it was "
+            "made of again, too, or name one of that (`mmbert trace` shows all)"
         )
     if not states & {reproduction.SAME, reproduction.DIFFERENT}:
         raise UserError(
-            f"{run}: nothing was compared, since no file of what was made again is digested; with --all what it was "
-            "made of is made again and compared"
+            f"{run}: nothing was compared, since no file of what was made again is digested; --all makes what it was "
+            "made of again, too, and compares that"
         )
 
 

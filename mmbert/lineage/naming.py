@@ -211,8 +211,8 @@ def _by_results(what: str, store: Store, looked: _Looked) -> Named | None:
     model = f"Its model is {card.model_digest[:12]}" if card.model_digest else f"Its model is called {card.model}"
     there = f": `mmbert trace {card.model_digest[:12]}`" if models else ", and is not there either"
     raise UserError(
-        f"{what}: the scores of this record are not below {store.root}; they were collected, or lie in another store. "
-        f"{model}{there}"
+        f"{what}: the scores of this record are no artifact below {store.root}: it was collected, lies in another "
+        f"store, or there was none. {model}{there}"
     )
 
 

@@ -195,7 +195,7 @@ def test_the_scores_of_a_record_can_have_been_collected(tmp_path: Path) -> None:
     assert named(place, root).uris == (scores.uri,)
     storage.delete_tree(scores.uri)
     said = refused(place, root)
-    assert "the scores of this record are not" in said
+    assert "the scores of this record are no artifact" in said
     assert f"`mmbert trace {model.digest[:12]}`" in said
     storage.delete_tree(model.uri)
     said = refused(place, root)
