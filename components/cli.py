@@ -52,7 +52,8 @@ def cli(quiet: bool) -> None:
 
     Results go to standard output; progress and messages go to standard error.
 
-    Exit codes: 0 done, 2 wrong input (recipe, data, arguments), 3 infrastructure (worth a retry), 1 a bug.
+    Exit codes: 0 done, 2 wrong input (recipe, data, arguments), 3 infrastructure (worth a retry), 4 other bytes (of
+    `reproduce`), 1 a bug.
     """
     if quiet:
         os.environ[logs.QUIET] = "1"

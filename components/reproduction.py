@@ -18,14 +18,15 @@ from components.steps import run_step
 from mmbert import artifacts, storage
 from mmbert.artifacts import Artifact
 from mmbert.errors import MmbertError, UserError
-from mmbert.lineage.facts import label
+from mmbert.lineage.facts import label, short_digest
 from mmbert.lineage.store import Store
 from mmbert.lineage.text import short_image
 
-SAME, DIFFERENT, NOT_RUN = "same", "different", "not run"
+SAME, DIFFERENT, NOT_COMPARED, NOT_RUN = "same", "different", "not compared", "not run"
+STATES = (SAME, DIFFERENT, NOT_COMPARED, NOT_RUN)
 _RECIPES = "recipes"
 _BLOCK = 2**20
-_NOTHING = "nothing of it is digested"
+_NOTHING = "none of its files is digested, as their bytes change with each making"
 
 
 class DifferentError(MmbertError):
@@ -45,7 +46,7 @@ class FileResult:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One artifact made again. `state` is SAME, DIFFERENT or NOT_RUN, and `reason` says why where that is no SAME.
+    """One artifact made again. `state` is SAME, DIFFERENT, NOT_COMPARED or NOT_RUN, `reason` says why it is no SAME.
 
     `differences` say what around the work is not as recorded, and what that means for byte identity.
     """
@@ -131,13 +132,13 @@ def reproduce(uri: str, store: Store, root: str, scratch: Path) -> StepResult:
     if again.manifest.producer == told:
         reason = f"what stands at {again.uri} is the recorded artifact itself, or a copy of it; name another --into"
         return dataclasses.replace(result, reason=reason)
-    same = again.digest == artifact.digest
     files = compare_files(artifact, again)
+    state = NOT_COMPARED if not files else SAME if again.digest == artifact.digest else DIFFERENT
     differences += ["found done there, from an earlier time"] if step.reused else []
     first = next((f for f in files if f.state != SAME), None)
     return dataclasses.replace(
         result,
-        state=SAME if same else DIFFERENT,
+        state=state,
         found=again.digest,
         again=again.uri,
         reason=f"{first.path}: {first.detail or first.state}" if first else _NOTHING * (not files),
@@ -184,7 +185,7 @@ def _inputs(item: Component, artifact: Artifact, store: Store, arguments: Mappin
     """The arguments that are artifacts, by the content that was read, wherever that is now."""
     gone = [i for i in store.inputs(artifact.uri) if not i.found and i.name != "recipe"]
     if gone:
-        listed = ", ".join(f"{i.kind or i.name} {i.digest[:12]} ({i.uri})" for i in gone)
+        listed = ", ".join(f"{i.kind or i.name} {short_digest(i.kind, i.digest)} ({i.uri})" for i in gone)
         raise _NotAgainError(f"it was made from what is gone: {listed}")
     found: dict[str, Any] = {}
     for parameter in item.parameters:

@@ -82,6 +82,11 @@ def content_digest(kind: str, files: Iterable[File]) -> str:
     return digest_json([kind, MANIFEST_SCHEMA, listed])
 
 
+def identifies(kind: str, digest: str) -> bool:
+    """Whether a content digest says what is in an artifact: where no file is digested it says the kind alone."""
+    return digest != content_digest(kind, ())
+
+
 def digest_json(value: Any) -> str:
     """sha256 of a plain value's canonical JSON, 64 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -109,6 +114,11 @@ class Artifact:
     @property
     def digest(self) -> str:
         return self.manifest.content_digest
+
+    @property
+    def identified(self) -> bool:
+        """Whether its content digest tells it from others of its kind: some of its files are digested."""
+        return identifies(self.manifest.kind, self.digest)
 
     @property
     def outputs(self) -> Mapping[str, Any]:

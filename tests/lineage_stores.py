@@ -21,6 +21,7 @@ def put(
     texts: Mapping[str, Iterable[str]] | None = None,
     parameters: Mapping[str, object] | None = None,
     outputs: Mapping[str, object] | None = None,
+    digested: bool = True,
     **producer: object,
 ) -> Artifact:
     """Commit an artifact whose content is its name, unless it has files, as a component would.
@@ -35,7 +36,7 @@ def put(
     fingerprint = artifacts.digest_json([kind, parameters, inputs])[:32]
     writer = ArtifactWriter(storage.join(root, kind, fingerprint), kind, fingerprint, parameters, inputs)
     for path, value in (files or {"content.json": name}).items():
-        writer.add_json(path, value)
+        writer.add_json(path, value, digested)
     for path, idents in (texts or {}).items():
         # Ids are `<source>/<language>/...`.
         documents = [Document(ident, "text", ident.split("/")[1], ident.split("/")[0]) for ident in idents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -36,9 +37,10 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
 
     RUN is a run in MLflow, a workflow run's name, or an artifact; all that `mmbert trace` takes. Each step reads the
     recorded inputs, so steps are judged one by one. The registry, aliases and MLflow stay as they are. Ends with 0
-    where all bytes are the same, with 4 where some are not, with 2 where a step cannot be made again.
+    where all bytes are the same, with 4 where some are not, with 2 where a step cannot be made again or none was.
     """
     from components import reproduction
+    from components.launchers.output import without_results
     from components.runtime import root_uri
     from mmbert import progress, storage
     from mmbert.lineage.naming import Servers, place_of, resolve
@@ -61,7 +63,7 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
         try:
             with progress.shown("reproduction", len(uris), "steps") as advance:
                 for uri in uris:
-                    with logs.results_apart():
+                    with logs.results_apart(), contextlib.nullcontext() if into else without_results():
                         results.append(reproduction.reproduce(uri, store, target, scratch))
                     if not as_json:
                         click.echo(_line(results[-1]))
@@ -80,11 +82,31 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
         raise reproduction.DifferentError(f"{len(different)} of {len(results)} artifacts are not the same")
     if lost:
         raise UserError("not all could be made again:\n" + "\n".join(lost))
+    _check_compared(run, results)
+
+
+def _check_compared(run: str, results: list[StepResult]) -> None:
+    """Raises UserError where nothing can be said of bytes."""
+    from components import reproduction
+
+    states = {result.state for result in results}
+    if states <= {reproduction.NOT_RUN}:
+        raise UserError(
+            f"{run}: nothing was made again{f' ({results[0].reason})' if results else ''}; --all makes what it was "
+            "made of again, too, or name one of that (`mmbert trace` shows all)"
+        )
+    if not states & {reproduction.SAME, reproduction.DIFFERENT}:
+        raise UserError(
+            f"{run}: nothing was compared, since no file of what was made again is digested; --all makes what it was "
+            "made of again, too, and compares that"
+        )
 
 
 def _line(result: StepResult) -> str:
-    head = f"{result.state:9}  {result.kind:11}  {result.label:28}  {result.recorded[:12]}"
-    lines = [f"{head}  {result.found[:12]}" if result.found else head]
+    from mmbert.lineage.facts import short_digest
+
+    head = f"{result.state:12}  {result.kind:11}  {result.label:28}  {short_digest(result.kind, result.recorded)}"
+    lines = [f"{head}  {short_digest(result.kind, result.found)}".rstrip()]
     changed = [f for f in result.files if f.state != "same"]
     if result.files:
         lines.append(f"  {len(result.files) - len(changed)} of {len(result.files)} digested files are the same")
@@ -96,7 +118,9 @@ def _line(result: StepResult) -> str:
 
 def _end(results: list[StepResult]) -> str:
     """How many of each, and what was not as recorded, each told once."""
-    counts = {state: sum(r.state == state for r in results) for state in ("same", "different", "not run")}
+    from components.reproduction import STATES
+
+    counts = {state: sum(r.state == state for r in results) for state in STATES}
     lines = [", ".join(f"{n} {state}" for state, n in counts.items() if n) or "nothing to do"]
     told: dict[str, list[str]] = {}
     for result in results:

@@ -6,6 +6,7 @@ The last line is told in plain words, also where the component writes JSON (mmbe
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from mmbert import logs
@@ -14,6 +15,18 @@ ERROR = "error: "
 """What a component's closing message begins with."""
 _RESULT = '{"uri": '
 """What the line with a component's result begins with."""
+_are_results_shown = True
+
+
+@contextlib.contextmanager
+def without_results() -> Iterator[None]:
+    """Within the block components' results are left out: what they name is of no use to whoever reads them."""
+    global _are_results_shown  # noqa: PLW0603 - there is one terminal
+    _are_results_shown = False
+    try:
+        yield
+    finally:
+        _are_results_shown = True
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -35,7 +48,7 @@ class Shown:
         """Show lines, each with its end, until there are no more."""
         for line in lines:
             plain = logs.plain(line)
-            if logs.quiet() and plain.startswith(_RESULT):
+            if plain.startswith(_RESULT) and (logs.quiet() or not _are_results_shown):
                 continue
             told, self._error = (self._error, line) if plain.startswith(ERROR) else (self._error + line, "")
             logs.relay(told)

@@ -16,17 +16,18 @@ _SWEEPS = 6
 
 @dataclass(frozen=True)
 class Box:
-    """A node's place in pixels, and the digests of all that it was made from, directly or not."""
+    """A node's place in pixels and its name in the drawing, with the names of all that it was made from."""
 
     node: LineageNode
     x: int
     y: int
+    name: str
     ancestors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A curve from an input to what was made from it, as the `d` of an SVG path."""
+    """A curve from an input to what was made from it, by their names, as the `d` of an SVG path."""
 
     source: str
     target: str
@@ -46,9 +47,9 @@ def draw(nodes: Sequence[LineageNode]) -> Drawing:
 
     Inputs that are not among the nodes are left out of the drawing, and so is a node that is given twice.
     """
-    by_digest = {node.digest: node for node in nodes}
+    by_uri = {node.uri: node for node in nodes}
     inputs = {
-        d: tuple(dict.fromkeys(i for i in node.inputs if i in by_digest and i != d)) for d, node in by_digest.items()
+        uri: tuple(dict.fromkeys(i for i in node.inputs if i in by_uri and i != uri)) for uri, node in by_uri.items()
     }
     rows = _ordered(inputs, _levels(inputs))
     widest = max((len(row) for row in rows), default=0)
@@ -57,53 +58,56 @@ def draw(nodes: Sequence[LineageNode]) -> Drawing:
     places: dict[str, tuple[int, int]] = {}
     for level, row in enumerate(rows):
         left = (width - len(row) * (WIDTH + _GAP_X) + _GAP_X) // 2
-        for index, digest in enumerate(row):
-            places[digest] = (left + index * (WIDTH + _GAP_X), _BORDER + level * (HEIGHT + _GAP_Y))
-    boxes = tuple(Box(by_digest[d], *places[d], tuple(sorted(_ancestors(d, inputs)))) for d in places)
-    edges = tuple(Edge(s, d, _curve(places[s], places[d])) for d in places for s in inputs[d])
+        for index, uri in enumerate(row):
+            places[uri] = (left + index * (WIDTH + _GAP_X), _BORDER + level * (HEIGHT + _GAP_Y))
+    names = {uri: f"n{number}" for number, uri in enumerate(places)}
+    boxes = tuple(
+        Box(by_uri[u], *places[u], names[u], tuple(sorted(names[a] for a in _ancestors(u, inputs)))) for u in places
+    )
+    edges = tuple(Edge(names[s], names[u], _curve(places[s], places[u])) for u in places for s in inputs[u])
     return Drawing(boxes, edges, width, height)
 
 
 def _levels(inputs: dict[str, tuple[str, ...]]) -> dict[str, int]:
     levels: dict[str, int] = {}
 
-    def level(digest: str) -> int:
-        if digest not in levels:
-            levels[digest] = 0  # ends the walk should two artifacts name each other
-            levels[digest] = max((level(i) + 1 for i in inputs[digest]), default=0)
-        return levels[digest]
+    def level(uri: str) -> int:
+        if uri not in levels:
+            levels[uri] = 0  # ends the walk should two artifacts name each other
+            levels[uri] = max((level(i) + 1 for i in inputs[uri]), default=0)
+        return levels[uri]
 
-    for digest in inputs:
-        level(digest)
+    for uri in inputs:
+        level(uri)
     return levels
 
 
 def _ordered(inputs: dict[str, tuple[str, ...]], levels: dict[str, int]) -> list[list[str]]:
-    """Digests by level, ordered by the mean place of their neighbours, swept to and fro until few edges cross."""
+    """URIs by level, ordered by the mean place of their neighbours, swept to and fro until few edges cross."""
     rows: list[list[str]] = [[] for _ in range(max(levels.values(), default=-1) + 1)]
-    for digest, level in levels.items():
-        rows[level].append(digest)
-    outputs: dict[str, list[str]] = {digest: [] for digest in inputs}
-    for digest, sources in inputs.items():
+    for uri, level in levels.items():
+        rows[level].append(uri)
+    outputs: dict[str, list[str]] = {uri: [] for uri in inputs}
+    for uri, sources in inputs.items():
         for source in sources:
-            outputs[source].append(digest)
+            outputs[source].append(uri)
     for sweep in range(_SWEEPS):
         forward = sweep % 2 == 0
-        for digests in rows if forward else reversed(rows):
+        for row in rows if forward else reversed(rows):
             place = {d: (i + 0.5) / len(r) for r in rows for i, d in enumerate(r)}
             key = {
                 d: statistics.fmean(place[n] for n in found)
                 if (found := inputs[d] if forward else outputs[d])
                 else place[d]
-                for d in digests
+                for d in row
             }
-            digests.sort(key=key.__getitem__)
+            row.sort(key=key.__getitem__)
     return rows
 
 
-def _ancestors(digest: str, inputs: dict[str, tuple[str, ...]]) -> set[str]:
+def _ancestors(uri: str, inputs: dict[str, tuple[str, ...]]) -> set[str]:
     found: set[str] = set()
-    waiting = list(inputs[digest])
+    waiting = list(inputs[uri])
     while waiting:
         current = waiting.pop()
         if current not in found:

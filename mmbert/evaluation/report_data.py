@@ -94,7 +94,10 @@ class ComponentTime:
 
 @dataclass(frozen=True)
 class LineageNode:
-    """An artifact: its content digest, the content digests of what it was made from, and where else it is shown."""
+    """An artifact: its URI, the URIs of what it was made from, and where else it is shown.
+
+    `digest` is its content digest, or what is to be said where that is none.
+    """
 
     kind: str
     label: str

@@ -150,7 +150,7 @@ def _time(artifact: Artifact) -> ComponentTime:
 
 
 def _node(artifact: Artifact) -> LineageNode:
-    inputs = tuple(e["digest"] for entries in artifact.manifest.inputs.values() for e in entries)
+    inputs = tuple(e["uri"].rstrip("/") for entries in artifact.manifest.inputs.values() for e in entries)
     told = artifact.manifest.producer
     links = {
         "MLflow": mlflow_link(f"runs/{told['mlflow_run_id']}") if told.get("mlflow_run_id") else "",

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmbert.artifacts import Artifact
+from mmbert.artifacts import Artifact, identifies
 from mmbert.pages.links import airflow_link, mlflow_link
 from mmbert.tables import now
+
+DIGITS = 12
+NOT_DIGESTED = "not digested"
 
 
 @dataclass(frozen=True)
 class Making:
-    """Who made an artifact, when and with what. Texts are empty, and numbers None, where the manifest does not tell."""
+    """Who made an artifact, when and with what. Texts are empty, and numbers None, where the manifest does not tell.
+
+    `identified`: its content digest tells it from others of its kind.
+    """
 
     uri: str
     kind: str
@@ -36,6 +42,12 @@ class Making:
     mlflow_url: str
     airflow: Mapping[str, Any]
     airflow_url: str
+    identified: bool
+
+    @property
+    def digits(self) -> str:
+        """Its content digest, short, or that it has none of its own."""
+        return short_digest(self.kind, self.content_digest) or NOT_DIGESTED
 
     @property
     def title(self) -> str:
@@ -73,7 +85,13 @@ def making(artifact: Artifact) -> Making:
         mlflow_url=mlflow_link(f"runs/{run_id}") if run_id else "",
         airflow=airflow,
         airflow_url=airflow_link(airflow),
+        identified=artifact.identified,
     )
+
+
+def short_digest(kind: str, digest: str) -> str:
+    """A dozen digits; none of a digest that says the kind alone."""
+    return digest[:DIGITS] if identifies(kind, digest) else ""
 
 
 def label(artifact: Artifact) -> str:

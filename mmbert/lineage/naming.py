@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbert import artifacts, storage
+from mmbert.artifacts import Artifact
 from mmbert.errors import MmbertError, UserError
 from mmbert.evaluation.results.promotion import SCORES
 from mmbert.lineage.facts import label
@@ -22,6 +23,7 @@ FORMS = (
 )
 _REGISTERED = re.compile(r"(?:models:/)?([\w.-]+)([@/])([\w.-]+?)(?:#([\w.-]+))?")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_SHORT = re.compile(r"[0-9a-f]{1,3}")
 _SHOWN = 8
 
 
@@ -99,7 +101,7 @@ def _by_workflow_run(what: str, store: Store, servers: Servers, looked: _Looked)
         raise UserError(f"'{what}' is the end of several workflow runs' names: {', '.join(map(repr, fitting))}")
     name = fitting[0] if fitting else what
     made = [u for u, a in store.artifacts.items() if a.manifest.producer.get("workflow_run") == name]
-    looked.places.append(f"a workflow run of {len(names)} whose artifacts are below {store.root}")
+    looked.places.append(f"the names of workflow runs: {len(names)} made artifacts below {store.root}")
     lookup = servers.lookup() if fitting or " " in what or "__" in what else None
     told = lookup.uris_of_workflow(name) if lookup else []
     if lookup:
@@ -113,6 +115,8 @@ def _by_workflow_run(what: str, store: Store, servers: Servers, looked: _Looked)
 
 def _by_digest(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
     if not _HEX.fullmatch(what):
+        if _SHORT.fullmatch(what):
+            looked.places.append("no digest: a digest or fingerprint needs at least 4 digits")
         return None
     looked.places.append(
         f"content digests, fingerprints and MLflow runs of {len(store.artifacts)} artifacts below {store.root}"
@@ -128,10 +132,30 @@ def _by_digest(what: str, store: Store, servers: Servers, looked: _Looked) -> Na
                 f"{of(store.artifacts[u])[:16]} ({store.artifacts[u].manifest.kind})" for u in found[:_SHOWN]
             )
             raise UserError(f"'{what}' begins {len(found)} of these: {listed}; give more digits of {how}")
+        if len(found) > 1 and of(store.artifacts[found[0]]) == store.artifacts[found[0]].digest:
+            _check_content(what, found, store)
         if found:
             # Of several with the same content the first stands for all.
             return Named((found[0],), how)
     return _by_run(what, store, servers, looked)
+
+
+def _check_content(what: str, uris: list[str], store: Store) -> None:
+    """Raises UserError where these have one digest and not one content."""
+    if store.artifacts[uris[0]].identified:
+        return
+    made = [store.artifacts[uri] for uri in uris]
+    made.sort(key=lambda a: -float(a.manifest.producer.get("finished", 0)))
+    kind = made[0].manifest.kind
+    listed = "".join(
+        f"\n  {a.uri} ({', '.join(t for t in (label(a), str(a.manifest.producer.get('workflow_run', ''))) if t)})"
+        for a in made[:_SHOWN]
+    )
+    more = f"\n  and {len(made) - _SHOWN} more" if len(made) > _SHOWN else ""
+    raise UserError(
+        f"'{what}': the digest of a {kind} says that it is a {kind} and no more, since none of its files is digested. "
+        f"There are {len(made)}; name one by its URI or fingerprint, which the URI ends with:{listed}{more}"
+    )
 
 
 def _by_run(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
@@ -183,7 +207,13 @@ def _by_results(what: str, store: Store, looked: _Looked) -> Named | None:
             made = artifact_scorecard(artifact)
             if made.model_digest == card.model_digest and made.scores == card.scores:
                 return Named((uri,), "a file of the results store")
-    return None
+    models = store.of_digest(card.model_digest) if card.model_digest else []
+    model = f"Its model is {card.model_digest[:12]}" if card.model_digest else f"Its model is called {card.model}"
+    there = f": `mmbert trace {card.model_digest[:12]}`" if models else ", and is not there either"
+    raise UserError(
+        f"{what}: the scores of this record are no artifact below {store.root}: it was collected, lies in another "
+        f"store, or there was none. {model}{there}"
+    )
 
 
 def _by_registry(what: str, store: Store, servers: Servers, looked: _Looked) -> Named | None:
@@ -204,23 +234,30 @@ def _by_registry(what: str, store: Store, servers: Servers, looked: _Looked) -> 
     if version is None:
         return None
     if suite:
-        uri = version.tags.get(f"{SCORES}{suite}", "")
-        if not uri:
-            suites = [key.removeprefix(SCORES) for key in version.tags if key.startswith(SCORES)]
-            raise UserError(f"{what}: version {version.version} has scores of {', '.join(suites) or 'no suite'} alone")
-        return _of_version(what, (uri,), version, store, "a registered version's scores")
+        return _scores_of(version, suite, what, store)
     places = [version.tags.get("mmbert.uri", ""), *(store.of_digest(version.digest) if version.digest else [])]
-    return _of_version(what, places, version, store, "a registered version")
-
-
-def _of_version(what: str, places: Iterable[str], version: ModelVersion, store: Store, how: str) -> Named:
     for uri in places:
         if uri.rstrip("/") in store.artifacts:
-            return Named((uri.rstrip("/"),), how, version)
+            return Named((uri.rstrip("/"),), "a registered version", version)
     where = ", ".join(place for place in places if place) or version.source
     raise UserError(
-        f"{what}: version {version.version} of '{version.name}' was registered from {where}; no artifact is there or "
+        f"{what}: version {version.version} of '{name}' was registered from {where}; no artifact is there or "
         f"has its content ({version.digest[:12] or 'not recorded'}) below {store.root}; name its store with --root"
+    )
+
+
+def _scores_of(version: ModelVersion, suite: str, what: str, store: Store) -> Named:
+    """A version's scores where its tag says, or in a copied store by the fingerprint that this ends with."""
+    uri = version.tags.get(f"{SCORES}{suite}", "")
+    if not uri:
+        suites = [key.removeprefix(SCORES) for key in version.tags if key.startswith(SCORES)]
+        raise UserError(f"{what}: version {version.version} has scores of {', '.join(suites) or 'no suite'} alone")
+    for place in (uri.rstrip("/"), store.copy_of(uri)):
+        if place in store.artifacts:
+            return Named((place,), "a registered version's scores", version)
+    raise UserError(
+        f"{what}: version {version.version} of '{version.name}' has its scores of {suite} at {uri}; no artifact is "
+        f"there, and none of that fingerprint below {store.root}; name its store with --root"
     )
 
 
@@ -245,6 +282,11 @@ def _there(store: Store) -> str:
     lines = []
     for kind, uris in sorted(kinds.items()):
         newest = sorted(uris, key=lambda u: -float(store.artifacts[u].manifest.producer.get("finished", 0)))[:_SHOWN]
-        shown = ", ".join(f"{store.artifacts[u].digest[:12]} ({label(store.artifacts[u]) or kind})" for u in newest)
+        shown = ", ".join(f"{_digits(store.artifacts[u])} ({label(store.artifacts[u]) or kind})" for u in newest)
         lines.append(f"  {kind}: {shown}{f' and {len(uris) - _SHOWN} more' if len(uris) > _SHOWN else ''}")
     return f"Below {store.root} there are, by kind:\n" + "\n".join(lines)
+
+
+def _digits(artifact: Artifact) -> str:
+    """The beginning of what names it and no other."""
+    return (artifact.digest if artifact.identified else artifact.manifest.fingerprint)[:12]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmbert.artifacts import identifies
 from mmbert.evaluation import lineage
 from mmbert.evaluation.report_data import LineageNode
-from mmbert.lineage.facts import Making
+from mmbert.lineage.facts import DIGITS, NOT_DIGESTED, Making, short_digest
 from mmbert.lineage.sources import HELD_OUT
-from mmbert.lineage.text import DIGITS, short_image, source_text
+from mmbert.lineage.store import Input, Missing
+from mmbert.lineage.text import lost, short_image, source_text
 from mmbert.lineage.trace import Trace
 from mmbert.pages.page import Card, render, short_number
 
@@ -31,6 +33,7 @@ def trace_page(found: Trace) -> str:
         box=(lineage.WIDTH, lineage.HEIGHT),
         rows=[_row(found, m) for m in found.makings],
         sources=[(s, source_text(s)) for s in found.sources],
+        lost=lost,
         digits=DIGITS,
     )
 
@@ -64,15 +67,24 @@ def _cards(found: Trace) -> list[Card]:
 
 
 def _nodes(found: Trace) -> list[LineageNode]:
-    """Sources first, then artifacts, then what is gone; drawn by content, so equal contents are one."""
-    nodes = [LineageNode("source", s.name, s.place, s.ident) for s in found.sources]
-    nodes += [LineageNode(f"gone: {m.kind}", m.uri.rsplit("/", 1)[-1], m.uri, m.digest or m.uri) for m in found.missing]
-    digests = {m.uri: m.content_digest for m in found.makings}
+    """Sources first, then what is gone, then artifacts."""
+    nodes = [LineageNode("source", s.name, s.ident, s.version or "no version") for s in found.sources]
+    nodes += [
+        LineageNode(
+            f"gone: {m.kind}", m.uri.rsplit("/", 1)[-1], _gone(m), m.digest if identifies(m.kind, m.digest) else ""
+        )
+        for m in found.missing
+    ]
     for m in found.makings:
-        inputs = [digests.get(i.found, i.digest or i.uri) for i in found.inputs[m.uri]]
-        inputs += [s.ident for s in found.sources_of(m.uri)]
-        nodes.append(LineageNode(m.kind, m.label or m.kind, m.uri, m.content_digest, tuple(inputs)))
+        inputs = [i.found or _gone(i) for i in found.inputs[m.uri]] + [s.ident for s in found.sources_of(m.uri)]
+        digest = m.content_digest if m.identified else NOT_DIGESTED
+        nodes.append(LineageNode(m.kind, m.label or m.kind, m.uri, digest, tuple(inputs)))
     return nodes
+
+
+def _gone(item: Input | Missing) -> str:
+    """Another content may stand at its place."""
+    return f"{item.uri}, gone{f' ({short})' if (short := short_digest(item.kind, item.digest)) else ''}"
 
 
 def _row(found: Trace, m: Making) -> dict[str, Any]:
@@ -82,7 +94,13 @@ def _row(found: Trace, m: Making) -> dict[str, Any]:
         "component": f"{m.component} {m.component_version or ''}".strip(),
         "image": short_image(m.image),
         "when": m.finished[:16].replace("T", " "),
-        "inputs": [(i.name, (i.digest or i.uri)[:DIGITS], not i.found) for i in inputs]
+        "inputs": [(i.name, _named(i), not i.found) for i in inputs]
         + [(s.name, "source", False) for s in found.sources_of(m.uri)],
         "exposure": found.exposure.get(m.uri, ""),
     }
+
+
+def _named(item: Input) -> str:
+    """By its digest, or where that says the kind alone by its place, which ends with its fingerprint."""
+    digest = item.digest and short_digest(item.kind, item.digest)
+    return digest or item.uri.rsplit("/", 1)[-1][:DIGITS]

@@ -7,9 +7,10 @@ mixture on, a source's language is the finest: which of its documents a batch dr
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ import zstandard
 
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
-from mmbert.lineage.sources import COUNTS, DOCUMENTS, HELD_OUT, SHARDS, TOKENIZED, recorded_sources
+from mmbert.lineage.sources import COUNTS, DOCUMENTS, HELD_OUT, SHARDS, TOKENIZED, Languages, recorded_sources
 from mmbert.lineage.store import Store
 
 FINEST = (
@@ -65,13 +66,16 @@ class Part:
 class Found:
     """The documents artifacts that hold the part, and how each artifact above comes from it, in words by URI.
 
-    `documents` are ids by artifact, those that curation dropped and kept aside too; empty unless documents were asked
-    for. `problems` name what could not be read.
+    `part` is what was asked for, with the language that was found out. `documents` are ids by artifact, those that
+    curation dropped and kept aside too, `counts` the others by artifact, language and split; both are empty unless
+    documents were asked for. `problems` name what could not be read.
     """
 
+    part: Part
     holders: tuple[str, ...]
     exposure: Mapping[str, str]
     documents: Mapping[str, tuple[str, ...]]
+    counts: Mapping[str, Languages]
     problems: tuple[str, ...]
 
 
@@ -93,9 +97,11 @@ def find_part(part: Part, store: Store) -> Found:
         )
     judge = _Judge(part, store)
     ids: dict[str, tuple[str, ...]] = {}
+    counts: dict[str, Languages] = {}
     if part.document:
         found = {a.uri: judge.documents(a) for a in readers}
         ids = {uri: tuple(d.told for d in named) for uri, named in found.items() if named}
+        counts = {uri: _counted(named) for uri, named in found.items() if named}
         named = [document for documents in found.values() for document in documents]
         if len(languages := {document.language for document in named}) == 1:
             judge.part = replace(part, language=languages.pop())
@@ -104,15 +110,23 @@ def find_part(part: Part, store: Store) -> Found:
     else:
         holders = [a.uri for a in readers if judge.holds(a)]
     if not holders:
-        languages = {language for a in readers for language in judge.languages(a) or ()}
-        shown = ", ".join(sorted(languages)[:_SHOWN])
-        more = f" and {len(languages) - _SHOWN} more" if len(languages) > _SHOWN else ""
+        known = sorted({language for a in readers for language in judge.languages(a) or ()})
+        shown = ", ".join(known[:_SHOWN])
+        more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
         raise UserError(
-            f"{part.text}: none of the {len(readers)} documents artifacts that read '{part.source}' holds it; they "
-            f"have text of that source in {shown or 'no language'}{more}. Documents' ids begin {part.source}/FILE/ or "
-            f"{part.source}/LANGUAGE/" + "".join(f"\n  {problem}" for problem in judge.problems)
+            f"{part.text}: none of the {len(readers)} documents artifacts that read '{part.source}' holds it"
+            f"{_meant(part.language, known)} They have text of that source in {shown or 'no language'}{more}; "
+            f"documents' ids begin {part.source}/FILE/ or {part.source}/LANGUAGE/"
+            + "".join(f"\n  {problem}" for problem in judge.problems)
         )
-    return Found(tuple(sorted(holders)), judge.exposure(holders), ids, tuple(judge.problems))
+    return Found(judge.part, tuple(sorted(holders)), judge.exposure(holders), ids, counts, tuple(judge.problems))
+
+
+def _meant(language: str, known: Sequence[str]) -> str:
+    if not language or language in known:
+        return "."
+    near = [one for one in known if one.startswith(f"{language}_")] or difflib.get_close_matches(language, known, n=1)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,15 @@ class _Document:
     @property
     def told(self) -> str:
         return self.ident if self.split == _TRAIN else f"{self.ident} ({self.split})"
+
+
+def _counted(found: Iterable[_Document]) -> Languages:
+    counts: dict[str, dict[str, int]] = {}
+    for document in found:
+        if document.split != _DROPPED:
+            kept = counts.setdefault(document.language, {})
+            kept[document.split] = kept.get(document.split, 0) + 1
+    return counts
 
 
 class _Judge:

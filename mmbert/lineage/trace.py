@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.results.store import artifact_scorecard
 from mmbert.lineage.facts import Making, making
 from mmbert.lineage.naming import Named
-from mmbert.lineage.removal import FINEST, Part, find_part
+from mmbert.lineage.removal import FINEST, Found, Part, find_part
 from mmbert.lineage.sources import SourceFacts, read_sources
 from mmbert.lineage.store import Input, Missing, Store
 from mmbert.pages.links import mlflow_link
@@ -85,7 +85,7 @@ class Trace:
     def _sources_by_uri(self) -> dict[str, list[SourceFacts]]:
         found: dict[str, list[SourceFacts]] = {}
         for source in self.sources:
-            for uri in dict.fromkeys(source.read_by):
+            for uri in source.read_by:
                 found.setdefault(uri, []).append(source)
         return found
 
@@ -135,7 +135,10 @@ def trace_down(what: str, named: Named, store: Store, registry: Callable[[], Reg
     if named.version is not None and named.version.version not in {
         v.version for v in versions if v.name == named.version.name
     }:
-        versions = (_registered(named.version, named.uris[0]), *versions)
+        # Of a version's scores the model is gone.
+        is_model = store.artifacts[named.uris[0]].manifest.kind == MODEL
+        uri = named.uris[0] if is_model else named.version.tags.get("mmbert.uri", "")
+        versions = (_registered(named.version, uri), *versions)
     return replace(found, problems=(*lost, *found.problems), registered=versions)
 
 
@@ -157,11 +160,22 @@ def trace_source(part: Part, store: Store, registry: Callable[[], Registry | Non
     found = trace_up(part.text, "a source", held.holders, store, registry)
     return replace(
         found,
+        sources=tuple(_asked(found.sources, held)),
         exposure=held.exposure,
         documents=held.documents,
         notes=(FINEST,),
         problems=tuple(dict.fromkeys((*held.problems, *found.problems))),
     )
+
+
+def _asked(sources: Iterable[SourceFacts], held: Found) -> Iterator[SourceFacts]:
+    """The part of the sources that was asked for, and no other that the same artifacts read."""
+    for facts in sources:
+        read_by = {uri: kept for uri, kept in facts.read_by.items() if uri in held.exposure}
+        if held.counts:
+            read_by = {uri: held.counts[uri] for uri in read_by if uri in held.counts}
+        if facts.name == held.part.source and read_by:
+            yield facts.of(read_by, held.part.language)
 
 
 def _trace(

@@ -141,8 +141,8 @@ def _lineage() -> tuple[LineageNode, ...]:
     made: dict[str, LineageNode] = {}
 
     def node(kind: str, label: str, *inputs: str) -> None:
-        digests = tuple(made[i].digest for i in inputs)
-        made[label] = LineageNode(kind, label, f"s3://mmbert/{kind}/{_digest(label)[:32]}", _digest(label), digests)
+        uris = tuple(made[i].uri for i in inputs)
+        made[label] = LineageNode(kind, label, f"s3://mmbert/{kind}/{_digest(label)[:32]}", _digest(label), uris)
 
     node("recipe", "Recipe tiny")
     node("documents", "Documents 1", "Recipe tiny")

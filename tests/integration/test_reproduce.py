@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
 
-from components import reproduction
+from components import planning, reproduction
 from components.cli import cli
 from components.contract import get_component
 from components.reproduction import DifferentError
 from components.runtime import run_component
+from components.steps import Step
 from mmbert import storage
 from mmbert.artifacts import MANIFEST, Artifact, ArtifactWriter, open_artifact
 from mmbert.errors import UserError
@@ -178,6 +179,41 @@ def test_the_record_is_never_compared_with_itself(made: Made, tmp_path: Path) ->
     assert isinstance(error, UserError)
     assert "is the recorded artifact itself, or a copy of it" in told
     assert "1 not run" in told
+
+
+def test_pages_are_made_again_and_not_compared(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = put(str(tmp_path / "root"), "data_report", "page", digested=False, component="data_report")
+    again = put(str(tmp_path / "again"), "data_report", "page", digested=False, component="data_report")
+    monkeypatch.setattr(reproduction, "recorded_call", lambda *_: (get_component("data_report"), {}))
+    monkeypatch.setattr(planning, "plan", lambda item, *_: planning.Plan(item, {}, {}, {}, "", ""))
+    monkeypatch.setattr(reproduction, "run_step", lambda *_, **__: Step(again.uri, "", False, {}))
+    error, told = fails(tmp_path / "root", page.uri)
+    assert isinstance(error, UserError)
+    assert "nothing was compared" in str(error)
+    assert "not compared  data_report" in told
+    assert "none of its files is digested" in told
+    assert page.digest[:12] not in told
+    assert "\n1 not compared\n" in told
+
+
+def test_where_no_step_was_run_it_ends_with_2_and_says_what_to_do(made: Made) -> None:
+    release = put(str(made.root), "release", "alone", {"mixture": [made.mixture]}, component="register")
+    try:
+        error, told = fails(made.root, release.uri)
+    finally:
+        storage.delete_tree(release.uri)
+    assert isinstance(error, UserError)
+    assert "nothing was made again" in str(error)
+    assert "--all" in str(error)
+    assert "registry, which is left as it is" in told
+
+
+def test_what_is_gone_afterwards_is_not_named(made: Made, tmp_path: Path) -> None:
+    def told(*more: str) -> str:
+        return CliRunner().invoke(cli, ["reproduce", made.mixture.uri, "--root", str(made.root), *more]).stderr
+
+    assert '{"uri": ' not in told()
+    assert '{"uri": ' in told("--into", str(tmp_path / "kept"))
 
 
 def test_steps_before_a_bug_are_told(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from mmbert.collection.needs import Need, asked_for, releases
 from mmbert.collection.survey import Survey, survey
 from mmbert.errors import InfrastructureError
 from mmbert.lineage import Input, Store
+from tests import lineage_stores
 from tests.collecting import DAY, GRACE, HOUR, World
 
 LONG = GRACE + DAY
@@ -155,6 +156,20 @@ def test_caches_go_when_asked_for_and_nothing_runs(world: World) -> None:
     assert old.exists()
     collect(world.root, world.needs, GRACE, caches=True)
     assert (old.exists(), young.exists(), told.exists()) == (False, True, True)
+
+
+def test_another_runs_report_does_not_stand_for_one_that_was_moved_away(world: World, tmp_path: Path) -> None:
+    """Pages have no digested file, so all of them have one content digest."""
+    needed, other = (lineage_stores.put(world.root, "report", run, digested=False) for run in ("needed", "other"))
+    files = {"release.json": {"name": "m", "version": 1}}
+    world.registry["1"] = lineage_stores.put(world.root, "release", "m", {"report": [needed]}, files=files).uri
+    Path(needed.uri).rename(tmp_path / "away")
+    world.now += LONG
+    with pytest.raises(InfrastructureError, match=f"{needed.uri}: no artifact is there.*--lost {needed.uri}") as error:
+        world.collect()
+    assert error.value.exit_code == 3
+    collect(world.root, world.needs, GRACE, lost=[needed.uri])
+    assert marks.read(other.uri) is not None
 
 
 def test_of_what_was_collected_no_folder_is_left(world: World) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,41 @@ def test_a_store_that_moved_keeps_its_edges_by_content(tmp_path: Path) -> None:
     store = read_store(here)
     moved = shards.uri.replace(there, here)
     assert store.made_of([moved]) == [text.uri.replace(there, here), moved]
+    assert not store.missing()
+
+
+def _two_runs(root: str) -> tuple[list[Artifact], list[Artifact]]:
+    """Reports, whose files are not digested, and what was made from each."""
+    reports = [put(root, "report", run, digested=False) for run in ("one", "two")]
+    return reports, [put(root, "release", r.manifest.fingerprint, {"report": [r]}) for r in reports]
+
+
+def test_no_other_stands_for_an_input_whose_files_are_not_digested(tmp_path: Path) -> None:
+    reports, releases = _two_runs(str(tmp_path))
+    assert reports[0].digest == reports[1].digest
+    assert not reports[0].identified
+    assert releases[0].identified
+    store = read_store(str(tmp_path))
+    for report, release in zip(reports, releases, strict=True):
+        assert store.made_of([release.uri]) == [report.uri, release.uri]
+        assert store.affected_by([report.uri]) == [report.uri, release.uri]
+    storage.delete_tree(reports[0].uri)
+    store = read_store(str(tmp_path))
+    (missing,) = store.missing()
+    assert (missing.uri, missing.needed_by) == (reports[0].uri, (releases[0].uri,))
+    assert "none of its files is digested" in missing.problem
+    assert store.made_of([releases[0].uri]) == [releases[0].uri]
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_in_a_copied_store_it_is_found_by_its_fingerprint(tmp_path: Path, move: Callable[[str, str], object]) -> None:
+    there, here = str(tmp_path / "there"), str(tmp_path / "here")
+    reports, releases = _two_runs(there)
+    move(there, here)
+    store = read_store(here)
+    for report, release in zip(reports, releases, strict=True):
+        moved = [a.uri.replace(there, here) for a in (report, release)]
+        assert store.made_of([moved[1]]) == moved
     assert not store.missing()
 
 
