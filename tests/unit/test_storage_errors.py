@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 from urllib3 import HTTPResponse
 
 from mmbert import storage
@@ -38,7 +39,7 @@ def test_an_error_that_bears_a_checksum_is_the_servers(
     def answers(request: object, **_: object) -> AWSResponse:
         sent.append(request)
         raw = HTTPResponse(io.BytesIO(b"<Error><Code>X</Code></Error>"), headers, status, preload_content=False)
-        return AWSResponse("", status, headers, raw)
+        return AWSResponse("", status, HTTPHeaders.from_dict(headers), raw)
 
     storage.s3_client().meta.events.register("before-send.s3.GetObject", answers)
     with pytest.raises(error):
