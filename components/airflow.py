@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, Param
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from components import alerts, planning, profiles
 from components.contract import get_component
@@ -26,16 +26,19 @@ from mmbert import artifacts, tracking
 from mmbert.errors import InfrastructureError, MmbertError, UserError
 from mmbert.pages import links
 from mmbert.ranks import end_with_parent
+from mmbert.tracking.registry import connect_registry
 
 # A URI with a scheme would load every provider's asset handlers, boto3 among them, when the DAG file is read.
 MODEL_VERSIONS = Asset("mmbert_model_versions")
 """Gets an event for each new version of a registered model; its extra holds `recipe`, a file's place, and `version`."""
 _REGISTERED = AssetAlias("mmbert_registered")
-_REGISTER = "register"
+_REGISTER, _SELECT = "register", "select"
 
 EXIT_CODE_KEY = "mmbert_exit_code"
 STATE_KEY = "mmbert_state"
-"""XCom keys: how a component ended, and what one that runs on a cluster waits for or what happened to it."""
+IDLE_KEY = "mmbert_idle"
+"""XCom keys: how a component ended, what one that runs on a cluster waits for or what happened to it, and that a
+scheduled re-evaluation had nothing to do."""
 POOL = "cores"
 # Only what is infrastructure's is tried again: an outage of five minutes is outlasted.
 RETRIES: dict[str, Any] = {
@@ -167,6 +170,9 @@ class ComponentOperator(BaseOperator):
         self._arguments = arguments
         os.environ[links.AIRFLOW_TASK] = _task(context)  # this process is the task's own
         try:
+            if self.component == _SELECT and _nothing_to_do(arguments, context):
+                context["ti"].xcom_push(key=IDLE_KEY, value=True)
+                raise AirflowSkipException("no model is registered yet: there is nothing to evaluate again")
             step = run_step(
                 self.component,
                 arguments,
@@ -218,7 +224,7 @@ class EndOperator(BaseOperator):
         self.last = last
 
     def execute(self, context: Any) -> None:
-        worked = all(context["ti"].xcom_pull(task_ids=task) is not None for task in self.last)
+        worked = _idle(context) or all(context["ti"].xcom_pull(task_ids=task) is not None for task in self.last)
         arguments = {name: _plain(value, context) for name, value in self.recipe.items()}
         os.environ["MMBERT_WORKFLOW_RUN"] = _workflow_run(context)  # this process is the task's own
         # A recipe that is wrong has no run to end. MLflow being away is tried again; a teardown cannot fail the run.
@@ -245,6 +251,8 @@ class AlertOperator(BaseOperator):
         if self.trend:
             trend = artifacts.open_artifact(self.trend)
             name, found = str(trend.outputs["label"]), [str(line) for line in trend.outputs["alerts"]]
+        elif _idle(context):
+            found = []
         if found:
             arguments = {name: _plain(value, context) for name, value in self.recipe.items()}
             alerts.send(alerts.Alert(name, found, alerts.experiment_of(arguments)), context)
@@ -322,6 +330,20 @@ def _task(context: Any) -> str:
     places = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
     mapped = {"map_index": task.map_index} if task.map_index is not None and task.map_index >= 0 else {}
     return json.dumps({**places, **mapped})
+
+
+def _nothing_to_do(arguments: dict[str, Any], context: Any) -> bool:
+    """Whether the schedule came before the first model. Who starts a run by hand is told by the component."""
+    from mmbert.evaluation.selection import any_registered
+
+    if context["dag_run"].run_type != "scheduled" or arguments["model"]:
+        return False
+    registry = connect_registry()
+    return registry is not None and not any_registered(registry, planning.recipe_of(arguments).release.model_name)
+
+
+def _idle(context: Any) -> bool:
+    return bool(context["ti"].xcom_pull(task_ids=_SELECT, key=IDLE_KEY))
 
 
 def _announce(context: Any, arguments: dict[str, Any], step: Step) -> None:

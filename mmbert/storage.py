@@ -111,9 +111,20 @@ def s3_client() -> Any:
         # Some servers send the whole object's checksum with a range of it: it is asked for with whole objects only.
         response_checksum_validation="when_required",
     )
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3", endpoint_url=endpoint, config=config, region_name=os.environ.get("AWS_REGION", "us-east-1")
     )
+    client.meta.events.register("before-parse.s3.GetObject", _bare_error)
+    return client
+
+
+def _bare_error(response_dict: dict[str, Any], **_: object) -> None:
+    """Botocore wraps an error's body, too, where some server's error bears a checksum, and fails to parse the wrapper.
+
+    The body has been read by then, so what is told is its status alone (boto/boto3 issues 4754 and 4765).
+    """
+    if response_dict["status_code"] >= 300 and not isinstance(response_dict["body"], bytes):
+        response_dict["body"] = b""
 
 
 os.register_at_fork(after_in_child=s3_client.cache_clear)

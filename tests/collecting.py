@@ -17,6 +17,8 @@ from mmbert.collection.collect import Collected, collect
 from mmbert.collection.needs import REGISTERED, RUNNING, Need
 from mmbert.lineage import Store
 
+KINDS = {"m": "mixture", "t": "data_report"}
+"""Of what has a name of its own; the others are documents."""
 HOUR, DAY = 3600.0, 86400.0
 GRACE = 7 * DAY
 _READS = ("read_bytes", "exists", "list_stored", "list_files")
@@ -159,7 +161,7 @@ class World:
         return found
 
     def place(self, name: str) -> str:
-        return storage.join(self.root, "documents", hashlib.sha256(name.encode()).hexdigest()[:32])
+        return storage.join(self.root, KINDS.get(name, "documents"), hashlib.sha256(name.encode()).hexdigest()[:32])
 
     def make(
         self, name: str, made_of: Iterable[artifacts.Artifact] = (),
@@ -168,7 +170,7 @@ class World:
         """Do a piece of work as a component does it, kept files before its attempt's own."""
         inputs = [{"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind} for a in made_of]
         uri = self.place(name)
-        writer = artifacts.ArtifactWriter(uri, "documents", uri.rpartition("/")[2], {}, {"documents": inputs})
+        writer = artifacts.ArtifactWriter(uri, uri.split("/")[-2], uri.rpartition("/")[2], {}, {"documents": inputs})
         writer.begin({entry["uri"] for entry in inputs})
         announce(uri)
         kept = f"kept {name}".encode()

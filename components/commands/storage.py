@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from mmbert.lineage import Store
 
 _DAYS = 7.0
+_NOT_KNOWN = ": what registered models and running work need is not known"
+_NOT_ALL_KNOWN = ": not all that registered models and running work need may be known"
+_RUN = re.compile(r"[0-9a-f]{32}")
 
 _root = click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
 _json = click.option("--json", "as_json", is_flag=True, help="as JSON, sizes in bytes and times in seconds since 1970")
@@ -60,16 +64,13 @@ def storage_group(context: click.Context, root: str | None, as_json: bool, keep:
     from mmbert.places import cache_folder
 
     where = _place(root)
-    found = survey(where, _outside(keep), days * 86400)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        _warn(f"MLFLOW_TRACKING_URI is not set{_NOT_KNOWN}")
+    found = survey(where, _seen(keep), days * 86400)
     uploads, old = storage.unfinished_uploads(where), storage.old_versions(where)
     if as_json:
         click.echo(json.dumps(survey_json(found, uploads, old, cache_folder()), indent=1, ensure_ascii=False))
         return
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        click.echo(
-            "warning: MLFLOW_TRACKING_URI is not set: what registered models and running work need is not known",
-            err=True,
-        )
     click.echo(survey_text(found, uploads, old, cache_folder()))
 
 
@@ -111,11 +112,15 @@ def collect_command(
             "or give --without-registry, and with --keep URI what is needed"
         )
     where = _place(root)
-    outside = _outside(keep, without_registry, lost)
+    runs = [one for one in lost if _RUN.fullmatch(one)]
+    outside = _outside(keep, without_registry, runs)
+    gone = _absolute(one for one in lost if one not in runs)
     if delete:
-        done = collect(where, outside, grace, caches, _absolute(lost))
+        done = collect(where, outside, grace, caches, gone)
     else:
-        done = planned(survey(where, outside, grace, _absolute(lost)), caches)
+        done = planned(survey(where, outside, grace, gone), caches)
+    for uri, why in done.idle_lost.items():
+        _warn(f"--lost {uri}: {why}")
     if as_json:
         click.echo(json.dumps(collected_json(where, done, delete), indent=1, ensure_ascii=False))
     else:
@@ -125,31 +130,59 @@ def collect_command(
 def _place(root: str | None) -> str:
     from components.runtime import root_uri
     from mmbert import storage
+    from mmbert.collection.survey import check_is_store
 
     where = (root or root_uri()).rstrip("/")
-    if storage.is_s3(where):
-        return where
-    if not Path(where).is_dir():
-        raise UserError(f"{where}: no such folder; --root or MMBERT_ROOT says where artifacts are kept")
-    return str(Path(where).absolute())
+    if not storage.is_s3(where):
+        if not Path(where).is_dir():
+            raise UserError(f"{where}: no such folder; --root or MMBERT_ROOT says where artifacts are kept")
+        where = str(Path(where).absolute())
+    check_is_store(where)
+    return where
 
 
 def _outside(
-    keep: Iterable[str], without_registry: bool = False, lost: Collection[str] = ()
+    keep: Iterable[str], without_registry: bool = False, lost: Sequence[str] = ()
 ) -> Callable[[Store], list[Need]]:
-    from mmbert.collection.needs import asked_for, mlflow_needs
-    from mmbert.tracking.api import Api
+    """What a collection has to know: all, or it ends. `lost` are runs."""
+    from mmbert.collection.needs import asked_for, last_runs, mlflow_needs
+    from mmbert.tracking.activity import experiment_of
+    from mmbert.tracking.api import connected
 
     def needs(store: Store) -> list[Need]:
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
         found = asked_for(_absolute(keep))
-        if not uri or without_registry:
-            return found
-        api = Api(uri)
-        api.check()
-        return [*found, *mlflow_needs(api, store, lost)]
+        api = None if without_registry else connected()
+        last = last_runs(store)
+        for run in lost if store.artifacts else ():
+            if run not in last:
+                _warn(f"--lost {run}: none of the last runs that made artifacts here")
+            elif api is not None and experiment_of(api, run):
+                _warn(f"--lost {run}: MLflow knows this run")
+        return found if api is None else [*found, *mlflow_needs(api, store, lost)]
 
     return needs
+
+
+def _seen(keep: Iterable[str]) -> Callable[[Store], list[Need]]:
+    """What a look can know: what MLflow does not tell is warned of."""
+    from mmbert.collection.needs import asked_for, mlflow_needs
+    from mmbert.errors import InfrastructureError
+    from mmbert.tracking.api import connected
+
+    def needs(store: Store) -> list[Need]:
+        found = asked_for(_absolute(keep))
+        try:
+            if (api := connected()) is not None:
+                found += mlflow_needs(api, store, doubt=lambda error: _warn(f"{error.problem}{_NOT_ALL_KNOWN}"))
+        except InfrastructureError as error:
+            _warn(f"{error}{_NOT_KNOWN}")
+        return found
+
+    return needs
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def _absolute(uris: Iterable[str]) -> list[str]:

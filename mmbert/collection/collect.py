@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,8 @@ _UPLOAD_SECONDS = 86400.0
 class Collected:
     """What goes, or went: `gone` now, `marked` after the grace time where nothing needs it until then.
 
-    `spared` are places that were to go, and that a run wants or that something else is still made from.
+    `spared` are places that were to go, and that a run wants or that something else is still made from; `idle_lost` as
+    the survey has them.
     """
 
     gone: list[Group] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Collected:
     waiting: list[Group] = field(default_factory=list)
     spared: list[str] = field(default_factory=list)
     uploads: list[UnfinishedUpload] = field(default_factory=list)
+    idle_lost: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(found: Survey) -> None:
@@ -57,7 +59,7 @@ def check(found: Survey) -> None:
     if found.problems:
         more = f"\nand {len(found.problems) - 10} more" if len(found.problems) > 10 else ""
         raise InfrastructureError(
-            f"{found.root}: nothing is deleted, because the store cannot be read whole:\n"
+            f"{found.root}: nothing is deleted, because it is not known of all whether it is needed:\n"
             + "\n".join(found.problems[:10])
             + more
         )
@@ -67,7 +69,7 @@ def planned(found: Survey, caches: bool) -> Collected:
     """What `collect` would do, as far as a look can tell. Raises as `check`."""
     check(found)
     due, spared = _in_order(found)
-    plan = Collected(marked=found.of(UNREACHABLE), waiting=found.of(MARKED), spared=spared)
+    plan = Collected(marked=found.of(UNREACHABLE), waiting=found.of(MARKED), spared=spared, idle_lost=found.idle_lost)
     plan.gone = [*due, *found.of(SUPERSEDED, LEFT), *_caches(found, caches)]
     plan.uploads = _old_uploads(found)
     return plan
@@ -85,7 +87,7 @@ def collect(
     with alone(root) as ticket:
         found = survey(root, outside, grace, lost, ticket.go_on)
         check(found)
-        done = Collected(waiting=found.of(MARKED))
+        done = Collected(waiting=found.of(MARKED), idle_lost=found.idle_lost)
         _take_off_marks(found, ticket.go_on)
         files = sum(len(group.files) for group in found.of(DUE, SUPERSEDED, LEFT))
         with progress.shown("deletion", files, "files") as advance:

@@ -87,6 +87,11 @@ def attempt(place: str, path: str) -> str:
     return path.removeprefix(f"{place}/").split("/")[1]
 
 
+def is_kind(name: str) -> bool:
+    """Whether a folder at the top of a store can be of artifacts."""
+    return _KIND.fullmatch(name) is not None and name not in {*_TOP, "work"}
+
+
 def kind(path: str) -> str:
     return path.split("/", maxsplit=1)[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,22 +39,41 @@ def asked_for(uris: Iterable[str]) -> list[Need]:
     return [Need(uri.rstrip("/"), ASKED, "--keep") for uri in uris]
 
 
-def mlflow_needs(api: Api, store: Store, lost: Collection[str] = ()) -> list[Need]:
+class PartlyKnownError(InfrastructureError):
+    """MLflow does not tell of all that is needed. `problem` is the message without what a collection is to be told."""
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(problem + advice)
+        self.problem = problem
+
+
+def mlflow_needs(
+    api: Api, store: Store, lost: Collection[str] = (), doubt: Callable[[PartlyKnownError], None] | None = None
+) -> list[Need]:
     """What all versions of all registered models and all running work need. `lost`: runs that are known to be gone.
 
-    Raises InfrastructureError where MLflow is away, does not show everything, or is not the one that the store's
-    artifacts were made with.
+    Raises InfrastructureError where MLflow is away, and PartlyKnownError where it does not show everything, or is not
+    the one that the store's artifacts were made with; `doubt`, where given, is called with that instead.
     """
-    _check_server(api, store, lost)
+
+    def checked(check: Callable[[], None]) -> None:
+        try:
+            check()
+        except PartlyKnownError as error:
+            if doubt is None:
+                raise
+            doubt(error)
+
+    checked(lambda: _check_server(api, store, lost))
     registry = Registry(api)
     versions = [
         (version, aliases) for name, aliases in registry.models().items() for version in registry.versions(name)
     ]
-    _check_releases(registry, store, {(v.name, v.version) for v, _ in versions})
+    checked(lambda: _check_releases(registry, store, {(v.name, v.version) for v, _ in versions}))
     found = [need for version, aliases in versions for need in _version_needs(version, aliases)]
     for run in running_runs(api):
         # One that has just begun names nothing yet, and is running all the same.
-        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id[:8]})", False) for uri in run.uris or ("",)]
+        found += [Need(uri, RUNNING, f"run {run.name} ({run.run_id})", False) for uri in run.uris or ("",)]
     return found
 
 
@@ -100,20 +119,26 @@ def is_place(value: str) -> bool:
 
 def _check_server(api: Api, store: Store, lost: Collection[str]) -> None:
     """Another server, or one that hides some experiments, does not know of all that is registered and runs."""
-    made = sorted(store.artifacts.values(), key=_finished, reverse=True)
-    runs = list(dict.fromkeys(run for a in made if (run := str(a.manifest.producer.get("mlflow_run_id") or ""))))
-    found = {run: experiment_of(api, run) for run in runs[:_ASKED_RUNS] if run not in lost}
+    found = {run: experiment_of(api, run) for run in last_runs(store) if run not in lost}
     if unknown := [run for run, experiment in found.items() if not experiment]:
-        raise InfrastructureError(
+        raise PartlyKnownError(
             f"MLflow at {api.uri} does not know {len(unknown)} of the last {len(found)} runs that made artifacts in "
             f"{store.root}: {', '.join(unknown)}; is it another server? Set MLFLOW_TRACKING_URI to the one that "
-            "tracked them. Where they were deleted for good: " + " ".join(f"--lost {run}" for run in unknown)
+            "tracked them",
+            ". Where they were deleted for good: " + " ".join(f"--lost {run}" for run in unknown),
         )
     if hidden := set(found.values()) - set(experiments(api)):
-        raise InfrastructureError(
+        raise PartlyKnownError(
             f"MLflow at {api.uri} does not list the experiments {', '.join(sorted(hidden))}, whose runs made artifacts "
             f"in {store.root}, so running work may not be seen; run this as a user who may read everything"
         )
+
+
+def last_runs(store: Store) -> list[str]:
+    """The runs that MLflow is asked for, to see whether it is the store's: the last five that made artifacts."""
+    made = sorted(store.artifacts.values(), key=_finished, reverse=True)
+    runs = dict.fromkeys(run for a in made if (run := str(a.manifest.producer.get("mlflow_run_id") or "")))
+    return list(runs)[:_ASKED_RUNS]
 
 
 def _finished(artifact: Any) -> float:
@@ -130,7 +155,7 @@ def _check_releases(registry: Registry, store: Store, seen: set[tuple[str, str]]
             registry.version(name, str(version))
         except UserError:  # it was deleted
             continue
-        raise InfrastructureError(
+        raise PartlyKnownError(
             f"MLflow lists not all registered models: {name} version {version} is there, and not in its list; run this "
             "as a user who may read everything"
         )

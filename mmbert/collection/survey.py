@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from mmbert.artifacts import Artifact
 from mmbert.collection import layout, pool
 from mmbert.collection.layout import Part
 from mmbert.collection.needs import ASKED, REGISTERED, RUNNING, Need, is_place, releases
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.lineage import Store, read_store
 from mmbert.lineage.store import recorded_inputs
 from mmbert.marks import Mark
@@ -23,6 +24,11 @@ SUPERSEDED, LEFT, CACHE, SPOOL, RECORD, UNKNOWN = "superseded", "left over", "ca
 KEPT_STATES = (REGISTERED, RUNNING, ASKED, RESUMABLE, RECENT)
 """Why something is needed, the strongest reason first."""
 _RESUMABLE_PARTS = {Part.KEPT, Part.RESUME}
+_NAMES_LOOKED_AT = 100
+"""A store has a few kinds; what is no store may have any number of folders."""
+_WHOS_SHOWN = 3
+_TOLD_OF = {"promotion": "release", "data_report": "mixture"}
+"""What tells of how a registered model came about, by the kind that it is about: nothing is made from it."""
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Survey:
 
     `marks` are of places; `consumers` are the places made directly from a place, `kept` those that are needed,
     `running` those that running work names, whatever else needs them; `busy` says that some work is running.
+    `idle_lost` are those said to be lost that are there, or that nothing needed was made from, each with which.
     """
 
     root: str
@@ -65,11 +72,30 @@ class Survey:
     kept: frozenset[str]
     running: frozenset[str]
     busy: bool
+    idle_lost: Mapping[str, str]
     grace: float
     when: float
 
     def of(self, *states: str) -> list[Group]:
         return [group for group in self.groups if group.state in states]
+
+
+def check_is_store(root: str) -> None:
+    """Raises UserError where no artifact is below `root`, with the store's place where that is a folder below."""
+    if _has_places(root):
+        return
+    for name in storage.list_folders(root)[:_NAMES_LOOKED_AT]:
+        below = storage.join(root, name)
+        with contextlib.suppress(InfrastructureError):  # a folder that this user may not read
+            if _has_places(below):
+                raise UserError(f"below {root} there is no artifact; the store seems to be {below}")
+    raise UserError(f"below {root} there is no artifact; is this the store?")
+
+
+def _has_places(root: str) -> bool:
+    kinds = [name for name in storage.list_folders(root) if layout.is_kind(name)][:_NAMES_LOOKED_AT]
+    names = (name for kind in kinds for name in storage.list_folders(storage.join(root, kind)))
+    return any(artifacts.FINGERPRINT.fullmatch(name) for name in names)
 
 
 def survey(
@@ -82,14 +108,15 @@ def survey(
     """List a store and say what of it is needed. `outside` finds what registries, runs and people need, `grace` is in
     seconds; `lost` are URIs of artifacts that are known to be gone; `go_on` is called between requests.
 
-    Raises InfrastructureError where the store cannot be listed or read, and as `outside`.
+    Raises InfrastructureError where the store cannot be listed or read, UserError where there is no artifact that
+    somebody asks to keep, and as `outside`.
     """
     files = storage.list_stored(root, go_on)
     store = read_store(root, (), go_on)
     needs = list(outside(store))
     go_on()
     places = _Places(store, files, marks.now(), grace, go_on)
-    return places.survey(needs, {uri.rstrip("/") for uri in lost})
+    return places.survey(needs, frozenset(uri.rstrip("/") for uri in lost))
 
 
 class _Places:
@@ -110,24 +137,41 @@ class _Places:
         self.kept: dict[str, tuple[str, str]] = {}
         self.running: set[str] = set()
         self.walked: set[str] = set()
-        self.problems: list[str] = [f"{uri}: {problem}" for uri, problem in sorted(store.unreadable.items())]
+        self.problems: list[str] = [f"{uri}: {_bare(uri, why)}" for uri, why in sorted(store.unreadable.items())]
+        self.missing: dict[str, tuple[str, dict[str, None]]] = {}
+        self.unread: dict[str, tuple[str, dict[str, None]]] = {}
+        self.away: dict[str, str] = {}
+        self.lost: frozenset[str] = frozenset()
+        self.met_lost: set[str] = set()
 
-    def survey(self, needs: Iterable[Need], lost: set[str]) -> Survey:
-        outside = list(needs)
+    def survey(self, needs: Iterable[Need], lost: frozenset[str]) -> Survey:
+        self.lost, outside = lost, list(needs)
         running = [need for need in outside if need.state == RUNNING]
         self.running = {place for need in running if (place := self._place(need.uri))}
-        needed = [*outside, *releases(self.store), *self._unfinished(outside, lost), *self._recent()]
-        alike: dict[tuple[int, str], list[Need]] = defaultdict(list)
-        for need in needed:
-            alike[KEPT_STATES.index(need.state), need.why].append(need)
-        for (state, why), some in sorted(alike.items(), key=lambda item: item[0]):
-            self._keep(KEPT_STATES[state], why, some, lost)
+        needed = [*outside, *releases(self.store), *self._unfinished(outside), *self._recent()]
+        self._keep_all(need for need in needed if need.state == REGISTERED)
+        self._keep_all([*self._told_of(), *(need for need in needed if need.state != REGISTERED)])
         self._keep_below()
+        self._tell_missing()
         groups = [group for place in sorted(self.files) for group in self._groups(place)]
         return Survey(
             self.root, (*groups, *self._other_groups()), self.marks, tuple(dict.fromkeys(self.problems)),
-            self._consumers(), frozenset(self.kept), frozenset(self.running), bool(running), self.grace, self.now,
+            self._consumers(), frozenset(self.kept), frozenset(self.running), bool(running), self._idle_lost(),
+            self.grace, self.now,
         )  # fmt: skip
+
+    def _is_lost(self, uri: str) -> bool:
+        """Whether somebody says that it is gone for good. To be asked of what is missed alone."""
+        if uri in self.lost:
+            self.met_lost.add(uri)
+        return uri in self.lost
+
+    def _idle_lost(self) -> dict[str, str]:
+        there = {uri for uri in self.lost if (place := self._place(uri)) and self._done(place)}
+        return {
+            uri: "an artifact is there" if uri in there else "nothing that is needed was made from it"
+            for uri in sorted(self.lost - self.met_lost)
+        }
 
     def _consumers(self) -> dict[str, list[str]]:
         made_from = {place: self.store.outputs(self._uri(place)) for place in self.files}
@@ -168,7 +212,7 @@ class _Places:
     def _is_young(self, files: Iterable[StoredFile]) -> bool:
         return any(file.modified > self.now - self.grace for file in files)
 
-    def _unfinished(self, outside: Iterable[Need], lost: set[str]) -> list[Need]:
+    def _unfinished(self, outside: Iterable[Need]) -> list[Need]:
         """What work that is not done is made from, and its place, where it may go on or runs or is asked for."""
         named = {place: need.state for need in outside if (place := self._place(need.uri))}
         states: dict[str, str] = {}
@@ -184,12 +228,14 @@ class _Places:
         for (place, state), made_of in zip(states.items(), noted, strict=True):
             uri = self._uri(place)
             why = f"{uri}, which is not done"
-            needs.append(Need(uri, state, why, False))
-            if made_of is None and state == RESUMABLE and uri not in lost and artifacts.look(uri) is None:
+            if state in (RESUMABLE, RECENT):
+                needs.append(Need(uri, state, "can go on" if state == RESUMABLE else "written to lately", False))
+            if made_of is None and state == RESUMABLE and not self._is_lost(uri) and artifacts.look(uri) is None:
                 self.problems.append(
                     f"{uri}: this work is not done, and no {artifacts.WORK} says what it is made from: it was begun by "
-                    "an older version. Run it again; or delete its folder to give it up; or name each artifact that it "
-                    f"is made from with --keep, and say that no more is known of it: --lost {uri}"
+                    "an older version. Run it again; or delete its folder to give it up; or name to `mmbert storage "
+                    "collect` each artifact that it is made from with --keep, and say that no more is known of it: "
+                    f"--lost {uri}"
                 )
             needs += [Need(one, state, why, one not in self.store.unfinished) for one in made_of or ()]
         return needs
@@ -224,15 +270,34 @@ class _Places:
                 found.append(Need(self._uri(place), RESUMABLE, "training that is not done keeps it for good"))
         return found
 
-    def _keep(self, state: str, why: str, needs: Iterable[Need], lost: set[str]) -> None:
-        uris = list(dict.fromkeys(uri for need in needs for uri in self._inside(need, lost)))
+    def _told_of(self) -> list[Need]:
+        """What tells of a registered model alone: the gate's word on its release, the report on its text."""
+        found = []
+        for place in self.files:
+            made = self._done(place)
+            if made is None or (about := _TOLD_OF.get(made.manifest.kind)) is None:
+                continue
+            of = [i.found or i.uri for i in self.store.inputs(made.uri) if i.kind == about]
+            states = [self.kept.get(self._place(uri) or "", ("", "")) for uri in of]
+            if states and all(state == REGISTERED for state, _ in states):
+                found.append(Need(made.uri, REGISTERED, states[0][1]))
+        return found
+
+    def _keep_all(self, needs: Iterable[Need]) -> None:
+        """The strongest reason first."""
+        alike: dict[tuple[int, str], list[Need]] = defaultdict(list)
+        for need in needs:
+            alike[KEPT_STATES.index(need.state), need.why].append(need)
+        for (state, why), some in sorted(alike.items(), key=lambda item: item[0]):
+            self._keep(KEPT_STATES[state], why, some)
+
+    def _keep(self, state: str, why: str, needs: Iterable[Need]) -> None:
+        uris = list(dict.fromkeys(uri for need in needs for uri in self._inside(need)))
         reached = self.store.made_of(uris, self.walked)
         self.walked.update(reached)
         for missing in self.store.missing(reached):
-            if missing.uri not in lost:
-                self._miss(
-                    missing.uri, f"{missing.needed_by[0]}, which is needed ({why}), is made from it", missing.problem
-                )
+            if not self._is_lost(missing.uri):
+                self._miss(missing.uri, f"{missing.needed_by[0]} was made from it ({why})", missing.problem)
         # Where other content stands at an input's place now, both stay.
         also = [i.uri for uri in reached for i in self.store.inputs(uri) if i.changed]
         for uri in (*uris, *reached, *also):
@@ -240,32 +305,36 @@ class _Places:
             if place is not None:
                 self.kept.setdefault(place, (state, why))
 
-    def _inside(self, need: Need, lost: set[str]) -> list[str]:
+    def _inside(self, need: Need) -> list[str]:
         """The artifacts that are needed, as the store has them; those elsewhere are followed into it."""
         place = self._place(need.uri)
         found = [] if place is None else [self._uri(place)]
         there = place is not None and self._done(place) is not None
         if need.uri.startswith(f"{self.root}/") or (place is not None and not is_place(need.uri)):
-            if need.complete and not there and need.uri not in lost:
-                self._miss(need.uri, f"{need.why} needs it", "there is no artifact")
+            if need.complete and not there and not self._is_lost(need.uri):
+                self._lack(need, need.uri)
             return found
         if is_place(need.uri) and (need.complete or layout.place_in(need.uri)):
-            found += self._elsewhere(need, need.complete and not there, lost)
+            found += self._elsewhere(need, need.complete and not there)
+        elif need.state == ASKED:
+            self._lack(need, need.uri)
         return found
 
-    def _elsewhere(self, need: Need, complete: bool, lost: set[str]) -> list[str]:
+    def _elsewhere(self, need: Need, complete: bool) -> list[str]:
         """An artifact of another store, with what of this one it is made from."""
         found, waiting = [need.uri], [need.uri]
         while waiting:
             uri = waiting.pop()
-            try:
-                artifact = artifacts.look(uri)
-            except UserError as error:  # its manifest is damaged
-                self.problems.append(f"{error} ({need.why} needs it)")
+            if self._is_lost(uri):
+                continue
+            artifact, problem = self._look(uri)
+            if problem:
+                _, whos = self.unread.setdefault(uri, (problem, {}))
+                whos[f"{need.why} needs it"] = None
                 continue
             if artifact is None:
-                if uri not in lost and (complete or uri != need.uri):
-                    self._miss(uri, f"{need.why} needs it", "there is no artifact")
+                if complete or uri != need.uri:
+                    self._lack(need, uri)
                 continue
             for named in dict.fromkeys(i.uri for i in recorded_inputs(artifact)):
                 place = self._place(named)
@@ -276,11 +345,36 @@ class _Places:
                     waiting.append(named)
         return found
 
+    def _look(self, uri: str) -> tuple[Artifact | None, str]:
+        """An artifact of another store, or why it cannot be read: its manifest is damaged, or that store is away."""
+        store = "/".join(uri.split("/")[:3]) if storage.is_s3(uri) else uri
+        if store in self.away:
+            return None, self.away[store]
+        try:
+            return artifacts.look(uri), ""
+        except (UserError, storage.AccessError) as error:
+            return None, _bare(uri, str(error))
+        except InfrastructureError as error:  # asked again, it would take as long again
+            self.away[store] = _bare(uri, str(error))
+            return None, self.away[store]
+
+    def _lack(self, need: Need, uri: str) -> None:
+        if need.state == ASKED and uri == need.uri:
+            raise UserError(f"--keep {uri}: no artifact is there")
+        self._miss(uri, f"{need.why} needs it", "there is no artifact")
+
     def _miss(self, uri: str, who: str, problem: str) -> None:
-        self.problems.append(
-            f"{uri}: {problem}, and {who}; what it was made from is not known. Bring it back, or say that it is gone "
-            f"for good and that what only it was made from may go: --lost {uri}"
-        )
+        _, whos = self.missing.setdefault(uri, (_bare(uri, problem), {}))
+        whos[who] = None
+
+    def _tell_missing(self) -> None:
+        self.problems += [f"{uri}: {problem} ({_some(whos)})" for uri, (problem, whos) in self.unread.items()]
+        self.problems += [
+            f"{uri}: {problem}, and {_some(whos)}. What it was made from is not known: bring it back, or say to "
+            "`mmbert storage collect` that it is gone for good and that what only it was made from may go: "
+            f"--lost {uri}"
+            for uri, (problem, whos) in self.missing.items()
+        ]
 
     def _keep_below(self) -> None:
         """A checkpoint's permanent ones stay with it."""
@@ -371,6 +465,17 @@ class _Places:
             top = file.path.split("/", maxsplit=1)[0] if part is not Part.UNKNOWN else "-"
             by_top[top, state, name].append(file)
         return [Group(top, state, name, "", "", files) for (top, state, name), files in sorted(by_top.items())]
+
+
+def _bare(uri: str, problem: str) -> str:
+    """Without the place, which stands before it."""
+    return problem.removeprefix(uri).removeprefix(f"/{artifacts.MANIFEST}").removeprefix(": ")
+
+
+def _some(whos: Iterable[str]) -> str:
+    first = list(whos)
+    more = f"; and {len(first) - _WHOS_SHOWN} more" if len(first) > _WHOS_SHOWN else ""
+    return "; ".join(first[:_WHOS_SHOWN]) + more
 
 
 def _days(seconds: float) -> str:

@@ -149,7 +149,18 @@ def _whys(groups: Iterable[Group]) -> str:
 
 
 def _sum(groups: Sequence[Group]) -> str:
-    return f"{len(groups)} in {sum(len(g.files) for g in groups):,} files, {size(sum(g.bytes for g in groups))}"
+    """Artifacts, and places with superseded or left-over files, which are none."""
+    places = len({g.place for g in groups if g.name != "artifact"})
+    artifacts = _number(sum(g.name == "artifact" for g in groups), "artifact")
+    what = " and ".join(
+        [*([artifacts] if artifacts else []), *([f"rest in {_number(places, 'place')}"] if places else [])]
+    )
+    files = _number(sum(len(g.files) for g in groups), "file")
+    return f"{what} in {files}, {size(sum(g.bytes for g in groups))}"
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def _by_size(groups: Sequence[Group]) -> list[Group]:

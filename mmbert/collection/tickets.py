@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import platform
 import uuid
@@ -25,6 +26,7 @@ class Ticket:
     def __init__(self, root: str) -> None:
         self._folder = storage.join(root, TICKETS)
         self._name = f"{uuid.uuid4().hex}.json"
+        self._since = marks.now()
         self._written = self._until = 0.0
         self._renew()
 
@@ -57,7 +59,7 @@ class Ticket:
                 if own > renewed + _TICKET_SECONDS + marks.STALL_SECONDS:
                     storage.delete_file(uri)
                 else:
-                    found.append(_host(uri))
+                    found.append(_told(uri, renewed))
         return found
 
     def end(self) -> None:
@@ -65,15 +67,23 @@ class Ticket:
 
     def _renew(self) -> None:
         self._written, self._until = marks.now(), marks.elapsed() + _TICKET_SECONDS
-        text = json.dumps({"host": platform.node()})
+        text = json.dumps({"host": platform.node(), "since": self._since})
         storage.write_bytes(storage.join(self._folder, self._name), text.encode())
 
 
-def _host(uri: str) -> str:
+def _told(uri: str, renewed: float) -> str:
+    """Who is at work, since when, and until when that counts where it was killed."""
     try:
-        return str(json.loads(storage.read_bytes(uri))["host"])
-    except (ValueError, KeyError, TypeError) as error:
+        ticket = json.loads(storage.read_bytes(uri))
+        host, since = str(ticket["host"]), float(ticket.get("since", renewed))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InfrastructureError(f"{uri}: no ticket of `mmbert storage collect`; delete it") from error
+    until = renewed + _TICKET_SECONDS + marks.STALL_SECONDS
+    return f"on {host} since {_minute(since)}; if it was killed, it counts until {_minute(until)}, by its ticket {uri}"
+
+
+def _minute(when: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(when, datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @contextlib.contextmanager
@@ -83,7 +93,7 @@ def alone(root: str) -> Iterator[Ticket]:
     try:
         if others := ticket.others():
             raise InfrastructureError(
-                f"{root}: another collection is at work (on {', '.join(others)}); run it again when that has ended"
+                f"{root}: another collection is at work ({'; '.join(others)}). Run this again when it has ended"
             )
         yield ticket
     finally:

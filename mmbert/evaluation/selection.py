@@ -77,6 +77,11 @@ def registered_releases(registry: Registry | None, name: str) -> tuple[Release, 
     )
 
 
+def any_registered(registry: Registry, name: str) -> bool:
+    """Whether the model has a champion or a candidate. Raises InfrastructureError where MLflow is away."""
+    return any(registry.by_alias(name, alias) for alias in (CHAMPION, CANDIDATE))
+
+
 def select_models(registry: Registry | None, name: str, wanted: str = "") -> Selection:
     """The champion, and the candidate or what was asked for: `7`, `@candidate` or a model artifact's URI.
 

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 Action = Literal[
     "slow",  # the first byte comes late, and the body in pieces with pauses
     "503",  # SlowDown, nothing is done
+    "503 checksum",  # it is done, and the answer is SlowDown with the checksums of the right one
     "500 after",  # it is done, and the answer is an error
     "cut before",  # it is done, and the connection ends without an answer
     "cut body",  # the connection is reset in the middle of the answer's body
@@ -156,10 +157,13 @@ class _Handler(BaseHTTPRequestHandler):
                 changed = action == "flip upload" and piece
                 upstream.send(bytes([piece[0] ^ 1]) + piece[1:] if changed else piece)
             answer = upstream.getresponse()
-            if action in ("500 after", "cut before"):
+            if action in ("500 after", "503 checksum", "cut before"):
                 answer.read()
                 if action == "500 after":
                     self._answer_error(500, "InternalError", action)
+                elif action == "503 checksum":
+                    kept = [h for h in answer.headers.items() if h[0].lower().startswith("x-amz-checksum-")]
+                    self._answer_error(503, "SlowDown", action, kept)
                 else:
                     self._note(0, 0, action)
                     self._close()
@@ -227,10 +231,12 @@ class _Handler(BaseHTTPRequestHandler):
         for _ in self._pieces(length):
             pass
 
-    def _answer_error(self, status: int, code: str, action: str) -> None:
+    def _answer_error(self, status: int, code: str, action: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         data = b"" if self.command == "HEAD" else _ERROR.format(code).encode()
         self._note(status, len(data), action)
         self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -28,8 +28,9 @@ from tests.chaos.stores import BUCKET, Store, in_this_process, small_run, start_
 
 FOR_GOOD = 10**6
 _OF_READS: tuple[tuple[Action, int], ...] = (
-    ("slow", 1), ("503", 1), ("503", 3), ("503", FOR_GOOD), ("cut before", 1), ("cut before", FOR_GOOD),
-    ("cut body", 1), ("cut body", FOR_GOOD), ("short body", 1), ("shorter", 1), ("flip", 1), ("wrong etag", 1),
+    ("slow", 1), ("503", 1), ("503", 3), ("503 checksum", FOR_GOOD), ("cut before", 1),
+    ("cut before", FOR_GOOD), ("cut body", 1), ("cut body", FOR_GOOD), ("short body", 1), ("shorter", 1), ("flip", 1),
+    ("wrong etag", 1),
 )  # fmt: skip
 _OF_WRITES: tuple[tuple[Action, int], ...] = (
     ("slow", 1), ("503", 1), ("503", FOR_GOOD), ("500 after", 1), ("500 after", FOR_GOOD), ("cut before", 1),

@@ -55,7 +55,10 @@ def no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_WITH_CHECKSUM", {})
 
 
-@pytest.mark.parametrize("action", ["slow", "503", "500 after", "cut before", *OF_BODIES, "reset upload", "wrong etag"])
+@pytest.mark.parametrize(
+    "action",
+    ["slow", "503", "503 checksum", "500 after", "cut before", *OF_BODIES, "reset upload", "wrong etag"],
+)
 def test_the_proxy_does_it_and_the_bytes_come_through(proxy: Proxy, action: Any, tmp_path: Path) -> None:
     proxy.rules = [Rule(action, "GET", "*/a.bin*")]
     assert storage.read_bytes(PLACE) == DATA
@@ -73,9 +76,10 @@ def test_the_proxy_does_it_and_the_bytes_come_through(proxy: Proxy, action: Any,
         assert storage.read_bytes(f"{PLACE[:-5]}b.bin") == DATA
 
 
-def test_a_store_that_answers_nothing_else_is_told(proxy: Proxy) -> None:
-    proxy.rules = [Rule("503", times=s3.FOR_GOOD)]
-    with pytest.raises(InfrastructureError, match="SlowDown"):
+@pytest.mark.parametrize(("action", "said"), [("503", "SlowDown"), ("503 checksum", "503.*Service Unavailable")])
+def test_a_store_that_answers_nothing_else_is_told(proxy: Proxy, action: Any, said: str) -> None:
+    proxy.rules = [Rule(action, times=s3.FOR_GOOD)]
+    with pytest.raises(InfrastructureError, match=said):
         storage.read_bytes(PLACE)
     assert proxy.met == 5
 

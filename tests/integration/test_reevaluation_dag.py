@@ -57,6 +57,10 @@ from mmbert.errors import MmbertError
 class Run:
     run_id, dag_id = "run-1", "mmbert_reevaluate"
 
+class Task:
+    def xcom_pull(self, **asked):
+        return None
+
 def outcome(place, alerts, notifiers):
     os.environ["MMBERT_NOTIFIERS"] = json.dumps(notifiers)
     trend = None
@@ -67,12 +71,70 @@ def outcome(place, alerts, notifiers):
     recipe = {"preset": TriggerParameter("preset"), "overrides": []}
     operator = AlertOperator(task_id="alert", trend=trend, recipe=recipe)
     try:
-        context = {"params": {"preset": "tiny", "run_name": None}, "dag_run": Run(), "dag": None}
+        context = {"params": {"preset": "tiny", "run_name": None}, "dag_run": Run(), "dag": None, "ti": Task()}
         return ["told", operator.execute(context)]
     except MmbertError as error:
         return ["not told", str(error)]
 
 print(json.dumps([outcome(f"{sys.argv[1]}/{i}", *case) for i, case in enumerate(json.loads(sys.argv[2]))]))
+"""
+
+IDLE = """
+import json
+from components import airflow
+from mmbert.errors import UserError
+
+class Task:
+    dag_id, run_id, task_id, map_index = "mmbert_reevaluate", "run-1", "select", None
+    def __init__(self):
+        self.values = {}
+    def xcom_push(self, key, value):
+        self.values[key] = value
+    def xcom_pull(self, task_ids, key="return_value"):
+        return self.values.get(key)
+
+class Run:
+    run_id, dag_id = "run-1", "mmbert_reevaluate"
+    def __init__(self, run_type):
+        self.run_type = run_type
+
+class Registry:
+    def __init__(self, aliases):
+        self.aliases = aliases
+    def by_alias(self, name, alias):
+        return name if alias in self.aliases else None
+
+class Tracker:
+    def finish_workflow(self, status):
+        told.append(status)
+
+def refuses(*arguments, **options):
+    raise UserError("neither a champion nor a candidate")
+
+def outcome(run_type, model, aliases):
+    told.clear()
+    airflow.connect_registry = lambda: None if aliases is None else Registry(aliases)
+    recipe = {"preset": "tiny", "overrides": []}
+    context = {"params": {}, "dag_run": Run(run_type), "ti": Task(), "dag": None}
+    try:
+        airflow.ComponentOperator(
+            task_id="select", component="select", arguments={**recipe, "model": model}
+        ).execute(context)
+    except Exception as error:
+        told.append(type(error).__name__)
+    airflow.EndOperator(task_id="end", recipe=recipe, last=["trend"]).execute(context)
+    airflow.AlertOperator(task_id="alert", trend=None, recipe=recipe).execute(context)
+    return list(told)
+
+told = []
+airflow.end_with_parent = lambda signal: None
+airflow.run_step = refuses
+airflow.tracking.connect = lambda experiment: Tracker()
+airflow.alerts.send = lambda alert, context: told.append("alert")
+print(json.dumps([outcome(*case) for case in [
+    ("scheduled", "", []), ("manual", "", []), ("asset_triggered", "", []), ("scheduled", "7", []),
+    ("scheduled", "", ["candidate"]), ("scheduled", "", ["champion"]), ("scheduled", "", None),
+]]))
 """
 
 NOTIFIER = """
@@ -181,3 +243,9 @@ def test_a_notifier_that_fails_is_named_and_the_others_still_tell(told: dict[str
 def test_a_wrong_notifier_is_said_so(told: dict[str, Any]) -> None:
     assert told["wrong"][0][0] == "not told"
     assert "MMBERT_NOTIFIERS: there is no notifier own_notifiers.Nothing" in told["wrong"][0][1]
+
+
+def test_the_schedule_before_the_first_model_is_no_failure_and_a_run_by_hand_is_told(tmp_path: Path) -> None:
+    first, *others = orchestrator(IDLE, home=tmp_path)
+    assert first == ["AirflowSkipException", "FINISHED"]
+    assert others == [["AirflowFailException", "FAILED", "alert"]] * 6

@@ -19,8 +19,8 @@ from components.commands import storage as command
 from mmbert import artifacts, marks, storage
 from mmbert.collection import needs, tickets
 from mmbert.collection.collect import Collected, collect
-from mmbert.collection.survey import survey
-from mmbert.errors import InfrastructureError
+from mmbert.collection.survey import check_is_store, survey
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.tracking.activity import running_runs
 from mmbert.tracking.api import Api
 from mmbert.tracking.registry import Registry
@@ -169,6 +169,8 @@ def test_a_running_workflow_keeps_what_its_steps_made_and_found(root: str, weeks
     assert run.finish("FINISHED") is None
     tracker.link_reused("two", "f2", "", found.uri)
     weeks.collect()
+    (named,) = {group.why for group in survey(root, command._outside(()), GRACE).of("running")}
+    assert named in {f"run {one.name} ({one.run_id})" for one in running_runs(Api(os.environ["MLFLOW_TRACKING_URI"]))}
     assert [artifacts.look(a.uri) is not None for a in (made, found, nobodys)] == [True, True, False]
     tracker.finish_workflow("FINISHED")
     weeks.collect()
@@ -213,7 +215,9 @@ def test_a_step_found_done_while_mlflow_is_away_is_tried_again(monkeypatch: pyte
         link_reused(cast(Plan, None), "one", done)
 
 
-def test_another_mlflow_stops_everything_unless_its_runs_are_said_to_be_gone(root: str, weeks: Weeks) -> None:
+def test_another_mlflow_stops_everything_unless_its_runs_are_said_to_be_gone(
+    root: str, weeks: Weeks, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mmbert import tracking
 
     run = tracking.connect("mmbert/collected").component_run(task="t", component="c", fingerprint="f", tags={})
@@ -222,7 +226,12 @@ def test_another_mlflow_stops_everything_unless_its_runs_are_said_to_be_gone(roo
     put(root, "tracked elsewhere", run_id="0" * 32)
     with pytest.raises(InfrastructureError, match=f"does not know 1 of the last 2 runs.*--lost {'0' * 32}"):
         weeks.collect()
-    assert collect(root, command._outside((), lost=["0" * 32]), GRACE)
+    assert survey(root, command._seen(()), GRACE).groups
+    told = capsys.readouterr().err
+    assert f"warning: MLflow at {os.environ['MLFLOW_TRACKING_URI']} does not know 1 of the last 2 runs" in told
+    assert "--lost" not in told
+    assert collect(root, command._outside((), lost=["0" * 32, str(run.run_id)]), GRACE)
+    assert capsys.readouterr().err == f"warning: --lost {run.run_id}: MLflow knows this run\n"
     storage.delete_tree(root)
 
 
@@ -286,3 +295,14 @@ def test_an_upload_that_was_never_ended_is_shown_and_ended(root: str, weeks: Wee
     assert storage.unfinished_uploads(root) == []
     storage.abort_upload(f"s3://{bucket}/{key}", begun["UploadId"])
     assert storage.old_versions(root) == (0, 0)
+
+
+def test_a_prefix_that_is_no_store_is_told(root: str) -> None:
+    put(root, "there")
+    bucket = root.rpartition("/")[0]
+    with pytest.raises(UserError, match=f"below {bucket} there is no artifact; the store seems to be {root}$"):
+        check_is_store(bucket)
+    with pytest.raises(UserError, match=r"below s3://\S+/nothing there is no artifact; is this the store\?"):
+        check_is_store(f"{bucket}/nothing")
+    check_is_store(root)
+    storage.delete_tree(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_every_file_is_counted_once_under_what_it_is(world: World) -> None:
     }
     assert sum(len(group.files) for group in found.groups) == len(storage.list_files(world.root))
     assert {g.why for g in found.of("registered")} == {"model version 3 (champion)"}
+    assert [g.why for g in found.of("resumable")] == ["can go on"]
 
     stay = {f.path for g in found.groups if g.state not in ("superseded", "left over") for f in g.files}
     world.collect()
@@ -341,6 +343,32 @@ def by_a_release_in_no_registry(world: World, patch: pytest.MonkeyPatch) -> list
     return [model.uri, uri]
 
 
+def telling(world: World, kind: str, *made_of: artifacts.Artifact, files: Any = None) -> artifacts.Artifact:
+    """An artifact that nothing is made from, as the gate and the reports write it: with no file that is digested."""
+    fingerprint = artifacts.digest_json([kind, *(a.uri for a in made_of)])[:32]
+    inputs: dict[str, list[dict[str, str]]] = {}
+    for a in made_of:
+        inputs.setdefault(a.manifest.kind, []).append({"uri": a.uri, "digest": a.digest, "kind": a.manifest.kind})
+    writer = artifacts.ArtifactWriter(storage.join(world.root, kind, fingerprint), kind, fingerprint, {}, inputs)
+    for path, value in (files or {}).items():
+        writer.add_json(path, value)
+    writer.add_json("told.json", {"of": [a.uri for a in made_of]}, digested=False)
+    made = writer.commit({})
+    os.utime(Path(made.uri, artifacts.MANIFEST), (world.now, world.now))
+    return made
+
+
+def by_the_registered_model_that_it_tells_of(world: World, patch: pytest.MonkeyPatch) -> list[str]:
+    text = world.make("text")
+    mixture, scores = world.make("m", [text]), world.make("scores")
+    released = {"release.json": {"name": "m", "version": "1"}}
+    release = telling(world, "release", world.make("model", [mixture]), files=released)
+    promotion, report = telling(world, "promotion", release, scores), telling(world, "data_report", text, mixture)
+    world.registry["1"] = release.uri
+    two_collections(world)
+    return [promotion.uri, scores.uri, report.uri]
+
+
 def by_a_run_that_found_it_marked(world: World, patch: pytest.MonkeyPatch) -> list[str]:
     made = world.make("a")
     world.now += LONG
@@ -386,6 +414,10 @@ def no_releases(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(surveying, "releases", lambda store: [])
 
 
+def nothing_tells(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(surveying, "_TOLD_OF", {})
+
+
 def no_wanted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(surveying._Places, "_wanted", lambda self, place: [])
     patch.setattr(marks, "wanted", lambda uri: False)
@@ -401,6 +433,7 @@ KEEPERS: list[tuple[Callable[[World, pytest.MonkeyPatch], list[str]], Callable[[
     (by_what_is_made_from_it, any_order),
     (by_work_that_is_not_done, no_notes),
     (by_a_release_in_no_registry, no_releases),
+    (by_the_registered_model_that_it_tells_of, nothing_tells),
     (by_a_run_that_found_it_marked, no_wanted),
     (by_training_that_is_not_done, no_recent),
 ]
@@ -418,6 +451,19 @@ def test_it_is_kept_and_would_not_be_otherwise(
     monkeypatch.setattr(world, "_check_deletion", lambda uri: None)
     removed(monkeypatch)
     assert not all(world.complete(uri) for uri in kept(world, monkeypatch))
+
+
+def test_what_tells_of_more_than_what_is_registered_goes(world: World) -> None:
+    text = world.make("text")
+    kept, other = world.make("m", [text]), telling(world, "mixture", text)
+    release = telling(world, "release", text, files={"release.json": {"name": "m", "version": "1"}})
+    of_both, of_nobodys = telling(world, "data_report", kept, other), telling(world, "promotion", release)
+    of_text = telling(world, "data_report", text)
+    world.registry["1"] = kept.uri
+    world.now += LONG
+    found = looked(world)
+    going = {storage.join(world.root, group.place) for group in found.of("unreachable")}
+    assert going == {other.uri, release.uri, of_both.uri, of_nobodys.uri, of_text.uri}
 
 
 def test_an_attempt_that_is_committed_meanwhile_is_not_deleted(world: World) -> None:
@@ -490,6 +536,46 @@ def test_a_lost_input_of_something_needed_stops_everything_until_it_is_said_to_b
     assert [group.place for group in found.marked] == [f"documents/{tail(first.uri)}"]
 
 
+def test_what_is_missing_is_told_once_with_who_needs_it(world: World) -> None:
+    base = world.make("base")
+    for number in "1234":
+        world.registry[number] = world.make(f"model {number}", [base]).uri
+    world.registry["5"] = world.registry["6"] = world.place("gone")
+    Path(base.uri, artifacts.MANIFEST).write_text("{", "utf-8")
+    problems = looked(world).problems
+    assert [problem.count(base.uri) for problem in problems if problem.startswith(base.uri)] == [1, 2]
+    (told,) = [problem for problem in problems if "--lost" in problem and problem.startswith(base.uri)]
+    assert re.search(r"and \S+ was made from it \(model version 1\); .*; and 1 more\. What it was", told)
+    (gone,) = [problem for problem in problems if problem.startswith(world.place("gone"))]
+    assert "and model version 5 needs it; model version 6 needs it. What" in gone
+
+
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage.s3_client.cache_clear()
+    yield
+    storage.s3_client.cache_clear()
+
+
+def test_another_store_that_is_away_stops_collections_alone(world: World, no_keys: None) -> None:
+    nobodys = world.make("a")
+    away = [f"s3://cold/{kind}/{'b' * 32}" for kind in ("model", "scores")]
+    world.registry = {"1": away[0], "1 again": away[0], "2": away[1]}
+    world.now += LONG
+    first, second = looked(world).problems
+    assert re.fullmatch(rf"{away[0]}: no S3 credentials.*\(model version 1 needs it; model version 1 again.*\)", first)
+    assert re.fullmatch(rf"{away[1]}: no S3 credentials.*\(model version 2 needs it\)", second)
+    with pytest.raises(InfrastructureError, match="nothing is deleted"):
+        world.collect()
+    marked = collect(world.root, world.needs, GRACE, lost=away).marked
+    assert [group.place for group in marked] == [f"documents/{tail(nobodys.uri)}"]
+
+
 def test_a_registered_model_that_is_gone_stops_everything(world: World) -> None:
     world.make("a")
     world.registry["1"] = world.place("gone")
@@ -534,6 +620,17 @@ def test_a_wrong_clock_takes_no_other_collection_for_dead(world: World, monkeypa
             world.collect()
     other.end()
     assert world.collect()
+
+
+def test_another_collection_is_told_with_its_ticket_and_until_when_it_counts(world: World) -> None:
+    world.make("a")
+    other = tickets.Ticket(world.root)
+    (ticket,) = Path(world.root, "collection").iterdir()
+    world.now += 40 * 60
+    other.go_on()
+    told = rf"on \S+ since 2027-01-15 08:00 UTC; .* counts until 2027-01-15 10:00 UTC, by its ticket {ticket}"
+    with pytest.raises(InfrastructureError, match=told):
+        world.collect()
 
 
 def test_a_ticket_is_renewed_while_the_store_is_read(world: World) -> None:
@@ -609,12 +706,53 @@ def test_the_command_shows_and_collects(store: Path) -> None:
     assert (code, "--without-registry" in text) == (2, True)
     code, text = said("collect", "--root", str(store), "--without-registry")
     assert code == 0
-    assert "would be marked as needed by nothing: 1" in text
+    assert "would be marked as needed by nothing: 1 artifact in 2 files" in text
     assert "nothing was changed" in text
     assert not (store / "collection").exists()
     code, text = said("collect", "--root", str(store), "--without-registry", "--delete", "--json")
     assert len(json.loads(text)["marked"]) == 1
     assert (store / "documents" / ("a" * 32) / marks.MARK).exists()
+
+
+def test_a_folder_that_is_no_store_is_told(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for words in ((), ("collect", "--without-registry", "--delete")):
+        assert said(*words, "--root", str(tmp_path / "empty")) == (
+            2, f"below {tmp_path / 'empty'} there is no artifact; is this the store?"
+        )  # fmt: skip
+        assert said(*words, "--root", str(tmp_path)) == (
+            2, f"below {tmp_path} there is no artifact; the store seems to be {store}"
+        )  # fmt: skip
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_what_is_asked_for_and_what_is_lost_are_looked_at(store: Path) -> None:
+    made, wrong = str(store / "documents" / ("a" * 32)), str(store / "documents" / ("b" * 32))
+    for asked in (wrong, str(store), "http://h/x"):
+        for words in ((), ("collect", "--without-registry"), ("collect", "--without-registry", "--delete")):
+            assert said(*words, "--root", str(store), "--keep", asked) == (2, f"--keep {asked}: no artifact is there")
+    user = artifacts.ArtifactWriter(
+        storage.join(str(store), "documents", "c" * 32), "documents", "c" * 32, {},
+        {"documents": [{"uri": wrong, "digest": "d" * 64, "kind": "documents"}]},
+    )  # fmt: skip
+    user.add_bytes("text", b"more")
+    user.commit({})
+    lost = [word for one in (made, wrong, "/nowhere", "e" * 32) for word in ("--lost", one)]
+    code, text = said("collect", "--root", str(store), "--without-registry", *lost)
+    assert code == 0
+    assert [line for line in text.splitlines() if "--lost" in line] == [
+        f"warning: --lost {'e' * 32}: none of the last runs that made artifacts here",
+        "warning: --lost /nowhere: nothing that is needed was made from it",
+        f"warning: --lost {made}: an artifact is there",
+    ]
+
+
+def test_a_look_goes_on_without_mlflow(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr("mmbert.tracking.api._FIRST_WAIT_SECONDS", 0.0)
+    code, text = said("--root", str(store))
+    assert (code, "unreachable  documents  artifact" in text) == (0, True)
+    assert re.search("warning: no answer from MLflow.* is not known", text)
 
 
 def test_the_command_refuses_what_it_cannot_know(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
