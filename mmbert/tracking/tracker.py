@@ -22,8 +22,6 @@ from mmbert.tracking.spool import abandoned, parse
 _PARENT = "mlflow.parentRunId"
 REUSED_FROM, _REUSED_URI, _NOTE = "mmbert.reused_from", "mmbert.reused_uri", "mlflow.note.content"
 _AIRFLOW_TASK = "mmbert.airflow_task"
-_TRAINING = "custom_model_development"
-"""The kind of experiment that MLflow's pages show with runs and metrics; without, they guess at agents' traces."""
 
 
 def connect(experiment: str, workflow_run: str | None = None, airflow_task: Mapping[str, Any] | None = None) -> Tracker:
@@ -157,8 +155,7 @@ class Tracker:
         query = {"experiment_name": self.experiment}
         found = _ignoring("RESOURCE_DOES_NOT_EXIST", lambda: api.get("experiments/get-by-name", query))
         if found is None:
-            new = {"name": self.experiment, "tags": [{"key": "mlflow.experimentKind", "value": _TRAINING}]}
-            _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("experiments/create", new))
+            _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("experiments/create", {"name": self.experiment}))
             found = patiently(lambda: api.get("experiments/get-by-name", query))
         experiment = found["experiment"]
         if experiment["lifecycle_stage"] != "active":
