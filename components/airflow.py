@@ -234,7 +234,7 @@ class EndOperator(BaseOperator):
 
 
 class AlertOperator(BaseOperator):
-    """Sends a trend artifact's new alerts through the configured notifiers; says so where there is no trend."""
+    """Sends a trend artifact's new alerts through the configured notifiers; where there is none says so, and fails."""
 
     template_fields = ("trend",)
     ui_color = "#fce8e6"
@@ -256,6 +256,9 @@ class AlertOperator(BaseOperator):
         if found:
             arguments = {name: _plain(value, context) for name, value in self.recipe.items()}
             alerts.send(alerts.Alert(name, found, alerts.experiment_of(arguments)), context)
+        if not self.trend and found:
+            # Airflow judges the run by this task, the last, so it must not succeed.
+            raise AirflowFailException(found[0])
         return found
 
 

@@ -50,6 +50,7 @@ print(json.dumps({
 
 ALERT = """
 import json, os, sys
+from airflow.sdk.exceptions import AirflowFailException
 from components.airflow import AlertOperator, TriggerParameter
 from mmbert import artifacts
 from mmbert.errors import MmbertError
@@ -75,6 +76,8 @@ def outcome(place, alerts, notifiers):
         return ["told", operator.execute(context)]
     except MmbertError as error:
         return ["not told", str(error)]
+    except AirflowFailException as error:
+        return ["told, and failed", str(error)]
 
 print(json.dumps([outcome(f"{sys.argv[1]}/{i}", *case) for i, case in enumerate(json.loads(sys.argv[2]))]))
 """
@@ -123,7 +126,10 @@ def outcome(run_type, model, aliases):
     except Exception as error:
         told.append(type(error).__name__)
     airflow.EndOperator(task_id="end", recipe=recipe, last=["trend"]).execute(context)
-    airflow.AlertOperator(task_id="alert", trend=None, recipe=recipe).execute(context)
+    try:
+        airflow.AlertOperator(task_id="alert", trend=None, recipe=recipe).execute(context)
+    except Exception as error:
+        told.append(type(error).__name__)
     return list(told)
 
 told = []
@@ -229,7 +235,8 @@ def test_new_alerts_go_through_the_configured_notifiers(told: dict[str, Any]) ->
     )
 
 
-def test_a_run_that_did_not_finish_is_told(told: dict[str, Any]) -> None:
+def test_a_run_that_did_not_finish_is_told_and_fails(told: dict[str, Any]) -> None:
+    assert told["no trend"][0][0] == "told, and failed"
     assert "did not finish" in told["no trend"][1]
 
 
@@ -248,4 +255,5 @@ def test_a_wrong_notifier_is_said_so(told: dict[str, Any]) -> None:
 def test_the_schedule_before_the_first_model_is_no_failure_and_a_run_by_hand_is_told(tmp_path: Path) -> None:
     first, *others = orchestrator(IDLE, home=tmp_path)
     assert first == ["AirflowSkipException", "FINISHED"]
-    assert others == [["AirflowFailException", "FAILED", "alert"]] * 6
+    # Airflow judges the run by its task `alert`.
+    assert others == [["AirflowFailException", "FAILED", "alert", "AirflowFailException"]] * 6
