@@ -361,7 +361,7 @@ def test_an_attempt_that_is_ended_late_does_not_undo_its_retrys_finished_run(
     item, root, arguments = get_component("recipe"), str(tmp_path / "root"), {"preset": "tiny", "overrides": []}
     tracker = Tracker()
     work = runtime.planning.plan(item, arguments, root)
-    monkeypatch.setattr(runtime.tracking, "connect", lambda experiment: tracker)
+    monkeypatch.setattr(runtime.tracking, "connect", lambda experiment, **_: tracker)
 
     def retry_is_quicker(*_: Any) -> dict[str, Any]:
         artifacts.ArtifactWriter(work.uri, item.produces, work.fingerprint, {}, {}).commit({})
