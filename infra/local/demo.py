@@ -26,7 +26,9 @@ from infra.local.dag_run import DagRun, TaskState, trigger
 from infra.local.settings import Settings, task_environment
 from mmbert import artifacts
 from mmbert.errors import InfrastructureError
+from mmbert.pages.links import PAGES
 from mmbert.recipe import load_recipe
+from mmbert.tracking import REUSED_FROM
 from mmbert.tracking.registry import CANDIDATE, CHAMPION
 
 PRETRAIN, ADD_LANGUAGES = "mmbert_pretrain", "mmbert_add_languages"
@@ -236,8 +238,8 @@ def _mlflow_links(settings: Settings, report: str, workflow_run: str) -> dict[st
     ours = f"tags.`mmbert.workflow_run` = '{workflow_run}'"
     wanted = {
         "MLflow run": ("tags.`mmbert.role` = 'workflow'", ""),
-        "Report": (f"tags.`mmbert.task` = '{report}'", "/artifacts/report/report.html"),
-        "Data report": ("tags.`mmbert.task` = 'data_report'", "/artifacts/data_report/data_report.html"),
+        "Report": (f"tags.`mmbert.task` = '{report}'", f"/artifacts/{PAGES[report]}"),
+        "Data report": ("tags.`mmbert.task` = 'data_report'", f"/artifacts/{PAGES['data_report']}"),
     }
     links = {}
     for name, (tag, place) in wanted.items():
@@ -249,7 +251,7 @@ def _mlflow_links(settings: Settings, report: str, workflow_run: str) -> dict[st
 def _run_page(settings: Settings, run: dict[str, Any]) -> str:
     # A step that was found done links the run that made it, which holds the files.
     tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
-    run_id = tags.get("mmbert.reused_from", run["info"]["run_id"])
+    run_id = tags.get(REUSED_FROM, run["info"]["run_id"])
     return f"{settings.mlflow_url}/#/experiments/{run['info']['experiment_id']}/runs/{run_id}"
 
 

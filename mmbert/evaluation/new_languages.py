@@ -54,14 +54,14 @@ def outcome(before: Scorecard, after: Scorecard, new: Sequence[str]) -> Outcome:
     """Raises UserError where one of the two has no bits per byte of the new languages."""
     sides = [_with_sums(card, new) for card in (before, after)]
     found = {d.after.task: d for d in compare(*sides).overall if d.after.suite == DEMO}
-    if NEW not in found:
-        raise UserError(f"{before.model} and {after.model}: no bits per byte of {', '.join(new)} on both sides")
     comparison = compare(before, after)
     gains = {
         str(d.after.language): -d.change / d.before.value
         for d in comparison.by_language
         if (d.after.suite, d.after.task) == (DEMO, BITS_PER_BYTE) and d.after.language in new
     }
+    if NEW not in found or not gains:
+        raise UserError(f"{before.model} and {after.model}: no bits per byte of {', '.join(new)} on both sides")
     return Outcome(after.model, comparison, found[NEW], found.get(OLD), gains)
 
 

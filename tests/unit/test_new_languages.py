@@ -155,3 +155,5 @@ def test_gain_and_loss_are_of_all_bytes_of_the_new_and_the_old_languages(tmp_pat
     assert "lost more than 2%" in verdict(outcome(before, worse, ["bre_Latn", "smo_Latn"]))
     with pytest.raises(UserError, match="no bits per byte of dzo_Tibt on both sides"):
         outcome(before, after, ["dzo_Tibt"])
+    with pytest.raises(UserError, match="no bits per byte of bre_Latn, smo_Latn on both sides"):
+        outcome(card("before", {"bre_Latn": [800]}), card("after", {"smo_Latn": [300]}), ["bre_Latn", "smo_Latn"])
