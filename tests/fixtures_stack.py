@@ -206,3 +206,10 @@ def mlflow_running(home: Path, s3: S3) -> Iterator[MlflowServer]:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> Iterator[MlflowServer]:
     with mlflow_running(tmp_path_factory.mktemp("mlflow"), s3_server) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def own_mlflow(tmp_path_factory: pytest.TempPathFactory, s3_server: S3) -> Iterator[MlflowServer]:
+    """For tests that collect: a collection refuses while any registered model, of whatever test, needs what is gone."""
+    with mlflow_running(tmp_path_factory.mktemp("mlflow"), s3_server) as server:
+        yield server

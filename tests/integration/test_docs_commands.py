@@ -98,15 +98,15 @@ def environment(changes: dict[str, str]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def project(
-    tmp_path_factory: pytest.TempPathFactory, s3_server: S3, mlflow_server: MlflowServer, hub: HubServer
+    tmp_path_factory: pytest.TempPathFactory, s3_server: S3, own_mlflow: MlflowServer, hub: HubServer
 ) -> Iterator[Project]:
     folder, kubeflow = tmp_path_factory.mktemp("project"), KubeflowServer()
     store = f"{s3_server.make_bucket('documented')}/artifacts"
     (folder / "small.yaml").write_text(
         recipe_to_yaml(load_recipe("tiny", [*SMALL, own_text(folder, most=150)])), "utf-8"
     )
-    login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": mlflow_server.password}
-    stack = s3_server.environment | login | {"MLFLOW_TRACKING_URI": mlflow_server.uri, "MMBERT_ROOT": store}
+    login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": own_mlflow.password}
+    stack = s3_server.environment | login | {"MLFLOW_TRACKING_URI": own_mlflow.uri, "MMBERT_ROOT": store}
     here = {"MMBERT_LAUNCHER": "here", "MMBERT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     with pytest.MonkeyPatch.context() as patch, environment(here):
         patch.setitem(launchers.LAUNCHERS, "here", run_here)
@@ -115,7 +115,7 @@ def project(
         with environment({**here, **stack}):
             runner = run_workflow("pretrain", str(folder / "small.yaml"), [], store, "the whole run")
         bucket = s3_server.folder / "documented"
-        yield Project(folder, stack, store, runner, bucket, kubeflow.url, mlflow_server.password)
+        yield Project(folder, stack, store, runner, bucket, kubeflow.url, own_mlflow.password)
     kubeflow.stop()
 
 

@@ -31,13 +31,13 @@ DAY = 86400.0
 GRACE = 7 * DAY
 
 
-@pytest.fixture(scope="module")
-def root(s3_server: S3, mlflow_server: MlflowServer) -> Iterator[str]:
+@pytest.fixture
+def root(s3_server: S3, own_mlflow: MlflowServer, request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**s3_server.environment, "MLFLOW_TRACKING_URI": mlflow_server.uri}.items():
+        for name, value in {**s3_server.environment, "MLFLOW_TRACKING_URI": own_mlflow.uri}.items():
             patch.setenv(name, value)
         storage.s3_client.cache_clear()
-        yield f"{s3_server.make_bucket('collected')}/artifacts"
+        yield f"{s3_server.make_bucket(artifacts.digest_json(request.node.name)[:32])}/artifacts"
 
 
 class Weeks:
@@ -232,7 +232,6 @@ def test_another_mlflow_stops_everything_unless_its_runs_are_said_to_be_gone(
     assert "--lost" not in told
     assert collect(root, command._outside((), lost=["0" * 32, str(run.run_id)]), GRACE)
     assert capsys.readouterr().err == f"warning: --lost {run.run_id}: MLflow knows this run\n"
-    storage.delete_tree(root)
 
 
 def test_an_experiment_that_is_not_shown_stops_everything(
@@ -246,7 +245,6 @@ def test_an_experiment_that_is_not_shown_stops_everything(
     monkeypatch.setattr(needs, "experiments", lambda api: ["0"])
     with pytest.raises(InfrastructureError, match="does not list the experiments"):
         weeks.collect()
-    storage.delete_tree(root)
 
 
 def test_mlflow_that_stays_away_stops_everything(root: str, weeks: Weeks, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,4 +303,3 @@ def test_a_prefix_that_is_no_store_is_told(root: str) -> None:
     with pytest.raises(UserError, match=r"below s3://\S+/nothing there is no artifact; is this the store\?"):
         check_is_store(f"{bucket}/nothing")
     check_is_store(root)
-    storage.delete_tree(root)
