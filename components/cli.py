@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.commands import parameters
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from components.commands.compare import compare_command
 from components.commands.convert import convert_command
 from components.commands.evaluate import evaluate_command
@@ -212,7 +212,7 @@ _overrides = click.option(
 @recipe_group.command()
 @click.argument("source", metavar="NAME|FILE")
 @_overrides
-@as_json_option
+@json_option()
 def show(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print a preset or a recipe file whole, defaults written out."""
     from mmbert.recipe import load_recipe, recipe_to_yaml
@@ -227,7 +227,7 @@ def show(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @recipe_group.command()
 @click.argument("source", metavar="NAME|FILE")
 @_overrides
-@as_json_option
+@json_option()
 def validate(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a preset or a recipe file; says what is wrong with it, or that nothing is."""
     from mmbert.recipe import load_recipe
@@ -258,7 +258,7 @@ def validate(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     "folder, name on the hub, raw checkpoint or artifact",
 )
 @click.option("--text", help="add_languages: a folder or s3:// prefix with a folder a new language")
-@as_json_option
+@json_option()
 def workflow(
     name: str,
     preset: str,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="print the result as JSON")
+
+def json_option(says: str = "print the result as JSON") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--json", "as_json", is_flag=True, help=says)
 
 
 def echo_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--significance", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
     help="the p-value below which a change is marked",
 )  # fmt: skip
-@as_json_option
+@json_option()
 def compare_command(before: str, after: str, baseline: str, out: str, significance: float, as_json: bool) -> None:
     """Show what changed from model A to model B, by suite and by language, and what of it is significant.
 

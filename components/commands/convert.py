@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from mmbert import logs
 
 
@@ -20,7 +20,7 @@ from mmbert import logs
     "--recipe", default="", help="the recipe it was trained with, where the checkpoint does not say its shape"
 )
 @click.option("--max-seq-len", type=click.IntRange(min=2), help="the longest context it was trained for, in tokens")
-@as_json_option
+@json_option()
 def convert_command(
     checkpoint: str, out_dir: str, tokenizer: str, recipe: str, max_seq_len: int | None, as_json: bool
 ) -> None:

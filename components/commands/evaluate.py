@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from mmbert import logs
 from mmbert.evaluation.suites.base import DEFAULT_BOOTSTRAP_SAMPLES, DEFAULT_SEEDS
 from mmbert.evaluation.suites.names import DEMO
@@ -30,7 +30,7 @@ from mmbert.places import cache_folder, scratch_folder
     "--documents", multiple=True, help="suite demo: folder or artifacts of curated documents; default: the demo's own"
 )
 @click.option("--device", default="", help="like cpu or cuda:0; default: a GPU where there is one")
-@as_json_option
+@json_option()
 def evaluate_command(
     model: str,
     suite: str,

@@ -6,7 +6,7 @@ import math
 
 import click
 
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from mmbert import logs
 from mmbert.errors import UserError
 
@@ -27,7 +27,7 @@ from mmbert.errors import UserError
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="ema: weight of the running average against the next; default 0.5",
 )
-@as_json_option
+@json_option()
 def merge_command(
     variants: tuple[str, ...],
     method: str,

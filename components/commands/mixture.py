@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from components.commands.as_json import json_option
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _TABLE_ROWS = 60
 @click.option("--max-epochs", type=float, help="how often a text may repeat at most; without, as often as it comes")
 @click.option("--out", required=True, help="the JSON file to write")
 @click.option("--plot", default="", help="the plot to write (HTML); default: beside --out, ending in .html")
-@click.option("--json", "as_json", is_flag=True, help="print what is written to OUT")
+@json_option("print what is written to OUT")
 def mixture_command(
     counts: str,
     temperature: float,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from components.commands.as_json import echo_json, json_option
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--calibrate", is_flag=True, help="learn utilisation from the training runs in MLflow")
 @click.option("--price", type=float, help="US dollars for an hour of one GPU; without, a known one or none")
-@click.option("--json", "as_json", is_flag=True, help="print JSON; docs/planning.md describes its keys")
+@json_option("print JSON; docs/planning.md describes its keys")
 def plan_command(
     source: str,
     overrides: tuple[str, ...],
@@ -72,7 +72,10 @@ def plan_command(
     recipe = load_recipe(source, overrides)
     runs = _measured_runs(device.name) if calibrate else []
     plan = plan_run(recipe, Cluster(device, total, nodes), mfu=mfu, price=price, runs=runs)
-    click.echo(json.dumps(as_values(plan), indent=1) if as_json else as_text(plan))
+    if as_json:
+        echo_json(as_values(plan))
+    else:
+        click.echo(as_text(plan))
 
 
 def _check(option: str, value: float | None, low: float, high: float) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from components.commands.as_json import echo_json, json_option
 from mmbert import logs
 from mmbert.errors import UserError
 
@@ -31,7 +31,7 @@ _NAMES = 3
     "--into", default="", metavar="ROOT", help="keep what is made again here; default: a folder gone afterwards"
 )
 @click.option("--root", default=None, help="where the recorded artifacts are; default MMBERT_ROOT or ./artifacts")
-@click.option("--json", "as_json", is_flag=True, help="print the results as JSON (docs/lineage.md)")
+@json_option("print the results as JSON (docs/lineage.md)")
 def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: str | None, as_json: bool) -> None:
     """Do RUN's work again from what its artifacts record, and compare content digests and files.
 
@@ -72,7 +72,7 @@ def reproduce_command(run: str, from_kind: str, whole: bool, into: str, root: st
             if as_json:  # of the steps before one that failed, too
                 steps = [result.to_json() for result in results]
                 told = {"schema": 1, "run": run, "root": store.root, "into": into, "steps": steps}
-                click.echo(json.dumps(told, indent=1))
+                echo_json(told)
     if not as_json:
         click.echo(_end(results))
     lost = [f"{uri}: no artifact is there now" for uri in named.gone]

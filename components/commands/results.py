@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.commands.as_json import as_json_option, echo_json
+from components.commands.as_json import echo_json, json_option
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option("--model", default="", help="only models whose label or digest begins so")
 @click.option("--suite", default="", help="only this suite")
 @click.option("--languages", is_flag=True, help="the scores of single languages too")
-@as_json_option
+@json_option()
 def results_command(root: str | None, model: str, suite: str, languages: bool, as_json: bool) -> None:
     """List every score kept below ROOT/results, the oldest evaluation first."""
     from components.runtime import root_uri

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from components.commands.as_json import echo_json, json_option
 from mmbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NOT_ALL_KNOWN = ": not all that registered models and running work need may be 
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 _root = click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
-_json = click.option("--json", "as_json", is_flag=True, help="as JSON, sizes in bytes and times in seconds since 1970")
+_json = json_option("as JSON, sizes in bytes and times in seconds since 1970")
 _keep = click.option(
     "--keep", multiple=True, metavar="URI", help="an artifact that is needed, with all it was made from"
 )
@@ -69,7 +69,7 @@ def storage_group(context: click.Context, root: str | None, as_json: bool, keep:
     found = survey(where, _seen(keep), days * 86400)
     uploads, old = storage.unfinished_uploads(where), storage.old_versions(where)
     if as_json:
-        click.echo(json.dumps(survey_json(found, uploads, old, cache_folder()), indent=1, ensure_ascii=False))
+        echo_json(survey_json(found, uploads, old, cache_folder()))
         return
     click.echo(survey_text(found, uploads, old, cache_folder()))
 
@@ -122,7 +122,7 @@ def collect_command(
     for uri, why in done.idle_lost.items():
         _warn(f"--lost {uri}: {why}")
     if as_json:
-        click.echo(json.dumps(collected_json(where, done, delete), indent=1, ensure_ascii=False))
+        echo_json(collected_json(where, done, delete))
     else:
         click.echo(collected_text(where, done, grace, delete))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from components.commands.as_json import echo_json, json_option
 from mmbert.errors import UserError
 
 
@@ -17,7 +16,7 @@ from mmbert.errors import UserError
 )
 @click.option("--language", default="", help="with --source: this language of it alone, like deu_Latn")
 @click.option("--root", default=None, help="where artifacts are kept; default MMBERT_ROOT or ./artifacts")
-@click.option("--json", "as_json", is_flag=True, help="print it as JSON (docs/lineage.md)")
+@json_option("print it as JSON (docs/lineage.md)")
 @click.option("--page", default="", metavar="FILE.html", help="write it as one page with a drawing and links, too")
 def trace_command(what: str, up: bool, source: str, language: str, root: str | None, as_json: bool, page: str) -> None:
     """Trace WHAT to everything that it was made of: checkpoints, mixtures, shards, sources, code, image.
@@ -60,6 +59,9 @@ def trace_command(what: str, up: bool, source: str, language: str, root: str | N
         from mmbert.lineage.page import trace_page
 
         storage.write_bytes(page, trace_page(found).encode())
-    click.echo(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else trace_text(found))
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        click.echo(trace_text(found))
     if page:
         click.echo(f"wrote {page}", err=True)
