@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbert.errors import UserError
+from mmbert.errors import InfrastructureError, UserError
 from mmbert.pages import links
 from mmbert.places import cache_folder
 from mmbert.tracking import delivery
@@ -136,7 +136,10 @@ class Tracker:
         """The run of a task of Airflow's, of its last attempt's work; None where there is none yet."""
         if self._api is None:
             return None
-        found = search(self._api, self._experiment_id(self._api), {_AIRFLOW_TASK: links.airflow_name(airflow_task)})
+        experiment_id = self._experiment(self._api)
+        if experiment_id is None:
+            return None
+        found = search(self._api, experiment_id, {_AIRFLOW_TASK: links.airflow_name(airflow_task)})
         return found[0] if found else None
 
     def replay_spool(self, source: Path | bytes) -> int:
@@ -152,11 +155,20 @@ class Tracker:
 
     def _experiment_id(self, api: Api) -> str:
         """The experiment, made if it is missing. Its name is unique on the server, so racers meet in one."""
+        found = self._experiment(api)
+        if found is None:
+            _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("experiments/create", {"name": self.experiment}))
+            found = self._experiment(api)
+        if found is None:
+            raise InfrastructureError(f"MLflow made the experiment '{self.experiment}' and does not find it")
+        return found
+
+    def _experiment(self, api: Api) -> str | None:
+        """The experiment, where it exists. Raises UserError where it was deleted."""
         query = {"experiment_name": self.experiment}
         found = _ignoring("RESOURCE_DOES_NOT_EXIST", lambda: api.get("experiments/get-by-name", query))
         if found is None:
-            _ignoring("RESOURCE_ALREADY_EXISTS", lambda: api.call("experiments/create", {"name": self.experiment}))
-            found = patiently(lambda: api.get("experiments/get-by-name", query))
+            return None
         experiment = found["experiment"]
         if experiment["lifecycle_stage"] != "active":
             raise UserError(

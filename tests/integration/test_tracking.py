@@ -357,6 +357,8 @@ def test_runs_lead_to_their_task_in_airflow_and_are_found_by_it(
     assert found
     assert found.run_id == made.run_id
     assert connect("mmbert/airflow").run_of({**task, "map_index": 0}) is None
+    assert connect("mmbert/nobody's").run_of(task) is None
+    assert client.get_experiment_by_name("mmbert/nobody's") is None
 
     again = connect("mmbert/airflow", "another run", {**task, "run_id": "s"})
     reused = again.link_reused("train", "f" * 32, made.run_id, "s3://b/model/f")
