@@ -231,6 +231,7 @@ def show(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
 def validate(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a preset or a recipe file; says what is wrong with it, or that nothing is."""
     from mmbert.recipe import load_recipe
+    from mmbert.tables import counted
 
     recipe = load_recipe(source, overrides)
     phases = recipe.phases
@@ -240,7 +241,7 @@ def validate(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
         return
     click.echo(
         f"{source}: a valid recipe ({recipe.name}, {tokens:,} tokens in three phases, "
-        f"{len(phases.decay.variants)} decay variants)"
+        f"{counted(len(phases.decay.variants), 'decay variant')})"
     )
 
 
@@ -284,8 +285,12 @@ def workflow(
         ]
         echo_json({"workflow": name, "run_name": run_name, "root": runner.root, "steps": steps})
         return
-    for task, step in runner.steps:
-        click.echo(f"{'found ' if step.reused else 'made  '} {task:20} {step.label:20} {step.uri}")
+    from mmbert.tables import table
+
+    rows = [["found" if step.reused else "made", task, step.label, step.uri] for task, step in runner.steps]
+    click.echo(table(["", "task", "what", "where"], rows, left=4))
+    for kind, place in runner.places():
+        click.echo(f"{kind}: {place}")
 
 
 for command in (

@@ -167,7 +167,7 @@ def check_arguments(item: Component, arguments: dict[str, Any]) -> dict[str, Any
     checked: dict[str, Any] = {}
     for parameter in item.parameters:
         value = arguments.get(parameter.name, parameter.default)
-        if value is None:
+        if value is None or (parameter.is_source and parameter.default is None and not value):
             raise UserError(f"component '{item.name}' needs --{parameter.name.replace('_', '-')}: {parameter.help}")
         if parameter.is_list:
             value = _flat(value)

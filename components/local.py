@@ -12,7 +12,7 @@ from typing import Any
 from components.recipe.component import fan_out
 from components.steps import Step, run_step
 from components.workflows import WORKFLOWS, add_languages
-from mmbert import progress, tracking
+from mmbert import artifacts, progress, storage, tracking
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.recipe.new_languages import variants_for
@@ -41,6 +41,16 @@ class LocalRunner:
         found: list[str] = self._outputs[handle].outputs[name]
         return found
 
+    def places(self) -> list[tuple[str, str]]:
+        """What a person opens: pages, and folders of released models."""
+        found = []
+        for artifact in [artifacts.open_artifact(step.uri) for _, step in self.steps]:
+            pages = [path for path in artifact.paths() if path.endswith(".html")]
+            found += [("page", storage.join(artifact.uri, artifact.file(path).key)) for path in pages]
+            if artifact.manifest.kind == "model":
+                found.append(("model", artifact.remote_folder("")))
+        return found
+
 
 def run_workflow(
     name: str, preset: str, overrides: list[str], root: str, workflow_run: str, **arguments: str
@@ -48,8 +58,12 @@ def run_workflow(
     """Run a whole workflow here; `arguments` are its own. Raises what its first failing component raises."""
     if name not in WORKFLOWS:
         raise UserError(f"no workflow '{name}'; there are {', '.join(WORKFLOWS)}")
-    for argument in arguments.keys() - inspect.signature(WORKFLOWS[name]).parameters.keys():
-        raise UserError(f"the workflow '{name}' takes no {argument}")
+    own = _own_parameters(name)
+    for argument in arguments.keys() - own.keys():
+        raise UserError(f"the workflow '{name}' takes no --{argument}")
+    for argument, needed in own.items():
+        if needed and not arguments.get(argument):
+            raise UserError(f"the workflow '{name}' needs --{argument}; `mmbert workflow --help` says what it can be")
     recipe = load_recipe(preset, overrides)
     experiment = f"mmbert/{recipe.name}"
     status: tracking.Status = "FAILED"
@@ -64,6 +78,12 @@ def run_workflow(
     return runner
 
 
+def _own_parameters(name: str) -> dict[str, bool]:
+    """What a workflow takes besides runner, preset and overrides, and whether it has to be given."""
+    _, _, _, *own = inspect.signature(WORKFLOWS[name]).parameters.values()
+    return {parameter.name: parameter.default is parameter.empty for parameter in own}
+
+
 def count_steps(name: str, recipe: Recipe, overrides: list[str]) -> int | None:
     """How many steps a workflow takes; None where only a step of its own finds out (re-evaluation: the models)."""
     lists = fan_out(recipe)
@@ -71,7 +91,7 @@ def count_steps(name: str, recipe: Recipe, overrides: list[str]) -> int | None:
     try:
         if WORKFLOWS[name] is add_languages:
             lists["variants"] = variants_for(recipe, overrides)
-        WORKFLOWS[name](counter, "", [])
+        WORKFLOWS[name](counter, "", [], **{own: "" for own, needed in _own_parameters(name).items() if needed})
     except (KeyError, UserError):  # what is wrong with the recipe, its component tells
         return None
     return counter.steps

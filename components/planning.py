@@ -186,6 +186,8 @@ def _version(uri: str) -> str:
         return hub.model_commit(uri)
     listed = storage.list_versions(uri)
     if not listed:
+        if storage.exists(uri):
+            raise UserError(f"{uri}: no file is in this folder")
         raise storage.MissingFileError(f"{uri}: no such file or folder")
     for place in names.beside(uri):
         listed += [[place, version] for _, version in storage.list_versions(place)]

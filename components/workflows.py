@@ -88,7 +88,7 @@ def reevaluate(runner: Runner, preset: Any, overrides: Any, model: Any = "") -> 
     return [trend]
 
 
-def add_languages(runner: Runner, preset: Any, overrides: Any, model: Any = "", text: Any = "") -> list[Any]:
+def add_languages(runner: Runner, preset: Any, overrides: Any, model: Any, text: Any = "") -> list[Any]:
     """Teach a trained model new languages: its decay phase again, on their text beside the old; before against after.
 
     `model` is a folder, a name of the hub, a raw checkpoint or an artifact; `text` has a folder a language.

@@ -53,18 +53,23 @@ def model_commit(name: str) -> str:
 
     Raises UserError where the hub has no such model for this user, InfrastructureError where it cannot be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import HfApi, constants
 
     repo, _, revision = name.partition("@")
     try:
         with retries_told_once():
             return str(HfApi().model_info(repo, revision=revision or None, timeout=60).sha)
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        causes = _causes(error)
         where = f"{name}: no such file or folder here, and"
-        if _status(_causes(error)) in {401, 403, 404}:
+        if _status(causes) in {401, 403, 404}:
             raise UserError(f"{where} the hub has no model of that name that you may read") from error
-        raise InfrastructureError(f"{where} the hub cannot be reached for a model of that name: {error}") from error
+        if _unreachable(causes):
+            raise InfrastructureError(
+                f"{where} {constants.ENDPOINT} cannot be reached for a model of that name: {error}; check the network "
+                "and HF_ENDPOINT"
+            ) from error
+        raise
 
 
 def forget_commits() -> None:
@@ -137,7 +142,7 @@ def _explanation(source: str, dataset: str, revision: str, error: Exception) -> 
         return InfrastructureError(f"{where} is not in the hub's cache here, and HF_HUB_OFFLINE forbids to fetch it")
     if _is_of_the_data(error, causes):
         return UserError(f"{where} cannot be read: {error}")
-    if _status(causes) is not None or _first(causes, OSError) or _of_network(causes):
+    if _unreachable(causes):
         advice = "check the network and HF_ENDPOINT, and run it again"
         return InfrastructureError(f"{where} cannot be reached at {constants.ENDPOINT}: {error}; {advice}")
     return error
@@ -199,8 +204,12 @@ def _first(causes: list[BaseException], kinds: Any) -> BaseException | None:
     return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
 
-def _of_network(causes: list[BaseException]) -> bool:
-    return any(type(cause).__module__.startswith(("httpx", "httpcore", "requests", "aiohttp")) for cause in causes)
+def _unreachable(causes: list[BaseException]) -> bool:
+    return (
+        _status(causes) is not None
+        or _first(causes, OSError) is not None
+        or any(type(cause).__module__.startswith(("httpx", "httpcore", "requests", "aiohttp")) for cause in causes)
+    )
 
 
 def _token_advice(whose: str) -> str:

@@ -1,9 +1,14 @@
-"""Tables and times as text."""
+"""Tables, times and numbers of things as text."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+
+
+def counted(number: int, word: str) -> str:
+    """`1 language`, `4 languages`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mmbert.planning.utilization import Measured
 
 
+_MOST = 1_000_000
+"""GPUs in all."""
+
+
 @click.command(name="plan")
 @click.option(
     "--preset", "--recipe", "source", default="base", show_default=True, help="a preset's name or a recipe file"
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     "--mfu", type=float, help="utilisation to plan with, a share of the peak like 0.3; else a range from runs"
 )
 @click.option("--calibrate", is_flag=True, help="learn utilisation from the training runs in MLflow")
-@click.option("--price", type=float, help="US dollars for an hour of one GPU; without, a known one or none")
+@click.option("--price", type=float, help="US dollars for an hour of one GPU (or core); without, a known one or none")
 @json_option("print JSON; docs/planning.md describes its keys")
 def plan_command(
     source: str,
@@ -57,7 +61,7 @@ def plan_command(
     from mmbert.planning.throughput import GPUS_A_NODE, Cluster
     from mmbert.recipe import load_recipe
 
-    _check("--gpus", gpus, 1, 1_000_000)
+    _check("--gpus", gpus, 1, _MOST)
     _check("--nodes", nodes, 1, 100_000)
     _check("--mfu", mfu, 0.001, 1)
     _check("--price", price, 0.001, 10_000)
@@ -69,6 +73,7 @@ def plan_command(
         total = gpus
     else:
         total = gpus * nodes
+        _check("--gpus x --nodes", total, 1, _MOST)
     recipe = load_recipe(source, overrides)
     runs = _measured_runs(device.name) if calibrate else []
     plan = plan_run(recipe, Cluster(device, total, nodes), mfu=mfu, price=price, runs=runs)
@@ -81,7 +86,7 @@ def plan_command(
 def _check(option: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         hint = "; 30% is 0.3" if option == "--mfu" else ""
-        raise UserError(f"{option} {value:g}: give a number from {low:g} to {high:g}{hint}")
+        raise UserError(f"{option} {value:,.15g}: give a number from {low:,.15g} to {high:,.15g}{hint}")
 
 
 def _measured_runs(device: str) -> Sequence[Measured]:

@@ -8,10 +8,10 @@ from components.runtime import Work
 
 @component(
     produces="checkpoint",
-    version=3,
+    version=4,
     image="train",
     resources="eval",
-    reads=("model", "optimizer",
+    reads=("model", "optimizer", "tokenizer.kind",
            *(f"phases.{{phase}}.{key}" for key in ("tokens", "max_seq_len", "rope_theta", "learning_rate"))),
 )  # fmt: skip
 def import_checkpoint(

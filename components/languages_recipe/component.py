@@ -20,7 +20,7 @@ def languages_recipe(
 ) -> None:  # fmt: skip
     """Make the recipe that adds languages to a trained model: its decay phase again, on new text beside the old.
 
-    The variants give the new languages half of the tokens, a quarter, or what their size and the temperature give them.
+    The variants give the new languages a quarter, half or three quarters of the tokens.
     A folder that is empty, or of a language that the model knows from its first phases, is refused.
     """
     from mmbert.recipe.new_languages import recipe_for

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
+from mmbert.artifacts import Artifact
 
 
-@component(produces="report", version=1, image="eval", resources="small", reads=("name", "new_languages"))
+@component(produces="report", version=2, image="eval", resources="small", reads=("name", "new_languages"))
 def languages_report(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP + ", as `languages_check` handed it on", Input("recipe")],
@@ -23,6 +24,7 @@ def languages_report(
     from mmbert.evaluation.new_languages import outcome, summary, verdict
     from mmbert.evaluation.new_languages_page import build_page
     from mmbert.evaluation.results.store import artifact_scorecard
+    from mmbert.evaluation.run_data import run_facts
     from mmbert.evaluation.suites.names import DEMO
 
     new = work.recipe.new_languages
@@ -30,7 +32,9 @@ def languages_report(
     cards = [artifact_scorecard(work.open(uri)) for uri in (*scores, *variant_scores)]
     outcomes = [outcome(first, card, new) for card in cards if DEMO in card.suites()]
     costs = work.open(recipe, "recipe").read_json(TOKENS_FILE)
-    page = build_page(outcomes, costs, work.recipe.name, work.links()).encode()
+    extended, released = (_model(work, uri) for uri in (before, scores[0]))
+    facts = {"Model extended": str(extended.manifest.parameters["source"]["uri"]), **run_facts(released)}
+    page = build_page(outcomes, costs, work.recipe.name, facts, work.links()).encode()
     for found in outcomes:
         print(verdict(found), flush=True)
     work.output.add_bytes("report.html", page, digested=False)
@@ -49,3 +53,8 @@ def languages_report(
         parent.log_text(work.planned_recipe, "recipe.yaml")
         parent.log_metrics(figures)
         parent.close()
+
+
+def _model(work: Work, scores: str) -> Artifact:
+    """The model that these scores are of."""
+    return work.open(work.open(scores).manifest.inputs["model"][0]["uri"])

@@ -47,4 +47,5 @@ def register(
         {"name": work.recipe.release.model_name, "version": version, "alias": work.recipe.release.alias,
          "model": artifact.uri, "content_digest": artifact.digest},
     )  # fmt: skip
-    work.output.outputs["label"] = f"{work.recipe.release.model_name} version {version or '-'}"
+    state = f"version {version}" if version else "not registered"
+    work.output.outputs["label"] = f"{work.recipe.release.model_name} {state}"

@@ -7,7 +7,7 @@ from components.runtime import Work
 
 
 @component(
-    produces="report", version=1, image="eval", resources="small", reads=("name", "description", "sources", "model")
+    produces="report", version=2, image="eval", resources="small", reads=("name", "description", "sources", "model")
 )
 def report(
     work: Work,

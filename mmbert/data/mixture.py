@@ -16,6 +16,7 @@ from typing import Any
 from mmbert.errors import UserError
 from mmbert.recipe.languages import LANGUAGE_SETS, published_set
 from mmbert.recipe.schema import LanguageList, Mixture
+from mmbert.tables import counted
 
 Key = tuple[str, str]
 """Source and language."""
@@ -119,7 +120,7 @@ def plan_mixture(sizes: Mapping[Key, int], mixture: Mixture, languages: Sequence
     if mixture.source_shares:
         held = {key: size for key, size in held.items() if mixture.source_shares.get(key[0], 0) > 0}
     if not held:
-        raise UserError(f"none of the {len(allowed)} languages asked for has any text; check languages and sources")
+        raise UserError(f"no text of {counted(len(allowed), 'language')} asked for; check languages and sources")
     _check_present(held, mixture)
     limit = math.inf if mixture.max_epochs is None else mixture.max_epochs / tokens
     parts = [
@@ -147,11 +148,11 @@ def plan_mixture(sizes: Mapping[Key, int], mixture: Mixture, languages: Sequence
 def _warnings(plan: MixturePlan, missing: Sequence[str], parts: Sequence[_Part], mixture: Mixture) -> Iterator[str]:
     languages = plan.languages()
     if missing:
-        yield f"{len(missing)} languages asked for have no text: {', '.join(missing)}"
+        yield f"no text of {counted(len(missing), 'language')} asked for: {', '.join(missing)}"
     zero = {language for language, share in mixture.language_shares.items() if share == 0}
     nothing = sorted({key[1] for part in parts for key in part.keys} - languages.keys() - zero)
     if nothing:
-        yield f"the fixed shares leave nothing for {len(nothing)} languages: {', '.join(nothing)}"
+        yield f"the fixed shares leave nothing for {counted(len(nothing), 'language')}: {', '.join(nothing)}"
     for language, wanted in sorted(mixture.language_shares.items()):
         if wanted and abs(languages[language].share - wanted) > _TOLERANCE:
             yield (
@@ -162,7 +163,8 @@ def _warnings(plan: MixturePlan, missing: Sequence[str], parts: Sequence[_Part],
     if often and mixture.max_epochs is None:
         most = max(often, key=lambda name: often[name])
         yield (
-            f"{len(often)} languages repeat more than {_GOOD_EPOCHS} times, {most} most: {often[most]:,.1f} epochs; "
+            f"the text of {counted(len(often), 'language')} repeats more than {_GOOD_EPOCHS} times, {most} most: "
+            f"{often[most]:,.1f} epochs; "
             "max_epochs caps it"
         )
 

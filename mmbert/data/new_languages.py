@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmbert.data.report.statistics import DataStatistics
-from mmbert.data.report.warnings import find_warnings
+from mmbert.data.report.warnings import find_warnings, identifiable, label_name
 from mmbert.errors import UserError
 from mmbert.recipe.languages import language_name
 
@@ -62,8 +62,27 @@ def check(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
             "the folder's name"
         )
     said = [f"{w.language} ({language_name(w.language)}): {w.kind.replace('_', ' ')}, {w.figure}" for w in found]
-    return [*said, *(
+    return [*said, *_unchecked(data, costs), *(
         f"{code} ({language_name(code)}): {cost.byte_fallback_share:.0%} of its tokens are single bytes: this "
-        "tokenizer does not know its script, and the model will hardly learn it; take one with another tokenizer"
+        "tokenizer does not know its script, and what is learned is mostly which bytes follow each other: fewer bits "
+        "per byte say little there; take a model with another tokenizer"
         for code, cost in costs.items() if cost.hopeless
     )]  # fmt: skip
+
+
+def _unchecked(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
+    """One warning that names the languages of which nobody has judged whether their text is theirs."""
+    unknown = sorted(costs.keys() - identifiable(data.languages))
+    if not unknown:
+        return []
+    named = []
+    for code in unknown:
+        labels = data.languages[code].identified
+        taken = (
+            f", called {label_name(most)}" if (most := max(sorted(labels), key=labels.__getitem__, default="")) else ""
+        )
+        named.append(f"{code} ({language_name(code)}{taken})")
+    return [
+        "language identification knows none of these, so whether their text is theirs was not checked; look at the "
+        f"samples in the data report: {', '.join(named)}"
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbert.evaluation.report_data import HistoryRow, ModelReport, PhaseReport, ReportData
 from mmbert.evaluation.suites.names import BITS_PER_BYTE
-from mmbert.pages.plots import Figure, axis_of, layout_of
+from mmbert.pages.plots import Figure, axis_of, layout_of, log_axis
 
 _VARIANT_COLOURS = ("@violet", "@rose", "@teal", "@muted")
 SEEN_COLOURS = ("@blue", "@teal", "@orange")
@@ -40,7 +40,7 @@ def share_figures(data: ReportData) -> dict[str, Figure]:
             first_seen.setdefault(language, index)
         lines = [v for v in data.variants if v is not panel] if panel.variant else []
         figure = _share_panel(data, panel, first_seen, [p.label for p in panels], lines)
-        figure["layout"]["yaxis"]["range"] = [bottom, top + 0.1]
+        figure["layout"]["yaxis"] |= {**log_axis(shares), "tickformat": "~%", "range": [bottom, top + 0.1]}
         figures[f"shares-{index + 1}"] = figure
     return figures
 
@@ -78,7 +78,6 @@ def _share_panel(
                 }
             )
     layout = layout_of("language, by share", "share of tokens")
-    layout["yaxis"] |= {"type": "log", "tickformat": "~%", "dtick": 1}
     layout["xaxis"] |= {"rangemode": "tozero"}
     layout["showlegend"] = False
     layout["margin"] |= {"t": 12}
@@ -113,13 +112,14 @@ def training_figure(data: ReportData) -> Figure:
         traces += _history_traces(variant.history, start, variant.label, colour, legend=True, group=variant.label)
     if data.variants:
         name = data.variants[0].name if len(data.variants) > 1 else data.variants[0].label
-        ends.append((name.capitalize(), start, start + max(v.tokens for v in data.variants)))
+        ends.append((name, start, start + max(v.tokens for v in data.variants)))
     for index, (label, left, right) in enumerate(ends):
         band = {"type": "rect", "xref": "x", "yref": "paper", "x0": left, "x1": right, "y0": 0, "y1": 1}
         shapes.append(
             {**band, "fillcolor": "@band" if index % 2 == 0 else "@clear", "line": {"width": 0}, "layer": "below"}
         )
         place = {"x": (left + right) / 2, "y": 1.0, "xref": "x", "yref": "paper", "yanchor": "bottom"}
+        place["yshift"] = 14 * (index % 2)  # neighbours' names are wider than short phases
         annotations.append(
             {**place, "text": f"<b>{label.replace(' ', '<br>')}</b>", "showarrow": False, "font": {"color": "@muted"}}
         )
@@ -186,6 +186,7 @@ def trend_figure(data: ReportData) -> Figure | None:
     layout = layout_of("", "bits per byte")
     layout["xaxis"] |= {
         "type": "category",
+        "automargin": True,
         "categoryorder": "array",
         "categoryarray": [label for label, _, _ in stages],
     }

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmbert.data.new_languages import HOPELESS_SHARE
 from mmbert.evaluation import change_figures
 from mmbert.evaluation.new_languages import LARGEST_LOSS, Outcome, verdict
 from mmbert.evaluation.results.compare import Difference
+from mmbert.evaluation.suites.names import BITS_PER_BYTE
 from mmbert.pages.page import Card, Cell, render, short_number
 from mmbert.recipe.languages import language_name
+from mmbert.tables import counted
 
-MODEL_COLUMNS = ("Model", "New: before", "New: after", "Gain", "Old: before", "Old: after", "Loss")
+MODEL_COLUMNS = ("Model", "New: before", "New: after", "Change", "Old: before", "Old: after", "Change")
 TOKEN_COLUMNS = ("Language", "Code", "Bytes of text", "Tokens", "Bytes a token", "Beside the others", "Single bytes")
 
 
@@ -19,17 +22,23 @@ def build_page(
     outcomes: Sequence[Outcome],
     costs: Mapping[str, Mapping[str, Any]],
     title: str,
+    facts: Mapping[str, str],
     links: Mapping[str, str] | None = None,
 ) -> str:
     """`outcomes`: the released model's first, then the variants'. `costs`: by language, as `TokenCost.to_json`.
 
-    `links` lead to where else the run is shown.
+    `facts` of the run stand in the page's head; `links` lead to where else it is shown.
     """
     released = outcomes[0]
     by_language = [d for d in released.comparison.differences if d.after.language is not None]
+    # Every language with text has held-out text.
+    with_text = {d.after.language for d in by_language if d.after.task == BITS_PER_BYTE}
     groups = {
         "The new ones": [d for d in by_language if d.after.language in costs],
-        "The old ones": [d for d in by_language if d.after.language not in costs],
+        "The old ones": [d for d in by_language if d.after.language in with_text - costs.keys()],
+        "Others, which are in no text of this run": [
+            d for d in by_language if d.after.language not in with_text | costs.keys()
+        ],
     }
     figures = {
         group: change_figures.change_figures(f"change-{number}", differences, language_name)
@@ -42,7 +51,7 @@ def build_page(
         title=title,
         eyebrow="New languages",
         lead=verdict(released),
-        facts={"Languages added": ", ".join(language_name(code) for code in costs)},
+        facts={"Languages added": ", ".join(language_name(code) for code in costs), **facts},
         links=links,
         plots={name: figure for drawn in figures.values() for name, (_, figure) in drawn.items()},
         cards=_cards(released, costs),
@@ -65,8 +74,10 @@ def _cards(found: Outcome, costs: Mapping[str, Mapping[str, Any]]) -> list[Card]
         if found.loss is None
         else f"bits per byte; {'within' if found.loss <= LARGEST_LOSS else 'above'} {LARGEST_LOSS:.0%}"
     )
+    single = sum((cost["byte_fallback_share"] or 0) > HOPELESS_SHARE for cost in costs.values())
+    over = f"bits per byte, over all bytes of {counted(len(costs), 'language')}"
     return [
-        Card("New languages", f"{-found.gain:+.1%}", f"bits per byte, over all bytes of {len(costs)} languages"),
+        Card("New languages", f"{-found.gain:+.1%}", f"{over}, {single} of them as single bytes" if single else over),
         Card("Their median", f"{-found.median_gain:+.1%}", "bits per byte, each language counted once"),
         Card("Old languages", loss, kept),
     ]
@@ -75,8 +86,8 @@ def _cards(found: Outcome, costs: Mapping[str, Mapping[str, Any]]) -> list[Card]
 def _model_row(found: Outcome) -> list[Cell]:
     mark = "bad" if (found.loss or 0) > LARGEST_LOSS else ""
     loss = Cell("-") if found.loss is None else Cell(f"{found.loss:+.1%}", found.loss, mark)
-    gain = Cell(f"{found.gain:+.1%}", found.gain, "good" if found.gain > 0 else "bad")
-    return [Cell(found.model, found.model), *_values(found.new), gain, *_values(found.old), loss]
+    change = Cell(f"{-found.gain:+.1%}", -found.gain, "good" if found.gain > 0 else "bad")
+    return [Cell(found.model, found.model), *_values(found.new), change, *_values(found.old), loss]
 
 
 def _values(difference: Difference | None) -> list[Cell]:

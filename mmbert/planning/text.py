@@ -94,7 +94,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     variants = f"{plan.further_variants}, each {shown_time(plan.phases[-1].seconds)} more"
     further = [["further decay variants", variants]] if plan.further_variants else []
     hours = [f"{unit}-hours", shown(plan.gpu_hours)]
-    yield from table([*further, hours, ["cost", _cost(plan)], ["not in it", _NOT_COUNTED]], right=False)
+    yield from table([*further, hours, ["cost", _cost(plan, unit)], ["not in it", _NOT_COUNTED]], right=False)
     yield ""
     for why in dict.fromkeys(phase.utilization.why for phase in plan.phases):
         of = [phase for phase in plan.phases if phase.utilization.why == why]
@@ -161,10 +161,10 @@ def _data_lines(plan: Plan) -> Iterator[str]:
     )
 
 
-def _cost(plan: Plan) -> str:
+def _cost(plan: Plan, unit: str) -> str:
     if plan.cost is None:
-        return "no price known; give one with --price DOLLARS, an hour and GPU"
-    return f"${shown(plan.cost.dollars)} at ${plan.cost.price:g} a GPU-hour: {plan.cost.source}"
+        return f"no price known; give one with --price DOLLARS, for an hour of one {unit}"
+    return f"${shown(plan.cost.dollars)} at ${plan.cost.price:,.6g} a {unit}-hour: {plan.cost.source}"
 
 
 def _peak(plan: Plan) -> str:
@@ -196,14 +196,14 @@ def few_digits(value: float) -> str:
 def count(tokens: float) -> str:
     for unit, size_ in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if tokens >= size_:
-            return f"{tokens / size_:.3g}{unit}"
+            return f"{float(f'{tokens / size_:.3g}'):,.10g}{unit}"
     return f"{tokens:g}"
 
 
 def size(bytes_: float) -> str:
     for unit, length in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if bytes_ >= length:
-            return f"{bytes_ / length:.3g} {unit}"
+            return f"{float(f'{bytes_ / length:.3g}'):,.10g} {unit}"
     return f"{bytes_:.0f} B"
 
 

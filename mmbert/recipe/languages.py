@@ -62,6 +62,9 @@ def language_problem(code: str) -> str:
         return ""
     language, _, script = code.partition("_")
     scripts = [known for known in table if known.partition("_")[0] == language]
+    as_written = f"{language.lower()}_{script.title()}"
+    if as_written in table:
+        return f"unknown language '{code}'; write it {as_written}, the language small and the script with a capital"
     if scripts and script:
         return f"language '{code}' has another script than is known for it; the table has {' and '.join(scripts)}"
     near = scripts or difflib.get_close_matches(code, table, n=3)

@@ -19,12 +19,13 @@ from mmbert.recipe import Recipe
 from mmbert.release import checkpoints, sources
 from mmbert.release.folders import new_folder
 from mmbert.release.hugging_face import export, read_json, vocabulary
-from mmbert.release.model_card import PhaseSummary, counted, model_card, usage
+from mmbert.release.model_card import PhaseSummary, model_card, usage
 from mmbert.release.names import TOKENIZER_FILES
 from mmbert.release.original import special_token_ids
 from mmbert.release.parity import ParityReport, check_parity
 from mmbert.release.parity_samples import made_up_samples, shipped_texts, spread, text_samples
 from mmbert.release.sources import TrainedModel
+from mmbert.tables import counted
 from mmbert.training import canonical
 
 DEFAULT_TOLERANCE = 1e-4

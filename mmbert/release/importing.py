@@ -28,10 +28,16 @@ def import_model(recipe: Recipe, phase: str, then: Then, uri: str, scratch: Path
 
     `then` is "continue" where the phase is to be gone on with at the source's token count, "next" where it counts as
     done. Raises UserError where the source is refused or damaged, of another shape than the recipe's model, trained
-    with other rotary bases than the phase's, or past the phase's tokens.
+    with other rotary bases than the phase's, past the phase's tokens, or without the tokenizer that the recipe wants
+    of it.
     """
     found = sources.read(sources.fetch(uri, scratch / "source", optimizer=True), uri, optimizer=True)
     state = _state_by_recipe(found, recipe, phase, then, uri)
+    if recipe.tokenizer.kind == "checkpoint" and not _tokenizer(found, uri):
+        raise UserError(
+            f"{uri}: it carries no {TOKENIZER_FILE}; give the one that it was trained with: "
+            "--set 'tokenizer={kind: pretrained, name: FOLDER}'"
+        )
     made = scratch / "made"
     made.mkdir()
     _write(found, state, made, uri)
@@ -120,8 +126,12 @@ def _write(found: TrainedModel, state: dict[str, Any], folder: Path, uri: str) -
     else:
         print("it has no optimiser state: the next training starts a new one", flush=True)
     canonical.save_state(folder / canonical.STATE, state)
-    if tokenizer := found.tokenizer or sources.trained_tokenizer(uri):
+    if tokenizer := _tokenizer(found, uri):
         (folder / TOKENIZER_FILE).write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
+
+
+def _tokenizer(found: TrainedModel, uri: str) -> dict[str, Any]:
+    return found.tokenizer or sources.trained_tokenizer(uri)
 
 
 def _check_rope(found: TrainedModel, recipe: Recipe, phase: str, uri: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbert.evaluation.scores import Score
+from mmbert.tables import counted
 
 _SOME_LANGUAGES = 60
 
@@ -177,11 +178,6 @@ def _languages(languages: Sequence[str]) -> str:
     if len(languages) <= _SOME_LANGUAGES:
         return f"{told}: {listed}."
     return f"<details><summary>{told}</summary>\n\n{listed}\n\n</details>"
-
-
-def counted(number: int, word: str) -> str:
-    """`1 language`, `4 languages`."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _list(sentences: Sequence[str]) -> str:

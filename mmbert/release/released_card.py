@@ -8,7 +8,8 @@ from typing import Any
 from mmbert.artifacts import Artifact
 from mmbert.errors import UserError
 from mmbert.evaluation.scores import Score
-from mmbert.release.model_card import PhaseSummary, counted, model_card
+from mmbert.release.model_card import PhaseSummary, model_card
+from mmbert.tables import counted
 
 MIXTURE, CHECKPOINT = "mixture", "checkpoint"
 _MASK = "<mask>"

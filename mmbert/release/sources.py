@@ -136,7 +136,7 @@ def read(path: Path, where: str, *, optimizer: bool) -> TrainedModel:
     try:
         return _composer(path, where, optimizer) if path.suffix == ".pt" else _safetensors(path, where, optimizer)
     except UserError as error:
-        raise type(error)(str(error).replace(str(path), where)) from error
+        raise type(error)(str(error).replace(str(path), where) if path.is_absolute() else str(error)) from error
 
 
 def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
@@ -158,6 +158,8 @@ def _safetensors(path: Path, where: str, optimizer: bool) -> TrainedModel:
             config.get("max_position_embeddings"),
             tokenizer=_own_tokenizer(path.parent),
         )
+    if path.name == MODEL_WEIGHTS:
+        raise UserError(f"{where}: {MODEL_WEIGHTS} is here, and {CONFIG}, which describes the model, is not")
     weights, stored = checkpoints.load_weights(path), path.parent / OPTIMIZER
     moments = checkpoints.read_optimizer(stored, weights) if optimizer and stored.is_file() else None
     return _ours(weights, path.parent / STATE, moments, tokenizer=_own_tokenizer(path.parent))

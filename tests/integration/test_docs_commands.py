@@ -408,6 +408,14 @@ def test_what_is_prepared_is_for_pages_that_there_are() -> None:
     assert not STAND_INS.keys() - blocks_to_run().keys()
 
 
+def test_a_workflow_tells_where_its_pages_and_its_model_are(project: Project) -> None:
+    with environment({**os.environ, **project.environment}):
+        places = project.runner.places()
+        assert sorted(kind for kind, _ in places) == ["model", "page", "page"]
+        assert all(storage.exists(place) for kind, place in places if kind == "page")
+        assert "config.json" in storage.list_files(dict(places)["model"])
+
+
 @pytest.mark.parametrize("page", blocks_to_run())
 def test_the_commands_of_a_page_work(
     page: str, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -411,6 +411,8 @@ def test_a_hub_that_is_away_is_worth_a_retry(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InfrastructureError, match=r"a/any cannot be reached at http://127\.0\.0\.1:9.*HF_ENDPOINT"):
         read(settings)
+    with pytest.raises(InfrastructureError, match=r"a/model: .* http://127\.0\.0\.1:9 cannot be reached"):
+        hub_client.model_commit("a/model")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InfrastructureError, match="HF_HUB_OFFLINE"):

@@ -172,3 +172,22 @@ def test_a_model_is_imported_by_its_name_on_the_hub(
     assert open_artifact(str(tmp_path / "out")).digest == open_artifact(str(tmp_path / "same")).digest
     assert call("import", "people/nothing", tmp_path / "none") == 2
     assert "no such file or folder here, and the hub has no" in capsys.readouterr().err
+
+
+def test_a_model_without_its_configuration_is_told_so(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(released, folder)
+    (folder / "config.json").unlink()
+    for source in (folder, folder / "model.safetensors"):
+        assert call("import", source, tmp_path / "out") == 2
+        assert f"error: {source}: model.safetensors is here, and config.json" in capsys.readouterr().err
+
+
+def test_what_it_says_of_the_folder_it_runs_in_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("import", ".", tmp_path / "out") == 2
+    assert "error: .: no model.safetensors or weights.safetensors in this folder" in capsys.readouterr().err

@@ -394,6 +394,22 @@ def test_another_recipe_is_refused_by_its_key(
     assert {path.name for path in (tmp_path / "root").rglob("*.*")} == {"work.json"}
 
 
+def test_a_model_without_the_tokenizer_that_the_recipe_wants_of_it_is_refused(
+    run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, released = tmp_path / "recipe.yaml", tmp_path / "released"
+    assert call("convert", str(CHECKPOINT), str(released), "--max-seq-len", "128") == 0
+    (released / "tokenizer.json").unlink()
+    capsys.readouterr()
+    call("recipe", "show", artifacts.open_artifact(run.recipe).remote("recipe.yaml"),
+         "--set", "tokenizer={kind: checkpoint}")  # fmt: skip
+    recipe.write_text(capsys.readouterr().out, "utf-8")
+    code = call("run", "import_checkpoint", "--recipe", str(recipe), "--source", str(released), "--phase", "pretrain",
+                "--then", "next", "--root", str(tmp_path / "root"))  # fmt: skip
+    assert (code, f"error: {released}: it carries no tokenizer.json" in capsys.readouterr().err) == (2, True)
+    assert not list((tmp_path / "root").rglob("manifest.json"))
+
+
 # Conversion.
 
 

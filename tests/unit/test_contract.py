@@ -88,8 +88,8 @@ def test_the_graph_uses_parameters_that_exist() -> None:
         def output(self, handle: str, name: str) -> list[str]:
             return ["first", "second"]
 
-    for workflow in WORKFLOWS.values():
-        workflow(Recorder(), "tiny", [])
+    for name, workflow in WORKFLOWS.items():
+        workflow(Recorder(), "tiny", [], **({"model": "a/model"} if name == "add_languages" else {}))
     assert {name for name, _ in calls} == set(component_names())
     for name, arguments in calls:
         check_arguments(get_component(name), arguments)
@@ -184,6 +184,16 @@ def test_a_missing_argument_is_named() -> None:
         check_arguments(get_component("tokenize"), {"recipe": "tiny"})
     with pytest.raises(UserError, match="it must be one of pretrain, extend, decay"):
         check_arguments(get_component("mixture"), {"recipe": "tiny", "shards": ["x"], "phase": "warmup"})
+    # As a form that was left empty sends it.
+    with pytest.raises(UserError, match="needs --source"):
+        check_arguments(get_component("import_checkpoint"), {"recipe": "r", "source": "", "phase": "extend"})
+
+
+def test_an_empty_folder_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, said in (("empty", "no file is in this folder"), ("missing", "no such file or folder")):
+        with pytest.raises(UserError, match=f"{name}: {said}"):
+            plan_of(tmp_path, component="import_checkpoint", source=str(tmp_path / name), phase="extend", then="next")
 
 
 def test_lists_pass_through_the_command_line(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mmbert.evaluation.report_data import LineageNode, PhaseReport, ReportData
 from mmbert.evaluation.scores import Score, ratio_interval, resampling_counts
 from mmbert.evaluation.suites import intent_scores, retrieval
 from mmbert.evaluation.suites.intents import LANGUAGES, intent_sentences
+from mmbert.evaluation.tables import tasks_of
 from tests.integration.report_sample import sample_report
 
 
@@ -185,6 +186,19 @@ def test_a_phase_that_makes_its_own_languages_worse_breaks_the_first_claim() -> 
     assert claims(_with_phase(data, extend, bits_per_byte=worse))[0].holds is False
 
 
+def test_a_mean_that_falls_by_a_few_languages_alone_breaks_the_first_claim() -> None:
+    data = sample_report()
+    extend, before = data.trunk[1], data.trunk[0].bits_per_byte
+    trained = sorted(set(extend.language_shares()) & set(before))
+    few = set(trained[: len(trained) // 3])
+    bits = {code: before[code] + (-3.0 if code in few else 0.1) for code in trained}
+    found = claims(_with_phase(data, extend, bits_per_byte={**extend.bits_per_byte, **bits}))[0]
+    assert (found.holds, f"better in {len(few)} of {len(trained)} languages" in " ".join(found.figures)) == (
+        False,
+        True,
+    )
+
+
 def test_a_wide_decay_that_does_not_help_new_languages_breaks_the_second_claim() -> None:
     data = sample_report()
     wide, english = data.widest_variant, data.variants[0]
@@ -206,6 +220,27 @@ def test_retrieval_within_the_untrained_models_interval_breaks_the_third_claim()
 def test_claims_are_unknown_without_the_models_they_need() -> None:
     data = dataclasses.replace(sample_report(), models=(), phases=())
     assert [claim.holds for claim in claims(data)] == [None, None, None]
+    assert claims(data)[2].figures == ("needs the scores of the released and the untrained model",)
+
+
+def test_a_corpus_without_parallel_text_has_no_retrieval_to_claim() -> None:
+    data = sample_report()
+    models = tuple(
+        dataclasses.replace(model, scores=tuple(s for s in model.scores if s.task != "article_retrieval"))
+        for model in data.models
+    )
+    (reason,) = claims(dataclasses.replace(data, models=models))[2].figures
+    assert reason.startswith("needs the same text in several languages")
+
+
+def test_languages_that_no_phase_trained_on_are_noted_beside_the_task() -> None:
+    data = sample_report()
+    other = Score("demo", "intent_classification", "accuracy", 0.5, 0.4, 0.6, 10, language="xxx_Latn")
+    release = dataclasses.replace(data.models[0], scores=(*data.models[0].scores, other))
+    for models, noted in (data.models, 0), ((release, *data.models[1:]), 1):
+        notes = [t.note for t in tasks_of(dataclasses.replace(data, models=models)) if t.task == other.task]
+        assert notes
+        assert sum("no phase trained on 1 of its " in note for note in notes) == noted * len(notes)
 
 
 def _node(name: str, *inputs: str) -> LineageNode:

@@ -186,7 +186,7 @@ def test_much_repetition_is_a_warning_unless_it_was_capped() -> None:
     sizes = {("web", "deu"): 10**6, ("web", "fao"): 100}
     assert plan(sizes, temperature=1).warnings == ()
     (warning,) = plan(sizes).warnings
-    assert "1 languages repeat more than 4 times, fao most: 99.0 epochs" in warning
+    assert "the text of 1 language repeats more than 4 times, fao most: 99.0 epochs" in warning
     assert plan(sizes, max_epochs=50).warnings == ()
 
 
@@ -204,7 +204,7 @@ def test_too_little_text_for_the_phase_is_the_users_error() -> None:
 def test_languages_that_fixed_shares_leave_nothing_are_left_out() -> None:
     found = plan({("web", "deu"): 10**6, ("web", "eng"): 10**6}, language_shares={"eng": 1.0})
     assert [row.language for row in found.rows] == ["eng"]
-    assert found.warnings == ("the fixed shares leave nothing for 1 languages: deu",)
+    assert found.warnings == ("the fixed shares leave nothing for 1 language: deu",)
     found = plan({("web", "deu"): 10**6, ("web", "eng"): 10**6}, language_shares={"eng": 0.0})
     assert [row.language for row in found.rows] == ["deu"]
     assert found.warnings == ()
@@ -266,7 +266,7 @@ def test_languages_without_text_are_a_warning_and_none_with_text_an_error() -> N
     assert [row.language for row in found.rows] == ["deu_Latn"]
     assert len(found.warnings) == 1
     assert "fao_Latn" in found.warnings[0]
-    with pytest.raises(UserError, match="has any text"):
+    with pytest.raises(UserError, match="no text of 1 language asked for"):
         plan_mixture({("web", "eng_Latn"): 5}, mixture, ["deu_Latn"], 10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -106,6 +107,10 @@ def test_costs_of_tokens_are_told_and_hopeless_ones_warned_of(tmp_path: Path) ->
         "bytes": 4000, "tokens": 2000, "bytes_per_token": 2.0, "byte_fallback_share": 0.1, "beside_others": 0.5,
     }  # fmt: skip
     assert check(data, costs) == []  # type: ignore[arg-type]
+    unknown = data_of(tmp_path / "u", {"fra_Latn": 40}, 0.1)
+    (warned,) = check(unknown, token_costs(unknown, ["bre_Latn"]))  # type: ignore[arg-type]
+    assert "not checked" in warned
+    assert "bre_Latn (Breton, called French (fra_Latn))" in warned
     hopeless = data_of(tmp_path / "h", {"bre_Latn": 40}, 0.9)
     said = check(hopeless, token_costs(hopeless, ["bre_Latn"]))  # type: ignore[arg-type]
     assert "90% of its tokens are single bytes: this tokenizer does not know its script" in said[-1]
@@ -147,12 +152,17 @@ def test_gain_and_loss_are_of_all_bytes_of_the_new_and_the_old_languages(tmp_pat
     cost = {"bytes": 1, "tokens": 1, "bytes_per_token": 1.0, "byte_fallback_share": None, "beside_others": None}
     told = summary([found], {"bre_Latn": cost})
     assert json.loads(json.dumps(told))["models"][0]["new_gain"] == pytest.approx(0.4)
-    html = build_page([found], {"bre_Latn": cost, "smo_Latn": cost}, "mine")
+    html = build_page([found], {"bre_Latn": cost, "smo_Latn": cost}, "mine", {"Run": "a run"})
     drawn = json.loads(html.partition('id="figures">')[2].partition("</script>")[0])
     languages = {name: figure["layout"]["yaxis"]["ticktext"] for name, figure in drawn.items()}
     assert languages == {"change-0-0": ["Samoan", "Breton"], "change-1-0": ["French", "German"]}
     worse = card("worse", {"bre_Latn": [500, 400], "smo_Latn": [300], "deu_Latn": [400, 312], "fra_Latn": [300]})
     assert "lost more than 2%" in verdict(outcome(before, worse, ["bre_Latn", "smo_Latn"]))
+    assert "a run" in html
+    intents = Score("demo", "intent_classification", "accuracy", 0.5, 0.4, 0.6, 10, "kor_Hang")
+    sides = [dataclasses.replace(side, scores=(*side.scores, intents)) for side in (before, after)]
+    html = build_page([outcome(*sides, ["bre_Latn", "smo_Latn"])], {"bre_Latn": cost, "smo_Latn": cost}, "mine", {})
+    assert [title in html for title in ("The new ones", "The old ones", "Others, which are in no text")] == [True] * 3
     with pytest.raises(UserError, match="no bits per byte of dzo_Tibt on both sides"):
         outcome(before, after, ["dzo_Tibt"])
     with pytest.raises(UserError, match="no bits per byte of bre_Latn, smo_Latn on both sides"):

@@ -213,6 +213,8 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
         (("--gpu", "v100"), "--gpu v100: not known"),
         (("--gpu", "h100", "--gpus", "0"), "--gpus 0: give a number from 1"),
         (("--gpu", "h100", "--gpus", "-8"), "--gpus -8"),
+        (("--gpu", "h100", "--gpus", "99999999"), "--gpus 99,999,999: give a number from 1 to 1,000,000"),
+        (("--gpu", "h100", "--gpus", "1000000", "--nodes", "2"), "--gpus x --nodes 2,000,000: give"),
         (("--gpu", "h100", "--nodes", "0"), "--nodes 0"),
         (("--gpu", "h100", "--mfu", "30"), "--mfu 30: give a number from 0.001 to 1; 30% is 0.3"),
         (("--gpu", "h100", "--mfu", "nan"), "--mfu nan"),

@@ -193,6 +193,13 @@ def test_the_steps_of_a_workflow_are_counted_before() -> None:
     assert counted("reevaluate") is None
 
 
+def test_a_workflow_names_the_option_that_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ((), ("--model", "")):
+        assert called("workflow", "add_languages", "--root", str(tmp_path / "root"), *given) == 2
+        assert "the workflow 'add_languages' needs --model" in capsys.readouterr().err
+    assert not (tmp_path / "root").exists()
+
+
 def called(*words: str) -> int:
     return _exit_code(functools.partial(cli, list(words), standalone_mode=False))
 

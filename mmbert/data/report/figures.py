@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmbert.data.report.statistics import DataStatistics, TextStatistics, length_class
 from mmbert.data.report.warnings import FALLBACK_SHARE, reason_name
 from mmbert.pages.page import short_number
-from mmbert.pages.plots import Figure, layout_of
+from mmbert.pages.plots import Figure, layout_of, log_axis
 from mmbert.recipe.languages import language_name
 
 _BARS = 25
@@ -112,7 +113,7 @@ def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics])
     """Share of each phase against the tokens that there are, both logarithmic: a temperature is the slope."""
     held = {code: text.tokens for code, text in languages.items() if text.tokens}
     everything = sum(held.values())
-    traces = []
+    traces: list[dict[str, Any]] = []
     for number, phase in enumerate(data.phases):
         points = [(code, part) for code, part in phase.languages.items() if part.share > 0 and code in held]
         if points:
@@ -139,15 +140,15 @@ def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics])
     line = {"color": "@muted", "width": 1, "dash": "dot"}
     proportional = {"x": ends, "y": [x / everything for x in ends], "mode": "lines", "line": line, "hoverinfo": "skip"}
     layout = layout_of("tokens held", "share of the phase")
-    layout["xaxis"] |= {"type": "log", "dtick": 1, "exponentformat": "B"}
-    layout["yaxis"] |= {"type": "log", "dtick": 1, "tickformat": "~%"}
+    layout["xaxis"] |= {**log_axis(held.values()), "exponentformat": "B"}
+    layout["yaxis"] |= {**log_axis(y for trace in traces for y in trace["y"]), "tickformat": "~%"}
     layout["margin"] |= {"l": 64}
     return {"data": [{**proportional, "name": "in proportion to size"}, *traces], "layout": layout}
 
 
 def tokens_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
     """Bytes a token of each language against its tokens; languages with much byte fallback are marked."""
-    traces = []
+    traces: list[dict[str, Any]] = []
     for name, colour, symbol, wanted in (
         ("words of the vocabulary", "@teal", "circle", False),
         (f"over {FALLBACK_SHARE:.0%} single bytes", "@orange", "diamond", True),
@@ -180,7 +181,7 @@ def tokens_figure(languages: Mapping[str, TextStatistics]) -> Figure | None:
     if not traces:
         return None
     layout = layout_of("tokens held", "bytes a token")
-    layout["xaxis"] |= {"type": "log", "dtick": 1, "exponentformat": "B"}
+    layout["xaxis"] |= {**log_axis(x for trace in traces for x in trace["x"]), "exponentformat": "B"}
     layout["yaxis"] |= {"rangemode": "tozero"}
     layout["showlegend"] = len(traces) > 1
     return {"data": traces, "layout": layout}

@@ -73,7 +73,7 @@ KINDS = (
 def find_warnings(data: DataStatistics) -> list[LanguageWarning]:
     """All warnings, in the order of `KINDS`, the worst of a kind first."""
     languages = data.languages
-    known = _identifiable(languages)
+    known = identifiable(languages)
     found: list[LanguageWarning] = []
     for code, text in languages.items():
         found += text_warnings(code, text, identifiable=code in known)
@@ -107,7 +107,7 @@ def draw_warnings(code: str, text: TextStatistics, phases: Iterable[PhaseDraw]) 
     return found
 
 
-def _identifiable(languages: Mapping[str, TextStatistics]) -> set[str]:
+def identifiable(languages: Mapping[str, TextStatistics]) -> set[str]:
     """Languages that identification has judged: their label was given to some text, or text was dropped for another's.
 
     The others are unknown to the model, which gives their text to whatever is close.

@@ -73,7 +73,7 @@ class Promotion:
 
     def text(self, name: str) -> str:
         """What happened, for a terminal."""
-        version = f"{name} version {self.version or '-'}"
+        version = f"{name} version {self.version}" if self.version else name
         alone = "the champion itself" if self.was_champion else "the first release"
         against = f"against version {self.against}" if self.against else f"{alone}, so bounds alone count"
         stays = "stays champion" if self.was_champion else "was promoted"
@@ -82,7 +82,9 @@ class Promotion:
             "refused": f"{version} was refused by the gate ({against})",
             "overridden": f"{version} {stays} against the gate ({against}) by {self.by}, {self.when}: {self.reason}",
         }[self.outcome]
-        end = f"champion: version {self.champion}" if self.champion else "no champion"
+        unregistered = "not registered, so it becomes no champion: that takes MLflow and a store in S3"
+        champion = f"champion: version {self.champion}" if self.champion else "no champion"
+        end = champion if self.version else unregistered
         return "\n".join(line for line in (head, self.verdict.text(), end) if line)
 
 

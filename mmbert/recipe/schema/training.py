@@ -99,14 +99,18 @@ class PhaseTraining(Sampling):
         for name in ("warmup_tokens", "decay_tokens"):
             length = getattr(self.schedule, name)
             if length > self.tokens:
-                raise ValueError(f"schedule.{name} {length:,} is longer than the phase's {self.tokens:,} tokens")
+                raise ValueError(
+                    f"schedule.{name} {length:,} is longer than the phase's {self.tokens:,} tokens; set it, too"
+                )
         if self.schedule.warmup_tokens + self.schedule.decay_tokens > self.tokens:
             raise ValueError(
-                f"schedule.warmup_tokens and decay_tokens do not both fit into the phase's {self.tokens:,} tokens"
+                f"schedule.warmup_tokens {self.schedule.warmup_tokens:,} and decay_tokens "
+                f"{self.schedule.decay_tokens:,} do not both fit into the phase's {self.tokens:,} tokens"
             )
         if self.batch.warmup_tokens > self.tokens:
             raise ValueError(
-                f"batch.warmup_tokens {self.batch.warmup_tokens:,} is longer than the phase's {self.tokens:,} tokens"
+                f"batch.warmup_tokens {self.batch.warmup_tokens:,} is longer than the phase's {self.tokens:,} tokens; "
+                "set it, too"
             )
         return self
 
