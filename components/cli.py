@@ -288,7 +288,7 @@ def workflow(
     from mmbert.tables import table
 
     rows = [["found" if step.reused else "made", task, step.label, step.uri] for task, step in runner.steps]
-    click.echo(table(["", "task", "what", "where"], rows, left=4))
+    click.echo(table(rows[0], rows[1:], left=4))
     for kind, place in runner.places():
         click.echo(f"{kind}: {place}")
 

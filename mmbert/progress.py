@@ -18,6 +18,8 @@ from typing import Any
 from mmbert import logs
 
 LINE_SECONDS = 30.0
+_SHORTEST_BAR, _USUAL_TEXT = 8, 56
+"""Columns. Where there are too few, the bar goes first: the text ends with the time left."""
 BYTES = "bytes"
 
 Advance = Callable[[int], None]
@@ -119,23 +121,25 @@ class _Display:
         # What is printed meanwhile, by other processes too, is put above the line by mmbert/logs.py: rich would cut it
         # into lines of the terminal's width.
         live = Live(
-            get_renderable=self._line, console=console, refresh_per_second=4, redirect_stdout=False,
-            redirect_stderr=False,
+            get_renderable=lambda: self._line(console.width), console=console, refresh_per_second=4,
+            redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         with logs.above_a_live_line(), live:
             live.refresh()
             yield
 
-    def _line(self) -> Any:
+    def _line(self, width: int) -> Any:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         counted = self._stack[-1]
         line = Table.grid(padding=(0, 1))
-        row: list[Any] = [Text(str(counted), no_wrap=True, overflow="ellipsis")]
-        if counted.total:
-            row.insert(0, ProgressBar(total=counted.total, completed=counted.done, width=20))
+        text = str(counted)
+        row: list[Any] = [Text(text, no_wrap=True, overflow="ellipsis")]
+        room = min(20, width - max(len(text), _USUAL_TEXT) - 1)
+        if counted.total and room >= _SHORTEST_BAR:
+            row.insert(0, ProgressBar(total=counted.total, completed=counted.done, width=room))
         line.add_row(*row)
         return line
 

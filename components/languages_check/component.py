@@ -7,6 +7,7 @@ from components.planning import RECIPE_FILE
 from components.recipe.component import fan_out
 from components.runtime import Work
 from mmbert.recipe import Recipe
+from mmbert.recipe.new_languages import SOURCE
 
 
 @component(
@@ -24,12 +25,20 @@ def languages_check(
     Text that is mostly another language, or in another script, stops the run. `tokens.json` says what the model's
     tokenizer makes of each language; where that is hopeless, a warning says so.
     """
-    from mmbert.data.new_languages import TOKENS_FILE, check, token_costs
+    from mmbert.data.new_languages import TOKENS_FILE, check, seen_elsewhere, token_costs
     from mmbert.data.report.statistics import collect
 
     data = collect([work.open(uri) for uri in documents], [work.open(uri) for uri in shards], [])
     costs = token_costs(data, work.recipe.new_languages)
-    for warning in check(data, costs):
+    warnings = check(data, costs)
+    phases = work.recipe.phases
+    if SOURCE in work.recipe.sources and "all" in (phases.pretrain.languages, phases.extend.languages):
+        warnings += [
+            f"{code}: other sources have text of it, and the first phases drew all languages: the model knows it "
+            "already, unless the recipe kept it reserved"
+            for code in seen_elsewhere(data, work.recipe.new_languages, SOURCE)
+        ]
+    for warning in warnings:
         print(f"warning: {warning}", flush=True)
     found = {code: cost.to_json() for code, cost in costs.items()}
     work.output.add_json(TOKENS_FILE, found, digested=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmbert.data.report.statistics import DataStatistics
-from mmbert.data.report.warnings import find_warnings, identifiable, label_name
+from mmbert.data.report.warnings import LITTLE_TEXT_TOKENS, find_warnings, identifiable, label_name
 from mmbert.errors import UserError
 from mmbert.recipe.languages import language_name
+from mmbert.tables import counted
 
 TOKENS_FILE = "tokens.json"
 HOPELESS_SHARE = 0.5
@@ -53,7 +54,11 @@ def token_costs(data: DataStatistics, new: Sequence[str]) -> dict[str, TokenCost
 
 
 def check(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
-    """Warnings about the new languages. Raises UserError for text that is mostly of another language or script."""
+    """Warnings about the new languages.
+
+    Raises UserError for text that is mostly of another language or script, and where nothing of it is held out, so that
+    nobody could tell what was learned.
+    """
     found = [warning for warning in find_warnings(data) if warning.language in costs]
     mixed = [f"{w.language} ({language_name(w.language)}): {w.figure}" for w in found if w.kind in _MIXED]
     if mixed:
@@ -61,13 +66,33 @@ def check(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
             f"the text of a new language is mixed: {'; '.join(mixed)}; take the other text out, or correct "
             "the folder's name"
         )
+    if not any(data.languages[code].held_out for code in costs):
+        raise UserError(
+            f"no document of {', '.join(sorted(costs))} is held out, so what is learned could not be measured; give "
+            "more documents, or raise the source's held_out_share"
+        )
     said = [f"{w.language} ({language_name(w.language)}): {w.kind.replace('_', ' ')}, {w.figure}" for w in found]
-    return [*said, *_unchecked(data, costs), *(
+    return [*said, *_unchecked(data, costs), *_thin(data, costs), *(
         f"{code} ({language_name(code)}): {cost.byte_fallback_share:.0%} of its tokens are single bytes: this "
         "tokenizer does not know its script, and what is learned is mostly which bytes follow each other: fewer bits "
         "per byte say little there; take a model with another tokenizer"
         for code, cost in costs.items() if cost.hopeless
     )]  # fmt: skip
+
+
+def _thin(data: DataStatistics, costs: dict[str, TokenCost]) -> Iterator[str]:
+    for code in sorted(costs):
+        text, named = data.languages[code], f"{code} ({language_name(code)})"
+        if text.tokens < LITTLE_TEXT_TOKENS:
+            yield f"{named}: {counted(text.tokens, 'token')} to train on, which will be learned by heart"
+        if not text.held_out:
+            yield f"{named}: no document is held out, so what is learned of it cannot be measured"
+
+
+def seen_elsewhere(data: DataStatistics, new: Sequence[str], source: str) -> list[str]:
+    """The new languages of which other sources than theirs have text to train on, too."""
+    parts = {code: data.parts.get(code, {}) for code in new}
+    return [code for code, of in parts.items() if any(text.documents for name, text in of.items() if name != source)]
 
 
 def _unchecked(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
@@ -78,10 +103,8 @@ def _unchecked(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
     named = []
     for code in unknown:
         labels = data.languages[code].identified
-        taken = (
-            f", called {label_name(most)}" if (most := max(sorted(labels), key=labels.__getitem__, default="")) else ""
-        )
-        named.append(f"{code} ({language_name(code)}{taken})")
+        most = f", called {label_name(max(sorted(labels), key=labels.__getitem__))}" if labels else ""
+        named.append(f"{code} ({language_name(code)}{most})")
     return [
         "language identification knows none of these, so whether their text is theirs was not checked; look at the "
         f"samples in the data report: {', '.join(named)}"

@@ -42,7 +42,8 @@ def _gpu(words: str, teraflops: float, gigabytes: float, bandwidth: float, links
 
 # The first entry whose words all stand in a name is the one. NVIDIA's data sheets print operations with sparsity, twice
 # this figure: H100 SXM 1,979, PCIe 1,513, NVL 1,671; H200 SXM 1,979, NVL 1,671; GH200 1,979; HGX B200 4,500 a GPU; A100
-# 624; L40S 733; L4 242. AMD's for MI300X: 1,307 without sparsity.
+# 624; L40S 733; L40 362; L4 242; A10 250. NVIDIA's architecture papers for bf16 summed in fp32, with sparsity: RTX 4090
+# 330, RTX 3090 142. AMD's for MI300X: 1,307 without sparsity.
 GPUS = (
     _gpu("H100 PCIe", 756, 80, 2000, _PCIE),
     _gpu("H100 NVL", 835, 94, 3900, _PCIE),
@@ -54,7 +55,11 @@ GPUS = (
     _gpu("A100 40GB", 312, 40, 1555, _NVLINK_A),
     _gpu("A100", 312, 80, 1935, _NVLINK_A),
     _gpu("L40S", 362, 48, 864, _PCIE),
+    _gpu("L40", 181, 48, 864, _PCIE),
     _gpu("L4", 121, 24, 300, _PCIE),
+    _gpu("A10", 125, 24, 600, _PCIE),
+    _gpu("RTX 4090", 165, 24, 1008, _PCIE),
+    _gpu("RTX 3090", 71, 24, 936, _PCIE),
     _gpu("MI300X", 1307, 192, 5300, _NVLINK_A),
 )
 # 82 to 90 GFLOP/s a core in fp32 were measured in matrix products with AVX2 (docs/performance-cpu.md).
@@ -64,12 +69,12 @@ _CORE = Device(CPU, (), 86e9, None, 10e9, (1e9, 1e9))
 def find_device(device_name: str) -> Device | None:
     """By the name that torch.cuda.get_device_name gives, or `cpu`.
 
-    None where it is not known: other GPUs, and a slice of one (MIG).
+    None where it is not known: other GPUs, a slice of one (MIG), and a laptop's, which has less of everything.
     """
     if device_name == CPU:
         return _CORE
     words = re.split(r"[ -]", device_name)
-    if "MIG" in words:
+    if {"MIG", "Laptop"} & set(words):
         return None
     return next((gpu for gpu in GPUS if set(gpu.words) <= set(words)), None)
 

@@ -93,7 +93,7 @@ def calibrated(
     """From the runs on this kind of device that are most like this phase; None where there are none.
 
     Nearest first: the same model and sequence length, the same model, the model nearest in size. The further away, the
-    wider the range, which never is narrower than what the runs themselves show.
+    wider the range (for a single run twice as wide), which never is narrower than what the runs themselves show.
     """
     here = [run for run in runs if run.device == device.name]
     shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
@@ -110,6 +110,8 @@ def calibrated(
         what = f"another model, of hidden size {like[0].hidden_size}"
     else:
         return None
+    if len(like) == 1:
+        reach *= 2
     shares = [run.share for run in like]
     middle = statistics.median(shares)
     share = around(middle, min(*shares, middle * (1 - reach)), max(*shares, middle * (1 + reach)))

@@ -140,6 +140,8 @@ def _explain(where: str, error: ValidationError) -> str:
             message = "unknown key; 'mmbert recipe show tiny' lists all keys"
         elif item["type"] == "missing":
             message = "this key is missing"
+        elif item["type"] == "union_tag_not_found":
+            key, message = f"{key}.kind", "this key is missing; what has a kind is set whole, {kind: ..., ...}"
         shown = "" if isinstance(item.get("input"), dict) or item["type"] == "missing" else f" = {item['input']!r}"
         lines.append(f"{key}{shown}: {message}" if key else message)
     return f"{where}: the recipe is wrong\n  " + "\n  ".join(lines)

@@ -168,7 +168,7 @@ def _card(recipe: Recipe, checkpoint: Artifact, documents: HeldOut, parameters: 
     return model_card(
         name=recipe.release.model_name,
         description=recipe.description,
-        licence="mit",
+        licence=recipe.release.license,
         languages=sorted(available),
         parameters=parameters,
         mask_token="<mask>",  # noqa: S106 - a token of the vocabulary

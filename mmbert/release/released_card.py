@@ -39,7 +39,7 @@ def released_card(
         name=name,
         address=address,
         description=str(told.get("description", "")),
-        licence="mit",
+        licence=told.get("release", {}).get("license", "mit"),
         languages=sorted(drawn),
         parameters=_parameters(told["model"]),
         mask_token=_MASK,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmbert.artifacts import ArtifactWriter
-from mmbert.data.new_languages import check, token_costs
+from mmbert.data.new_languages import check, seen_elsewhere, token_costs
 from mmbert.data.report.statistics import collect
 from mmbert.errors import UserError
 from mmbert.evaluation.new_languages import outcome, summary, verdict
@@ -88,13 +88,16 @@ def test_a_language_that_only_the_decay_drew_may_be_added_again() -> None:
     assert "abk_Cyrl" not in known  # of decay-all's `all`
 
 
-def data_of(folder: Path, identified: dict[str, int], fallback: float) -> object:
+def data_of(folder: Path, identified: dict[str, int], fallback: float, tokens: int = 2000, held: int = 4) -> object:
     documents = ArtifactWriter(f"{folder}/documents", "documents", "d", {}, {})
     split = {"documents": 40, "bytes": 4000, "characters": 4000, "dropped": {}, "lengths": {"7": 40}}
-    documents.add_json("counts.json", {"new": {"bre_Latn": {"train": split}}, "old": {"deu_Latn": {"train": split}}})
+    held_out = {"heldout": {"documents": held, "dropped": {}}} if held else {}
+    documents.add_json("counts.json", {
+        "new": {"bre_Latn": {"train": split} | held_out}, "old": {"deu_Latn": {"train": split}},
+    })  # fmt: skip
     documents.add_json("report.json", {"new": {"bre_Latn": {"identified": identified, "script": {"Latn": 40}}}})
     shards = ArtifactWriter(f"{folder}/shards", "shards", "s", {}, {})
-    new = {"tokens": 2000, "bytes": 4000, "byte_fallback_share": fallback}
+    new = {"tokens": tokens, "bytes": 4000, "byte_fallback_share": fallback}
     old = {"tokens": 1000, "bytes": 4000, "byte_fallback_share": 0.0}
     shards.add_json("counts.json", {"new": {"bre_Latn": new}, "old": {"deu_Latn": old}})
     return collect([documents.commit({})], [shards.commit({})], [])
@@ -116,6 +119,19 @@ def test_costs_of_tokens_are_told_and_hopeless_ones_warned_of(tmp_path: Path) ->
     assert "90% of its tokens are single bytes: this tokenizer does not know its script" in said[-1]
     with pytest.raises(UserError, match=r"smo_Latn.*nothing was left to train on"):
         token_costs(data, ["smo_Latn"])  # type: ignore[arg-type]
+
+
+def test_text_too_thin_to_learn_or_to_measure_is_told(tmp_path: Path) -> None:
+    thin = data_of(tmp_path, {"bre_Latn": 40}, 0.1, tokens=300)
+    assert "bre_Latn (Breton): 300 tokens to train on" in check(thin, token_costs(thin, ["bre_Latn"]))[0]  # type: ignore[arg-type]
+    unmeasured = data_of(tmp_path / "u", {"bre_Latn": 40}, 0.1, held=0)
+    with pytest.raises(UserError, match=r"no document of bre_Latn is held out.*raise the source's held_out_share"):
+        check(unmeasured, token_costs(unmeasured, ["bre_Latn"]))  # type: ignore[arg-type]
+
+
+def test_languages_that_other_sources_have_too_are_found(tmp_path: Path) -> None:
+    data = data_of(tmp_path, {"bre_Latn": 40}, 0.1)
+    assert seen_elsewhere(data, ["bre_Latn", "deu_Latn"], "new") == ["deu_Latn"]  # type: ignore[arg-type]
 
 
 def test_text_that_is_mostly_another_language_stops_the_run(tmp_path: Path) -> None:

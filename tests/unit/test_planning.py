@@ -240,6 +240,12 @@ def test_an_unknown_gpu_is_told_all_known_ones(capsys: pytest.CaptureFixture[str
     assert all(gpu.name in said for gpu in GPUS)
 
 
+def test_a_laptops_gpu_is_not_taken_for_the_whole_one() -> None:
+    assert get_device("NVIDIA GeForce RTX 4090").memory_bytes == 24e9
+    with pytest.raises(UserError, match="not known"):
+        get_device("NVIDIA GeForce RTX 4090 Laptop GPU")
+
+
 def test_gpus_are_named_in_any_case_and_by_their_own_names() -> None:
     assert get_device("H100").name == get_device("NVIDIA H100 80GB HBM3").name == "h100"
     assert get_device("a100-40gb").memory_bytes == 40e9
@@ -347,9 +353,10 @@ def test_what_is_less_alike_leaves_more_open() -> None:
     exact = learnt(finished(0.3)).phases[0].utilization.share
     other_length = learnt(finished(0.3, phase="extend")).phases[0].utilization
     other_model = learnt(finished(0.3, hidden_size=384), finished(0.1, hidden_size=64)).phases[0].utilization
-    widths = [one.high / one.low for one in (exact, other_length.share, other_model.share)]
+    several = learnt(*[finished(0.3)] * 2).phases[0].utilization.share
+    widths = [one.high / one.low for one in (several, exact, other_length.share, other_model.share)]
     assert widths == sorted(widths)
-    assert len(set(widths)) == 3
+    assert len(set(widths)) == 4
     assert "the nearest length" in other_length.why
     assert "another model, of hidden size 384" in other_model.why
 

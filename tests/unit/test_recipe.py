@@ -249,6 +249,7 @@ HUB = "kind: huggingface, dataset: a/b"
     [
         ("{kind: catalog, name: fineweb3}", "the catalog has no data set 'fineweb3'; it has arxiv, books"),
         ("{kind: catalog, name: dclm, colour: red}", "colour.*unknown key"),
+        ("{text_field: body}", "sources.own.kind: this key is missing"),
         ("{kind: files, path: x, language: deu_latn}", "unknown language 'deu_latn'; write it deu_Latn"),
         ("{kind: files, path: x, language: deu_Cyrl}", "another script than is known for it; the table has deu_Latn"),
         ("{kind: files, path: x, language: germn}", "unknown language 'germn'"),

@@ -61,7 +61,7 @@ def on_a_terminal(code: str, **variables: str) -> tuple[str, str]:
     """Standard output, which is a pipe, and what a terminal got as standard error."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(TERM="xterm-256color", COLUMNS="100", **variables),
+        [sys.executable, "-c", code], env=environment(TERM="xterm-256color", **{"COLUMNS": "100", **variables}),
         stdout=subprocess.PIPE, stderr=theirs, text=True,
     ) as process:  # fmt: skip
         os.close(theirs)
@@ -98,6 +98,13 @@ def test_a_terminal_shows_rate_and_time_left_on_one_line() -> None:
     assert "copying: 8 of 8 files (100%), " in left[2]
     assert COLOUR.search(got)
     assert got.rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+def test_a_narrow_terminal_keeps_the_time_left_and_lets_the_bar_go() -> None:
+    _, got = on_a_terminal(WORK.format(lines=30, pause=0.12), COLUMNS="56")
+    assert re.search(r"copying: [1-7] of 8 files \(\d+%\), [\d.]+ files/s, \d s left", got)
+    assert "…" not in got
+    assert "━" not in got
 
 
 def test_no_color_leaves_colours_out() -> None:

@@ -140,5 +140,6 @@ class Gate(Section):
 class Release(Section):
     model_name: Name
     alias: Literal["candidate"] = "candidate"
+    license: str = Field("mit", min_length=1, description="of the model, in its card, as the hub names licenses")
     parity_tolerance: float = Field(1e-4, gt=0)
     gate: Gate = Gate()
