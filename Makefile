@@ -65,7 +65,7 @@ check: setup ## formatting, lint, types, generated files, documentation
 	@bash scripts/docs.sh
 
 docs: setup ## the documentation as a site, in build/site; a link that leads nowhere is an error
-	@bash scripts/docs.sh && echo "open build/site/index.html, or serve it: .venv-docs/bin/mkdocs serve"
+	@bash scripts/docs.sh && echo "open build/site/index.html; with search, which browsers do not run from the disk: .venv-docs/bin/mkdocs serve"
 
 check-infra: ## kustomize, Helm values, terraform and alert rules, checked offline; sets up what it needs (AIRFLOW_CHART=)
 	@bash scripts/check-infra.sh

@@ -24,6 +24,7 @@ from airflow.sdk import BaseNotifier
 from components import planning
 from mmbert import tracking
 from mmbert.errors import InfrastructureError, UserError
+from mmbert.tables import counted
 
 VARIABLE = "MMBERT_NOTIFIERS"
 TAG = "mmbert.alert"
@@ -39,7 +40,7 @@ class Alert:
 
     @property
     def subject(self) -> str:
-        return f"{self.name}: {'1 alert' if len(self.lines) == 1 else f'{len(self.lines)} alerts'}"
+        return f"{self.name}: {counted(len(self.lines), 'alert')}"
 
     def template_values(self) -> dict[str, str]:
         items = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines)

@@ -283,7 +283,8 @@ def workflow(
             {"task": task, "label": step.label, "uri": step.uri, "reused": step.reused, "outputs": dict(step.outputs)}
             for task, step in runner.steps
         ]
-        echo_json({"workflow": name, "run_name": run_name, "root": runner.root, "steps": steps})
+        places = [{"kind": kind, "place": place} for kind, place in runner.places()]
+        echo_json({"workflow": name, "run_name": run_name, "root": runner.root, "steps": steps, "places": places})
         return
     from mmbert.tables import table
 

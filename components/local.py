@@ -12,7 +12,7 @@ from typing import Any
 from components.recipe.component import fan_out
 from components.steps import Step, run_step
 from components.workflows import WORKFLOWS, add_languages
-from mmbert import artifacts, progress, storage, tracking
+from mmbert import artifacts, progress, tracking
 from mmbert.errors import InfrastructureError, UserError
 from mmbert.recipe import Recipe, load_recipe
 from mmbert.recipe.new_languages import variants_for
@@ -45,8 +45,7 @@ class LocalRunner:
         """What a person opens: pages, and folders of released models."""
         found = []
         for artifact in [artifacts.open_artifact(step.uri) for _, step in self.steps]:
-            pages = [path for path in artifact.paths() if path.endswith(".html")]
-            found += [("page", storage.join(artifact.uri, artifact.file(path).key)) for path in pages]
+            found += [("page", artifact.remote(path)) for path in artifact.paths() if path.endswith(".html")]
             if artifact.manifest.kind == "model":
                 found.append(("model", artifact.remote_folder("")))
         return found

@@ -99,7 +99,7 @@ def _result(
             cap: sorted(n for n, found in languages.items() if cap in found.caps) for cap in (FIXED_SHARE, MAX_EPOCHS)
         },
         "sources": sources,
-        "rows": plan.to_json()["rows"],
+        "rows": plan.to_json(),
         "settings": settings,
         "warnings": list(warnings),
     }

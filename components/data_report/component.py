@@ -7,7 +7,7 @@ from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 
 
-@component(produces="data_report", version=1, image="eval", resources="small", reads=("name", "description"))
+@component(produces="data_report", version=2, image="eval", resources="small", reads=("name", "description"))
 def data_report(
     work: Work,
     recipe: Annotated[str, RECIPE_HELP, Input("recipe")],

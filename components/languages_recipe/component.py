@@ -7,6 +7,7 @@ from components.planning import RECIPE_FILE
 from components.recipe.component import fan_out
 from components.runtime import Work
 from mmbert.recipe import load_recipe, recipe_to_yaml
+from mmbert.tables import counted
 
 
 @component(produces="recipe", version=1, image="data", resources="small", outputs=("groups", "variants", "suites"))
@@ -28,5 +29,5 @@ def languages_recipe(
 
     made = pin_revisions(recipe_for(load_recipe(preset, overrides), text, overrides))
     work.output.add_bytes(RECIPE_FILE, recipe_to_yaml(made).encode())
-    work.output.outputs |= fan_out(made) | {"label": f"{len(made.new_languages)} new languages"}
+    work.output.outputs |= fan_out(made) | {"label": counted(len(made.new_languages), "new language")}
     work.run.log_text(recipe_to_yaml(made), RECIPE_FILE)

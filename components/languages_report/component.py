@@ -5,6 +5,7 @@ from typing import Annotated
 from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 from mmbert.artifacts import Artifact
+from mmbert.errors import UserError
 
 
 @component(produces="report", version=2, image="eval", resources="small", reads=("name", "new_languages"))
@@ -33,7 +34,8 @@ def languages_report(
     outcomes = [outcome(first, card, new) for card in cards if DEMO in card.suites()]
     costs = work.open(recipe, "recipe").read_json(TOKENS_FILE)
     extended, released = (_model(work, uri) for uri in (before, scores[0]))
-    facts = {"Model extended": str(extended.manifest.parameters["source"]["uri"]), **run_facts(released)}
+    source = extended.manifest.parameters.get("source", extended.uri)
+    facts = {"Model extended": source["uri"] if isinstance(source, dict) else source, **run_facts(released)}
     page = build_page(outcomes, costs, work.recipe.name, facts, work.links()).encode()
     for found in outcomes:
         print(verdict(found), flush=True)
@@ -56,5 +58,7 @@ def languages_report(
 
 
 def _model(work: Work, scores: str) -> Artifact:
-    """The model that these scores are of."""
-    return work.open(work.open(scores).manifest.inputs["model"][0]["uri"])
+    """The model that these scores are of. Raises UserError for those of an untrained one."""
+    if not (models := work.open(scores).manifest.inputs.get("model")):
+        raise UserError(f"{scores}: scores of no model's files; give those of a checkpoint or a released model")
+    return work.open(models[0]["uri"])

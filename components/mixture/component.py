@@ -6,12 +6,12 @@ from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 from mmbert.errors import UserError
 
-MIXTURE_FILE = "mixture.json"
+MIXTURE_FILE, WARNINGS_FILE = "mixture.json", "warnings.json"
 
 
 @component(
     produces="mixture",
-    version=1,
+    version=2,
     image="data",
     resources="small",
     reads=("language_sets", "phases.{phase}.tokens", "phases.{phase}.temperature", "phases.{phase}.max_epochs",
@@ -28,7 +28,8 @@ def mixture(
     """Decide what share of a phase's tokens comes from each language and source.
 
     Languages are drawn in proportion to size^temperature within the shares that the recipe fixes. The output is
-    `mixture.json`: a row a (source, language) with share, tokens and epochs. Shards are never rewritten for it.
+    `mixture.json`: a row a (source, language) with share, tokens and epochs. Shards are never rewritten for it. What
+    looks wrong stands in `warnings.json`, whose wording is no part of the content digest.
     """
     from mmbert.data.mixture import plan_mixture, resolve_languages
 
@@ -43,8 +44,10 @@ def mixture(
     available = sorted({language for _, language in sizes})
     languages = resolve_languages(settings.languages, work.recipe.language_sets, available)
     plan = plan_mixture(sizes, settings, languages, getattr(work.recipe.phases, phase).tokens)
-    work.output.add_json(MIXTURE_FILE, {"phase": phase, "variant": variant, **plan.to_json()})
+    rows = plan.to_json()
+    work.output.add_json(MIXTURE_FILE, {"phase": phase, "variant": variant, "rows": rows})
+    work.output.add_json(WARNINGS_FILE, list(plan.warnings), digested=False)
     work.output.outputs["label"] = variant or phase
-    work.log_json(plan.to_json(), MIXTURE_FILE)
+    work.log_json({"rows": rows, "warnings": list(plan.warnings)}, MIXTURE_FILE)
     for warning in plan.warnings:
         print(f"warning: {warning}")

@@ -40,7 +40,9 @@ def promote(
     found = promotion.promote(registry, name, version, work.recipe.release.gate, candidate, champions, override)
     print(found.text(name), flush=True)
     work.output.add_json("promotion.json", {"name": name, **found.to_json()}, digested=False)
-    work.output.outputs["label"] = f"{name} {f'version {version}' if version else 'not registered'}: {found.outcome}"
+    work.output.outputs["label"] = (
+        f"{name} version {version}: {found.outcome}" if version else f"{name}: {found.outcome}"
+    )
     work.output.outputs["outcome"] = found.outcome
     work.run.set_tags({promotion.GATE: found.outcome, promotion.REASON: found.reason or "-"})
     work.log_json({"name": name, **found.to_json()}, "promotion.json")

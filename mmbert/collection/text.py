@@ -12,7 +12,7 @@ from mmbert import storage
 from mmbert.collection.collect import Collected
 from mmbert.collection.survey import KEPT_STATES, Group, Survey
 from mmbert.storage import UnfinishedUpload
-from mmbert.tables import table
+from mmbert.tables import counted, table
 
 _LARGEST = 10
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -151,16 +151,12 @@ def _whys(groups: Iterable[Group]) -> str:
 def _sum(groups: Sequence[Group]) -> str:
     """Artifacts, and places with superseded or left-over files, which are none."""
     places = len({g.place for g in groups if g.name != "artifact"})
-    artifacts = _number(sum(g.name == "artifact" for g in groups), "artifact")
+    artifacts = counted(sum(g.name == "artifact" for g in groups), "artifact")
     what = " and ".join(
-        [*([artifacts] if artifacts else []), *([f"rest in {_number(places, 'place')}"] if places else [])]
+        [*([artifacts] if artifacts else []), *([f"rest in {counted(places, 'place')}"] if places else [])]
     )
-    files = _number(sum(len(g.files) for g in groups), "file")
+    files = counted(sum(len(g.files) for g in groups), "file")
     return f"{what} in {files}, {size(sum(g.bytes for g in groups))}"
-
-
-def _number(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def _by_size(groups: Sequence[Group]) -> list[Group]:

@@ -86,8 +86,9 @@ class MixturePlan:
         caps = tuple(cap for cap, binds in held.items() if binds)
         return LanguageShare(math.fsum(row.share for row in rows), tokens, tokens / size, size, caps)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"rows": [asdict(row) for row in self.rows], "warnings": list(self.warnings)}
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows."""
+        return [asdict(row) for row in self.rows]
 
 
 def resolve_languages(

@@ -69,7 +69,8 @@ def check(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
     if not any(data.languages[code].held_out for code in costs):
         raise UserError(
             f"no document of {', '.join(sorted(costs))} is held out, so what is learned could not be measured; give "
-            "more documents, or raise the source's held_out_share"
+            "more documents, or the source with a larger share: --set 'sources.new={kind: files, path: FOLDER, "
+            "held_out_share: 0.3}'"
         )
     said = [f"{w.language} ({language_name(w.language)}): {w.kind.replace('_', ' ')}, {w.figure}" for w in found]
     return [*said, *_unchecked(data, costs), *_thin(data, costs), *(
@@ -92,20 +93,23 @@ def _thin(data: DataStatistics, costs: dict[str, TokenCost]) -> Iterator[str]:
 def seen_elsewhere(data: DataStatistics, new: Sequence[str], source: str) -> list[str]:
     """The new languages of which other sources than theirs have text to train on, too."""
     parts = {code: data.parts.get(code, {}) for code in new}
-    return [code for code, of in parts.items() if any(text.documents for name, text in of.items() if name != source)]
+    return [code for code, of in parts.items() if any(text.size for name, text in of.items() if name != source)]
 
 
 def _unchecked(data: DataStatistics, costs: dict[str, TokenCost]) -> list[str]:
-    """One warning that names the languages of which nobody has judged whether their text is theirs."""
-    unknown = sorted(costs.keys() - identifiable(data.languages))
-    if not unknown:
-        return []
-    named = []
-    for code in unknown:
-        labels = data.languages[code].identified
-        most = f", called {label_name(max(sorted(labels), key=labels.__getitem__))}" if labels else ""
-        named.append(f"{code} ({language_name(code)}{most})")
-    return [
-        "language identification knows none of these, so whether their text is theirs was not checked; look at the "
-        f"samples in the data report: {', '.join(named)}"
-    ]
+    """Of which languages nobody has judged whether their text is theirs, and of which all is called another one."""
+    unjudged, told, known = [], [], identifiable(data.languages)
+    for code in sorted(costs):
+        text, named = data.languages[code], f"{code} ({language_name(code)})"
+        if not text.identified and not text.dropped["wrong_language"]:
+            unjudged.append(named)
+        elif code not in known:
+            label = max(sorted(text.identified), key=text.identified.__getitem__)
+            told.append(f"{named}: language identification calls none of its text so, most of it {label_name(label)}")
+    if unjudged:
+        told.append(
+            "language identification judged none of this text (too short, of a language that it does not know, or it "
+            f"is off), so whether it is theirs was not checked; look at its samples in the data report: "
+            f"{', '.join(unjudged)}"
+        )
+    return told

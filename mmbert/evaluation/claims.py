@@ -84,7 +84,9 @@ def _retrieval_works(data: ReportData) -> Claim:
     if data.release is None or data.untrained is None:
         return Claim(statement, None, ("needs the scores of the released and the untrained model",))
     if release is None or untrained is None or release.chance is None:
-        return Claim(statement, None, ("needs the same text in several languages, and no source of this run has one",))
+        return Claim(
+            statement, None, ("needs the same text in several languages, and no source of this run has such text",)
+        )
     figures = (
         f"released model {release.value:.1%} ({release.low:.1%} to {release.high:.1%})",
         f"untrained model {untrained.value:.1%} ({untrained.low:.1%} to {untrained.high:.1%})",

@@ -31,12 +31,11 @@ def build_page(
     """
     released = outcomes[0]
     by_language = [d for d in released.comparison.differences if d.after.language is not None]
-    # Every language with text has held-out text.
     with_text = {d.after.language for d in by_language if d.after.task == BITS_PER_BYTE}
     groups = {
         "The new ones": [d for d in by_language if d.after.language in costs],
         "The old ones": [d for d in by_language if d.after.language in with_text - costs.keys()],
-        "Others, which are in no text of this run": [
+        "Others, without held-out text in this run": [
             d for d in by_language if d.after.language not in with_text | costs.keys()
         ],
     }
@@ -74,8 +73,8 @@ def _cards(found: Outcome, costs: Mapping[str, Mapping[str, Any]]) -> list[Card]
         if found.loss is None
         else f"bits per byte; {'within' if found.loss <= LARGEST_LOSS else 'above'} {LARGEST_LOSS:.0%}"
     )
-    single = sum((cost["byte_fallback_share"] or 0) > HOPELESS_SHARE for cost in costs.values())
-    over = f"bits per byte, over all bytes of {counted(len(costs), 'language')}"
+    single = sum((costs[code]["byte_fallback_share"] or 0) > HOPELESS_SHARE for code in found.gains if code in costs)
+    over = f"bits per byte, over all bytes of {counted(len(found.gains), 'language')}"
     return [
         Card("New languages", f"{-found.gain:+.1%}", f"{over}, {single} of them as single bytes" if single else over),
         Card("Their median", f"{-found.median_gain:+.1%}", "bits per byte, each language counted once"),

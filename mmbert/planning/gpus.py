@@ -66,15 +66,19 @@ GPUS = (
 _CORE = Device(CPU, (), 86e9, None, 10e9, (1e9, 1e9))
 
 
+_OTHERS = {"MIG", "Laptop", "Ti", "SUPER", "D"}
+_SLICE = re.compile(r"\d+[ABCQ]")
+
+
 def find_device(device_name: str) -> Device | None:
     """By the name that torch.cuda.get_device_name gives, or `cpu`.
 
-    None where it is not known: other GPUs, a slice of one (MIG), and a laptop's, which has less of everything.
+    None where it is not known: other GPUs, a slice of one (MIG, vGPU), and what has a known one's name and more to it.
     """
     if device_name == CPU:
         return _CORE
     words = re.split(r"[ -]", device_name)
-    if {"MIG", "Laptop"} & set(words):
+    if _OTHERS & set(words) or any(_SLICE.fullmatch(word) for word in words):
         return None
     return next((gpu for gpu in GPUS if set(gpu.words) <= set(words)), None)
 

@@ -93,8 +93,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
             write(root, "shards", "1", {"counts.json": {"web": {c: shard(2_000 + i) for i, c in enumerate(MANY)}}}),
         ],
         "mixtures": [
-            write(root, "mixture", variant or phase, {"mixture.json": {"phase": phase, "variant": variant, "rows": rows,
-                  "warnings": [f"2 languages have no text: {HOSTILE}"] if variant else []}})
+            write(root, "mixture", variant or phase, {
+                  "mixture.json": {"phase": phase, "variant": variant, "rows": rows},
+                  "warnings.json": [f"2 languages have no text: {HOSTILE}"] if variant else []})
             for phase, variant in plans
         ],
     }  # fmt: skip

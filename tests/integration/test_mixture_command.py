@@ -94,7 +94,7 @@ def test_a_source_without_a_share_is_left_out_and_said_so(tmp_path: Path) -> Non
         ("language,tokens\ndeu,5\nfra,6\ndeu,7\n", "line 4: language 'deu' stands on line 2 already"),
         ("source,language,tokens\nw,deu,5\nw,deu,7\n", "line 3: language 'deu' of source 'w' stands on line 2"),
         ('language,tokens\n"deu,5\n', "not valid CSV"),
-        ("language,tokens\ndeu,0\n", "has any text"),
+        ("language,tokens\ndeu,0\n", "no text of 1 language asked for"),
     ],
 )
 def test_a_wrong_table_is_named_by_line_and_value(tmp_path: Path, text: str, words: str) -> None:

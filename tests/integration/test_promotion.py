@@ -99,6 +99,17 @@ def test_a_champion_is_replaced_only_through_the_gate_and_a_refusal_lists_what_f
     assert client.get_model_version_by_alias(name, "candidate").version == "3"
 
 
+@pytest.mark.parametrize(("value", "override", "said"), [
+    (0.7, "", "xlm passed the gate (the first release, so bounds alone count)"),
+    (0.4, "", "xlm was refused by the gate"),
+    (0.4, "for a test", "xlm is let through against the gate"),
+])  # fmt: skip
+def test_what_stands_as_no_version_is_only_judged(registry: Registry, value: float, override: str, said: str) -> None:
+    told = promote(registry, "xlm", None, GATE, model_scores("x", value), override=override).text("xlm")
+    assert told.startswith(said)
+    assert told.endswith("only judged: it stands as no version here, so the champion stays as it is")
+
+
 def test_the_first_release_must_reach_the_minima(
     registry: Registry, client: MlflowClient, name: str, tmp_path: Path
 ) -> None:

@@ -77,6 +77,6 @@ def test_peaks_of_known_gpus(name: str, teraflops: float) -> None:
     assert peak_bf16_flops(name) == teraflops * 1e12
 
 
-@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA L40", "NVIDIA GB200", "Radeon"])
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA L20", "NVIDIA GB200", "Radeon"])
 def test_no_peak_is_guessed(name: str) -> None:
     assert peak_bf16_flops(name) is None

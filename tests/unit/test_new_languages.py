@@ -110,10 +110,18 @@ def test_costs_of_tokens_are_told_and_hopeless_ones_warned_of(tmp_path: Path) ->
         "bytes": 4000, "tokens": 2000, "bytes_per_token": 2.0, "byte_fallback_share": 0.1, "beside_others": 0.5,
     }  # fmt: skip
     assert check(data, costs) == []  # type: ignore[arg-type]
-    unknown = data_of(tmp_path / "u", {"fra_Latn": 40}, 0.1)
-    (warned,) = check(unknown, token_costs(unknown, ["bre_Latn"]))  # type: ignore[arg-type]
-    assert "not checked" in warned
-    assert "bre_Latn (Breton, called French (fra_Latn))" in warned
+    for name, identified, said in (
+        ("u", {}, "judged none of this text"),
+        (
+            "f",
+            {"fra_Latn": 40},
+            "bre_Latn (Breton): language identification calls none of its text so, most of it French",
+        ),
+    ):
+        unsure = data_of(tmp_path / name, identified, 0.1)
+        (warned,) = check(unsure, token_costs(unsure, ["bre_Latn"]))  # type: ignore[arg-type]
+        assert said in warned
+        assert "bre_Latn (Breton)" in warned
     hopeless = data_of(tmp_path / "h", {"bre_Latn": 40}, 0.9)
     said = check(hopeless, token_costs(hopeless, ["bre_Latn"]))  # type: ignore[arg-type]
     assert "90% of its tokens are single bytes: this tokenizer does not know its script" in said[-1]
@@ -125,7 +133,7 @@ def test_text_too_thin_to_learn_or_to_measure_is_told(tmp_path: Path) -> None:
     thin = data_of(tmp_path, {"bre_Latn": 40}, 0.1, tokens=300)
     assert "bre_Latn (Breton): 300 tokens to train on" in check(thin, token_costs(thin, ["bre_Latn"]))[0]  # type: ignore[arg-type]
     unmeasured = data_of(tmp_path / "u", {"bre_Latn": 40}, 0.1, held=0)
-    with pytest.raises(UserError, match=r"no document of bre_Latn is held out.*raise the source's held_out_share"):
+    with pytest.raises(UserError, match=r"no document of bre_Latn is held out.*held_out_share: 0.3"):
         check(unmeasured, token_costs(unmeasured, ["bre_Latn"]))  # type: ignore[arg-type]
 
 
@@ -178,7 +186,7 @@ def test_gain_and_loss_are_of_all_bytes_of_the_new_and_the_old_languages(tmp_pat
     intents = Score("demo", "intent_classification", "accuracy", 0.5, 0.4, 0.6, 10, "kor_Hang")
     sides = [dataclasses.replace(side, scores=(*side.scores, intents)) for side in (before, after)]
     html = build_page([outcome(*sides, ["bre_Latn", "smo_Latn"])], {"bre_Latn": cost, "smo_Latn": cost}, "mine", {})
-    assert [title in html for title in ("The new ones", "The old ones", "Others, which are in no text")] == [True] * 3
+    assert [title in html for title in ("The new ones", "The old ones", "Others, without held-out text")] == [True] * 3
     with pytest.raises(UserError, match="no bits per byte of dzo_Tibt on both sides"):
         outcome(before, after, ["dzo_Tibt"])
     with pytest.raises(UserError, match="no bits per byte of bre_Latn, smo_Latn on both sides"):

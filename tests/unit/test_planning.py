@@ -242,8 +242,9 @@ def test_an_unknown_gpu_is_told_all_known_ones(capsys: pytest.CaptureFixture[str
 
 def test_a_laptops_gpu_is_not_taken_for_the_whole_one() -> None:
     assert get_device("NVIDIA GeForce RTX 4090").memory_bytes == 24e9
-    with pytest.raises(UserError, match="not known"):
-        get_device("NVIDIA GeForce RTX 4090 Laptop GPU")
+    for other in ("RTX 4090 Laptop GPU", "RTX 4090 D", "RTX 3090 Ti", "A10-4C", "A100 MIG 1g.10gb"):
+        with pytest.raises(UserError, match="not known"):
+            get_device(f"NVIDIA {other}")
 
 
 def test_gpus_are_named_in_any_case_and_by_their_own_names() -> None:

@@ -141,7 +141,7 @@ def shares_figure(data: DataStatistics, languages: Mapping[str, TextStatistics])
     proportional = {"x": ends, "y": [x / everything for x in ends], "mode": "lines", "line": line, "hoverinfo": "skip"}
     layout = layout_of("tokens held", "share of the phase")
     layout["xaxis"] |= {**log_axis(held.values()), "exponentformat": "B"}
-    layout["yaxis"] |= {**log_axis(y for trace in traces for y in trace["y"]), "tickformat": "~%"}
+    layout["yaxis"] |= {**log_axis(y for trace in [proportional, *traces] for y in trace["y"]), "tickformat": "~%"}
     layout["margin"] |= {"l": 64}
     return {"data": [{**proportional, "name": "in proportion to size"}, *traces], "layout": layout}
 

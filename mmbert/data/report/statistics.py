@@ -12,7 +12,8 @@ from mmbert.artifacts import Artifact
 from mmbert.data.documents import HELD_OUT, TRAIN
 from mmbert.data.mixture import MixtureRow
 
-COUNTS_FILE, REPORT_FILE, MIXTURE_FILE = "counts.json", "report.json", "mixture.json"
+COUNTS_FILE, REPORT_FILE = "counts.json", "report.json"
+MIXTURE_FILE, WARNINGS_FILE = "mixture.json", "warnings.json"
 DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
 """Reasons of drops that mean: the text is there already."""
 
@@ -183,7 +184,7 @@ def collect(documents: Sequence[Artifact], shards: Sequence[Artifact], mixtures:
     for artifact in shards:
         for source, language, counts in _pairs(artifact.read_json(COUNTS_FILE)):
             part(source, language).add(_tokenized(counts))
-    return DataStatistics(parts, samples, tuple(_phase(artifact.read_json(MIXTURE_FILE)) for artifact in mixtures))
+    return DataStatistics(parts, samples, tuple(map(_phase, mixtures)))
 
 
 def _pairs(content: Mapping[str, Mapping[str, Any]]) -> Iterable[tuple[str, str, Any]]:
@@ -217,7 +218,8 @@ def _tokenized(counts: Mapping[str, Any]) -> TextStatistics:
     )
 
 
-def _phase(plan: Mapping[str, Any]) -> PhaseDraw:
+def _phase(mixture: Artifact) -> PhaseDraw:
+    plan = mixture.read_json(MIXTURE_FILE)
     rows = [MixtureRow(**row) for row in plan["rows"]]
     languages, sources = _drawn(rows, lambda row: row.language), _drawn(rows, lambda row: row.source)
-    return PhaseDraw(plan["variant"] or plan["phase"], languages, sources, tuple(plan["warnings"]))
+    return PhaseDraw(plan["variant"] or plan["phase"], languages, sources, tuple(mixture.read_json(WARNINGS_FILE)))

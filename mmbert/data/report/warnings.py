@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmbert.data.report.statistics import DUPLICATE_REASONS, DataStatistics, PhaseDraw, TextStatistics
 from mmbert.recipe.languages import CODE, language_name
+from mmbert.tables import counted
 
 JUDGED_FROM = 20
 """Fewer documents than this say nothing about a language."""
@@ -98,7 +99,7 @@ def draw_warnings(code: str, text: TextStatistics, phases: Iterable[PhaseDraw]) 
     found = []
     if drawn and text.tokens < LITTLE_TEXT_TOKENS:
         label, most = max(drawn, key=lambda item: item[1].share)
-        figure = f"{_count(text.tokens, 'token')}; {label} draws {most.share:.3%} of its tokens from it"
+        figure = f"{counted(text.tokens, 'token')}; {label} draws {most.share:.3%} of its tokens from it"
         found.append(LanguageWarning("little_text", code, figure, most.share))
     if drawn:
         label, most = max(drawn, key=lambda item: item[1].epochs)
@@ -120,8 +121,8 @@ def _nothing_left(code: str, text: TextStatistics) -> LanguageWarning | None:
     if text.documents or text.tokens or not text.dropped:
         return None
     reason, n = main_reason(text)
-    left = f", {_count(text.held_out, 'document')} held out" if text.held_out else ""
-    figure = f"{_count(text.dropped.total(), 'document')} dropped, {n:,} of them as {reason_name(reason)}{left}"
+    left = f", {counted(text.held_out, 'document')} held out" if text.held_out else ""
+    figure = f"{counted(text.dropped.total(), 'document')} dropped, {n:,} of them as {reason_name(reason)}{left}"
     return LanguageWarning("nothing_left", code, figure, text.dropped.total())
 
 
@@ -219,7 +220,3 @@ def _language(code: str) -> str:
 
 def _same_language(label: str, code: str) -> bool:
     return _language(label) == _language(code)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -76,15 +76,15 @@ class Promotion:
         version = f"{name} version {self.version}" if self.version else name
         alone = "the champion itself" if self.was_champion else "the first release"
         against = f"against version {self.against}" if self.against else f"{alone}, so bounds alone count"
-        stays = "stays champion" if self.was_champion else "was promoted"
+        promoted = "was promoted" if self.version else "is let through"
+        stays = "stays champion" if self.was_champion else promoted
         head = {
             "passed": f"{version} passed the gate ({against})",
             "refused": f"{version} was refused by the gate ({against})",
             "overridden": f"{version} {stays} against the gate ({against}) by {self.by}, {self.when}: {self.reason}",
         }[self.outcome]
-        unregistered = "not registered, so it becomes no champion: that takes MLflow and a store in S3"
         champion = f"champion: version {self.champion}" if self.champion else "no champion"
-        end = champion if self.version else unregistered
+        end = champion if self.version else "only judged: it stands as no version here, so the champion stays as it is"
         return "\n".join(line for line in (head, self.verdict.text(), end) if line)
 
 
