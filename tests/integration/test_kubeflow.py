@@ -124,7 +124,7 @@ def as_kfp_names(name: str) -> str:
 def test_the_graph_is_the_workflows(compiled: dict[str, Any], name: str) -> None:
     variants = {"variants": ["new-quarter", "new-half", "new-three-quarters"]} if name == "add_languages" else {}
     graph = Graph(**variants)
-    workflows.WORKFLOWS[name](graph, "tiny", [])
+    workflows.WORKFLOWS[name](graph, "tiny", [], **({"model": "a/model"} if name == "add_languages" else {}))
     pipeline, _ = compiled[name]
     tasks = pipeline["components"]["comp-exit-handler-1"]["dag"]["tasks"]
     assert edges(tasks) == {
