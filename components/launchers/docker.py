@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ _CONFLICTS = (409, 500)
 """Docker's and podman's answers where a container of that name exists."""
 _LOCK = Path(__file__).resolve().parents[2] / "requirements" / "ml-image.txt"
 """In a checkout; where there is none, the code's digest alone tells."""
+_MAKING_SECONDS = 2
+"""Airflow kills a task 5 seconds after it told it to end."""
 _SIGNAL = 128
 """Exit codes above are this and a signal's number."""
 
@@ -207,12 +210,28 @@ def _started(client: docker.DockerClient, name: str, settings: dict[str, Any]) -
                 return container
             containers.remove(container)
             continue
+        except Exception:
+            raise
+        except BaseException:
+            _remove_unstarted(client, name)
+            raise
         try:
             container.start()
         except BaseException:
             containers.remove(container)
             raise
         return container
+
+
+def _remove_unstarted(client: docker.DockerClient, name: str) -> None:
+    """What stopped us met the engine making a container: it may still come, and nobody would start it."""
+    until = time.monotonic() + _MAKING_SECONDS
+    while time.monotonic() < until:
+        with contextlib.suppress(DockerException, OSError):
+            if (container := client.containers.get(name)).status == "created":
+                containers.remove(container)
+            return
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import Any
 import docker
 import psutil
 import pytest
-from docker.models.containers import Container
+from docker.models.containers import Container, ContainerCollection
 
 from components import launchers, planning
 from components.contract import get_component
@@ -196,6 +197,25 @@ def test_a_stopped_task_stops_its_container(place: Place, engine: docker.DockerC
     one_running(engine, place)
     task.send_signal(signal.SIGINT)
     task.communicate(timeout=60)
+    assert containers(engine, place) == []
+
+
+def test_a_task_that_is_stopped_while_the_engine_makes_its_container_leaves_none(
+    place: Place, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = []
+
+    def stopped(collection: ContainerCollection, image: str, **settings: Any) -> Container:
+        # The engine goes on with what it was asked for.
+        making.append(threading.Timer(0.3, real, (collection, image), settings))
+        making[0].start()
+        raise KeyboardInterrupt
+
+    real = ContainerCollection.create
+    monkeypatch.setattr(ContainerCollection, "create", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        place.launch("wait")
+    making[0].join()
     assert containers(engine, place) == []
 
 

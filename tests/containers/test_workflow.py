@@ -8,12 +8,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from components.contract import component_names, get_component
 from mmbert import artifacts
+from mmbert.recipe import load_recipe, recipe_to_yaml
 from tests.containers.conftest import Images
 from tests.fixtures_stack import ROOT, S3, MlflowServer
 from tests.small_run import WHOLE_WORKFLOW, environment, own_text
@@ -42,8 +44,9 @@ class Scene:
     overrides: list[str]
 
     def run(self, launcher: str, root: str, workflow: str = "pretrain", *more: str) -> Ran:
+        """With the scene's overrides, or the recipe that `more` names."""
         command = [str(ROOT / ".venv" / "bin" / "mmbert"), "workflow", workflow, "--root", root, "--run-name", launcher]
-        command += [f"--set={override}" for override in self.overrides] + list(more)
+        command += list(more) or [f"--set={override}" for override in self.overrides]
         variables = {**self.variables, "MMBERT_LAUNCHER": launcher}
         ended = subprocess.run(command, env=variables, cwd=self.folder, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
@@ -106,11 +109,23 @@ def test_what_is_done_starts_no_container(contained: Ran, scene: Scene, s3_serve
     assert again.found >= {"curate", "train_pretrain", "train_decay", "convert", "evaluate_model", "report"}
 
 
-def test_re_evaluation_and_import_run_contained_too(contained: Ran, scene: Scene, s3_server: S3) -> None:
+def test_the_other_workflows_run_contained_too(contained: Ran, scene: Scene, s3_server: S3) -> None:
     root = f"{s3_server.make_bucket('contained')}/artifacts"
-    again = scene.run("docker", root, "reevaluate")
-    ran = {artifact.manifest.producer["component"] for ran in (contained, again) for artifact in ran.made.values()}
-    assert ran | {"import_checkpoint"} == set(component_names())
+    new = scene.folder / "new" / "ita_Latn" / "a.txt"
+    new.parent.mkdir(parents=True)
+    text = resources.files("eld").joinpath("tests/data/big-test.txt").read_text("utf-8").splitlines()
+    new.write_text("\n".join(line[3:] for line in text if line.startswith("it\t"))[:20_000], "utf-8")
+    released = next(artifact for (task, _), artifact in contained.made.items() if task == "convert")
+    recipe = scene.folder / "small.yaml"
+    recipe.write_text(recipe_to_yaml(load_recipe("tiny", scene.overrides)), "utf-8")
+    added = ("--preset", str(recipe), "--model", released.uri, "--text", str(new.parent.parent))
+    others = (scene.run("docker", root, "reevaluate"), scene.run("docker", root, "add_languages", *added))
+    ran = {artifact.manifest.producer["component"] for ran in (contained, *others) for artifact in ran.made.values()}
+    assert ran == set(component_names())
+
+
+def test_a_checkpoint_is_imported_contained(contained: Ran, scene: Scene, s3_server: S3) -> None:
+    root = f"{s3_server.make_bucket('contained')}/artifacts"
     recipe = next(artifact for (task, _), artifact in contained.made.items() if task == "recipe")
     decayed = next(artifact for (task, _), artifact in contained.made.items() if task == "train_decay")
     step = (
