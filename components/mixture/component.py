@@ -6,8 +6,6 @@ from components.contract import RECIPE_HELP, Input, component
 from components.runtime import Work
 from mmbert.errors import UserError
 
-MIXTURE_FILE, WARNINGS_FILE = "mixture.json", "warnings.json"
-
 
 @component(
     produces="mixture",
@@ -31,7 +29,7 @@ def mixture(
     `mixture.json`: a row a (source, language) with share, tokens and epochs. Shards are never rewritten for it. What
     looks wrong stands in `warnings.json`, whose wording is no part of the content digest.
     """
-    from mmbert.data.mixture import plan_mixture, resolve_languages
+    from mmbert.data.mixture import MIXTURE_FILE, WARNINGS_FILE, plan_mixture, resolve_languages
 
     if (phase == "decay") != bool(variant):
         raise UserError("--variant goes with --phase decay, and only with it")

@@ -18,6 +18,9 @@ from mmbert.recipe.languages import LANGUAGE_SETS, published_set
 from mmbert.recipe.schema import LanguageList, Mixture
 from mmbert.tables import counted
 
+MIXTURE_FILE, WARNINGS_FILE = "mixture.json", "warnings.json"
+"""Of a mixture's artifact."""
+
 Key = tuple[str, str]
 """Source and language."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import zstandard
 
 from mmbert.artifacts import Artifact
+from mmbert.data.mixture import MIXTURE_FILE
 from mmbert.errors import UserError
 from mmbert.lineage.sources import COUNTS, DOCUMENTS, HELD_OUT, SHARDS, TOKENIZED, Languages, recorded_sources
 from mmbert.lineage.store import Store
@@ -27,7 +28,6 @@ FINEST = (
     "language. Which documents of it a batch drew follows from the loader's order and is not recorded."
 )
 MIXTURE, CHECKPOINT = "mixture", "checkpoint"
-_MIXTURE_FILE = "mixture.json"
 _TRAIN, _DROPPED = "train", "dropped"
 _SUFFIX = ".jsonl.zst"
 _SHOWN = 12
@@ -259,7 +259,7 @@ class _Judge:
 
     def _drawn(self, mixture: Artifact) -> int | None:
         """Tokens that a mixture plans of the part's source and language."""
-        plan = self._json(mixture, _MIXTURE_FILE)
+        plan = self._json(mixture, MIXTURE_FILE)
         if plan is None:
             return None
         rows = (row for row in plan["rows"] if row["source"] == self.part.source)

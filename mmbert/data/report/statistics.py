@@ -10,10 +10,9 @@ from typing import Any
 
 from mmbert.artifacts import Artifact
 from mmbert.data.documents import HELD_OUT, TRAIN
-from mmbert.data.mixture import MixtureRow
+from mmbert.data.mixture import MIXTURE_FILE, WARNINGS_FILE, MixtureRow
 
 COUNTS_FILE, REPORT_FILE = "counts.json", "report.json"
-MIXTURE_FILE, WARNINGS_FILE = "mixture.json", "warnings.json"
 DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
 """Reasons of drops that mean: the text is there already."""
 
